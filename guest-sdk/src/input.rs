@@ -1,0 +1,183 @@
+//! A stage's standard input: chunks and lines that lend one buffer.
+
+use std::{
+    fmt,
+    io::{self, BufRead, Read},
+};
+
+use wit_bindgen::{FutureReader, block_on};
+
+use crate::{
+    Output,
+    bindings::wasi::cli::{stdin, types::ErrorCode},
+    output,
+    raw::{self, Moved},
+};
+
+/// How much one read asks for, in bytes.
+pub(crate) const CHUNK: usize = 64 << 10;
+
+/// A stage's standard input.
+///
+/// Reads like a [`BufRead`], and lends its buffer by [`next_chunk`](Input::next_chunk) and
+/// [`next_line`](Input::next_line), which allocate nothing per call. The buffer is 64 KiB and grows only for lines that
+/// are longer. While a read has to wait, what the stage has written so far is handed on.
+pub struct Input {
+    source: Source,
+    buffer: Vec<u8>,
+    /// Where the bytes begin that were not consumed yet.
+    start: usize,
+    ended: bool,
+}
+
+enum Source {
+    /// The stream's handle, and what says why it ended.
+    Stdin(u32, Option<FutureReader<Result<(), ErrorCode>>>),
+    Reader(Box<dyn Read>),
+}
+
+impl Input {
+    pub(crate) fn stdin() -> Self {
+        let (stream, ended_with) = stdin::read_via_stream();
+        Self::new(Source::Stdin(stream.take_handle(), Some(ended_with)))
+    }
+
+    /// An input that reads from `reader`, for tests that run a stage's function natively.
+    pub fn from_reader(reader: impl Read + 'static) -> Self {
+        Self::new(Source::Reader(Box::new(reader)))
+    }
+
+    fn new(source: Source) -> Self {
+        Self { source, buffer: Vec::with_capacity(CHUNK), start: 0, ended: false }
+    }
+
+    /// The next bytes, as many as one read gave: never empty, `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the input other than its end.
+    pub fn next_chunk(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.start == self.buffer.len() && !self.fill()? {
+            return Ok(None);
+        }
+        let start = std::mem::replace(&mut self.start, self.buffer.len());
+        Ok(Some(&self.buffer[start..]))
+    }
+
+    /// The next line with its `\n`, which only the last one may lack; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the input other than its end.
+    pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        let mut searched = 0;
+        loop {
+            let rest = &self.buffer[self.start..];
+            let end = match memchr::memchr(b'\n', &rest[searched..]) {
+                Some(newline) => searched + newline + 1,
+                None => {
+                    searched = rest.len();
+                    if self.fill()? {
+                        continue;
+                    }
+                    searched
+                }
+            };
+            if end == 0 {
+                return Ok(None);
+            }
+            let start = self.start;
+            self.start += end;
+            return Ok(Some(&self.buffer[start..start + end]));
+        }
+    }
+
+    /// Copies all that is left to `output`, and returns how many bytes that was.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the input other than its end, or the output.
+    pub fn copy_to(&mut self, output: &mut Output) -> io::Result<u64> {
+        let mut copied = 0;
+        while let Some(chunk) = self.next_chunk()? {
+            io::Write::write_all(output, chunk)?;
+            copied += chunk.len() as u64;
+        }
+        Ok(copied)
+    }
+
+    /// Reads more behind what is not consumed yet. `false` at the end.
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        } else if self.buffer.len() == self.buffer.capacity() {
+            // What is left of a line moves to the front; a line that fills the whole buffer makes it grow.
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            if self.buffer.len() > self.buffer.capacity() / 2 {
+                self.buffer.reserve(self.buffer.capacity());
+            }
+        }
+        match &mut self.source {
+            Source::Stdin(stream, ended_with) => {
+                match raw::read_stdin(*stream, &mut self.buffer, output::flush_before_wait) {
+                    Moved::Bytes(_) => Ok(true),
+                    Moved::Dropped(n) => {
+                        self.ended = true;
+                        if let Some(Err(code)) = ended_with.take().map(|ended| block_on(async move { ended.await })) {
+                            return Err(raw::error_of(code));
+                        }
+                        Ok(n > 0)
+                    }
+                }
+            }
+            Source::Reader(reader) => {
+                let read =
+                    reader.take((self.buffer.capacity() - self.buffer.len()) as u64).read_to_end(&mut self.buffer)?;
+                self.ended = read == 0;
+                Ok(read > 0)
+            }
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(into.len());
+        into[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.buffer.len() {
+            self.fill()?;
+        }
+        Ok(&self.buffer[self.start..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start = self.buffer.len().min(self.start + n);
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if let Source::Stdin(stream, _) = self.source {
+            raw::drop_stdin(stream);
+        }
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,67 @@
+//! What a stage's function may return, and how that becomes an exit code.
+
+use std::{error::Error, io};
+
+use crate::{bindings::wasi::cli::exit::exit_with_code, raw};
+
+/// An exit code of the stage's own, 0 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitCode(pub u8);
+
+/// What a stage's function may return.
+pub trait Outcome {
+    /// The exit code, or the error to print.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the stage; the SDK prints it and exits 1.
+    fn into_exit_code(self) -> Result<u8, Box<dyn Error>>;
+}
+
+impl Outcome for () {
+    fn into_exit_code(self) -> Result<u8, Box<dyn Error>> {
+        Ok(0)
+    }
+}
+
+impl Outcome for ExitCode {
+    fn into_exit_code(self) -> Result<u8, Box<dyn Error>> {
+        Ok(self.0)
+    }
+}
+
+impl<T: Outcome, E: Into<Box<dyn Error>>> Outcome for Result<T, E> {
+    fn into_exit_code(self) -> Result<u8, Box<dyn Error>> {
+        self.map_err(Into::into)?.into_exit_code()
+    }
+}
+
+/// Ends the stage: prints an error's chain, and exits with the code unless it is 0.
+pub(crate) fn end(outcome: impl Outcome, closed: io::Result<()>) -> Result<(), ()> {
+    let ended = match (outcome.into_exit_code(), closed) {
+        (Ok(_), Err(error)) => Err(error.into()),
+        (ended, _) => ended,
+    };
+    match ended {
+        Ok(0) => Ok(()),
+        Ok(code) => {
+            exit_with_code(code);
+            Err(())
+        }
+        Err(error) => {
+            raw::print_error(&chain(&*error));
+            exit_with_code(1);
+            Err(())
+        }
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!("caused by: {cause}\n"));
+        source = cause.source();
+    }
+    text
+}

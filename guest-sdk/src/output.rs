@@ -1,0 +1,202 @@
+//! A stage's standard output: a buffer for small writes, none for large ones.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    io::{self, Write},
+};
+
+use wit_bindgen::{FutureReader, block_on};
+
+use crate::{
+    bindings::{
+        wasi::cli::{exit::exit_with_code, stdout, types::ErrorCode},
+        wit_stream,
+    },
+    input::CHUNK,
+    raw::{self, Moved},
+};
+
+/// A write of at least this many bytes goes out directly from the caller's slice.
+const DIRECT: usize = 16 << 10;
+
+/// A stage's standard output.
+///
+/// Small writes gather in a buffer of 64 KiB, which goes out when it is full, when the input has to wait, at
+/// [`flush`](Write::flush) and at the end; large ones go out directly. There is no need for a `BufWriter`.
+pub struct Output(Sink);
+
+enum Sink {
+    /// The process's stream, in `STDOUT`.
+    Stdout,
+    Vec(Vec<u8>),
+}
+
+/// The state of the process's output, where a waiting input and an early exit find it.
+struct Stdout {
+    stream: u32,
+    written: Option<FutureReader<Result<(), ErrorCode>>>,
+    buffer: Vec<u8>,
+    closed: bool,
+    report_broken_pipe: bool,
+}
+
+thread_local! {
+    static STDOUT: RefCell<Option<Stdout>> = const { RefCell::new(None) };
+}
+
+impl Output {
+    pub(crate) fn stdout() -> Self {
+        let (writer, reader) = wit_stream::new::<u8>();
+        let written = stdout::write_via_stream(reader);
+        let stream = writer.handle();
+        // The handle is dropped by `finish`.
+        std::mem::forget(writer);
+        STDOUT.set(Some(Stdout {
+            stream,
+            written: Some(written),
+            buffer: Vec::with_capacity(CHUNK),
+            closed: false,
+            report_broken_pipe: false,
+        }));
+        Self(Sink::Stdout)
+    }
+
+    /// An output that keeps what is written, for tests that run a stage's function natively.
+    pub fn to_vec() -> Self {
+        Self(Sink::Vec(Vec::new()))
+    }
+
+    /// What was written to an output made by [`to_vec`](Output::to_vec).
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Sink::Vec(bytes) => bytes,
+            Sink::Stdout => Vec::new(),
+        }
+    }
+
+    /// Makes a write to an output whose reader is gone an error of kind `BrokenPipe`, instead of a quiet stop.
+    pub fn report_broken_pipe(&mut self) {
+        with_stdout(|stdout| stdout.report_broken_pipe = true);
+    }
+
+    /// Writes out the buffer, closes the stream and waits until everything is handed over.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let Some(mut stdout) = STDOUT.take() else { return Ok(()) };
+        let flushed = stdout.flush();
+        raw::drop_stdout(stdout.stream);
+        let written = stdout.written.take().map(|written| block_on(async move { written.await }));
+        match (flushed, written) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(Err(ErrorCode::Pipe))) if !stdout.report_broken_pipe => Ok(()),
+            (Ok(()), Some(Err(code))) => Err(raw::error_of(code)),
+            (Ok(()), _) => Ok(()),
+        }
+    }
+}
+
+impl Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + bytes.len() > CHUNK {
+            self.flush()?;
+        }
+        if bytes.len() >= DIRECT && self.buffer.is_empty() {
+            return self.put(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let put = self.put(&buffer);
+        self.buffer = buffer;
+        self.buffer.clear();
+        put
+    }
+
+    /// Hands on all of `bytes`, from where they are.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            if self.closed {
+                return self.broken_pipe();
+            }
+            match raw::write_stdout(self.stream, &bytes[sent..]) {
+                Moved::Bytes(n) => sent += n,
+                Moved::Dropped(n) => {
+                    sent += n;
+                    self.closed = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn broken_pipe(&mut self) -> io::Result<()> {
+        let code = self.written.take().map(|written| block_on(async move { written.await }));
+        if let Some(Err(code @ (ErrorCode::Io | ErrorCode::IllegalByteSequence))) = code {
+            return Err(raw::error_of(code));
+        }
+        if !self.report_broken_pipe {
+            // As SIGPIPE would: nobody wants more of this stage's output.
+            exit_with_code(0);
+        }
+        Err(io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+fn with_stdout<T>(act: impl FnOnce(&mut Stdout) -> T) -> Option<T> {
+    STDOUT.with_borrow_mut(|stdout| stdout.as_mut().map(act))
+}
+
+/// Hands on what was written so far, because the input is about to wait.
+pub(crate) fn flush_before_wait() {
+    // A failure is kept by the stream and comes back at the next write.
+    let _ = with_stdout(Stdout::flush);
+}
+
+/// Hands on what was written, because the stage ends without returning.
+pub(crate) fn flush_at_exit() {
+    if let Some(mut stdout) = STDOUT.take() {
+        let _ = stdout.flush();
+        raw::drop_stdout(stdout.stream);
+        if let Some(written) = stdout.written.take() {
+            let _ = block_on(async move { written.await });
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.0 {
+            Sink::Stdout => with_stdout(|stdout| stdout.write(bytes)).unwrap_or(Ok(())),
+            Sink::Vec(vec) => {
+                vec.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Sink::Stdout => with_stdout(Stdout::flush).unwrap_or(Ok(())),
+            Sink::Vec(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,28 @@
+//! `lower`: makes ASCII letters lower case; every other byte passes as it is.
+
+use stagehost_guest::{Input, Output, Result, Write, stage};
+
+fn run(input: &mut Input, output: &mut Output) -> Result {
+    let mut lower = Vec::new();
+    while let Some(chunk) = input.next_chunk()? {
+        lower.clear();
+        lower.extend_from_slice(chunk);
+        lower.make_ascii_lowercase();
+        output.write_all(&lower)?;
+    }
+    Ok(())
+}
+
+stage!(run, include_str!("../section.json"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ascii_letters_change() {
+        let mut output = Output::to_vec();
+        run(&mut Input::from_reader(&b"AbZ[\xc3\x84\xff"[..]), &mut output).unwrap();
+        assert_eq!(output.into_vec(), b"abz[\xc3\x84\xff");
+    }
+}

@@ -1,0 +1,163 @@
+//! A stage of many habits, for tests: its first argument says which.
+
+use std::{error::Error, fmt, hint::black_box, io};
+
+use stagehost_guest::{ExitCode, Input, Output, Read, Result, Write, stage};
+
+/// An error with a source, to show the chain.
+#[derive(Debug)]
+struct Outer(io::Error);
+
+impl fmt::Display for Outer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the outer error")
+    }
+}
+
+impl Error for Outer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
+    let args = stagehost_guest::args();
+    let number = || args.get(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    match args.first().map_or("pass", String::as_str) {
+        "pass" => _ = input.copy_to(output)?,
+        "bytes" => {
+            let mut byte = [0];
+            while input.read(&mut byte)? == 1 {
+                output.write_all(&byte)?;
+            }
+        }
+        "lines" => {
+            while let Some(line) = input.next_line()? {
+                output.write_all(line)?;
+            }
+        }
+        "exit" => return Ok(ExitCode(u8::try_from(number())?)),
+        "exit-now" => {
+            output.write_all(b"said before leaving\n")?;
+            stagehost_guest::exit(u8::try_from(number())?)
+        }
+        "copy-exit" => {
+            input.copy_to(output)?;
+            return Ok(ExitCode(u8::try_from(number())?));
+        }
+        "error" => return Err(Outer(io::Error::other("the inner cause")).into()),
+        "panic" => {
+            output.write_all(b"some output\n")?;
+            output.flush()?;
+            panic!("bad record {}", number());
+        }
+        "panic-after" => {
+            for _ in 0..number() {
+                if let Some(line) = input.next_line()? {
+                    output.write_all(line)?;
+                }
+            }
+            output.flush()?;
+            panic!("bad record {}", number());
+        }
+        "spin" => loop {
+            black_box(());
+        },
+        "alloc" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(vec![1_u8; 1 << 20]);
+                black_box(&hoard);
+            }
+        }
+        "early" => {}
+        "yes" => loop {
+            output.write_all(b"y\n")?;
+        },
+        "generate" => {
+            let block = [b'x'; 64 << 10];
+            let mut left = number();
+            while left > 0 {
+                let n = usize::try_from(left.min(block.len() as u64))?;
+                output.write_all(&block[..n])?;
+                left -= n as u64;
+            }
+        }
+        "report-broken-pipe" => {
+            output.report_broken_pipe();
+            let block = [b'x'; 64 << 10];
+            loop {
+                if let Err(error) = output.write_all(&block) {
+                    return Ok(ExitCode(if error.kind() == io::ErrorKind::BrokenPipe { 7 } else { 8 }));
+                }
+            }
+        }
+        "ignore-broken-pipe" => {
+            output.report_broken_pipe();
+            let _ = input.copy_to(output);
+        }
+        "args" => {
+            for arg in &args[1..] {
+                writeln!(output, "{arg}")?;
+            }
+        }
+        "env" => {
+            for (key, value) in stagehost_guest::env() {
+                writeln!(output, "{key}={value}")?;
+            }
+        }
+        "stderr" => {
+            stderr("on stderr\n");
+        }
+        "allocations" => {
+            // The buffers grow to their size once; after that nothing is allocated, however much passes.
+            let before = counting::count();
+            while let Some(line) = input.next_line()? {
+                output.write_all(line)?;
+            }
+            let lines = counting::count() - before;
+            return Ok(ExitCode(u8::try_from(lines).unwrap_or(u8::MAX)));
+        }
+        other => return Err(format!("no habit named {other}").into()),
+    }
+    Ok(ExitCode(0))
+}
+
+#[expect(clippy::print_stderr, reason = "a stage's stderr is what this habit is about")]
+fn stderr(text: &str) {
+    eprint!("{text}");
+}
+
+/// An allocator that counts.
+mod counting {
+    use std::{
+        alloc::{GlobalAlloc, Layout, System},
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
+    struct Counting;
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+
+    // SAFETY: every call goes to the system's allocator as it came.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            COUNT.fetch_add(1, Relaxed);
+            // SAFETY: by this function's contract.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+            // SAFETY: by this function's contract.
+            unsafe { System.dealloc(start, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static GLOBAL: Counting = Counting;
+
+    pub(super) fn count() -> u64 {
+        COUNT.load(Relaxed)
+    }
+}
+
+stage!(run, r#"{"name": "probe", "summary": "a stage of many habits", "ok_exit": [42]}"#);
