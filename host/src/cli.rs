@@ -1,0 +1,82 @@
+//! The command line: one file a verb, one renderer of errors.
+
+mod args;
+mod inspect;
+mod load;
+mod plan;
+mod render;
+mod run;
+mod signals;
+mod stages;
+
+use std::{ffi::OsString, io};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use stagehost::ExitCode;
+
+use args::{Cli, Verb};
+
+/// What ends a verb early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) error: anyhow::Error,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code: code as u8, error: error.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+}
+
+/// Output that could not be written. A reader that left is success.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self { code: 0, error: anyhow::anyhow!(""), hint: None };
+        }
+        Self::new(ExitCode::Host, anyhow::Error::from(error).context("standard output"))
+    }
+}
+
+pub(crate) fn main() -> ! {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = if is_run { ExitCode::Host } else { ExitCode::Usage };
+            let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nobody is left to hear that help could not be printed.
+            let _ = error.print();
+            std::process::exit(if shown { 0 } else { usage as i32 });
+        }
+    };
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => plan::check(&args),
+        Verb::Plan(args) => plan::plan(&args),
+        Verb::Inspect(args) => inspect::inspect(&args),
+        Verb::Stages => stages::stages(),
+        Verb::Schema => stages::schema(),
+        Verb::Completions { shell } => {
+            // Into memory first: the generator panics when its output is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "stagehost", &mut script);
+            io::Write::write_all(&mut io::stdout(), &script).map(|()| 0).map_err(Failure::from)
+        }
+    };
+    let code = done.unwrap_or_else(|failure| {
+        if failure.code != 0 {
+            render::failure(&failure);
+        }
+        failure.code
+    });
+    std::process::exit(i32::from(code));
+}

@@ -1,0 +1,182 @@
+//! The command line's words.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use stagehost::spec::{Bound, Size, parse_duration};
+
+/// Runs pipelines of sandboxed WebAssembly stages.
+#[derive(Debug, Parser)]
+#[command(name = "stagehost", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  stagehost run examples/top-words.json < README.md
+  stagehost run -c ':grep -i error | :count --top 5' --stdin app.log
+  stagehost plan pipeline.json
+  stagehost inspect builtin:grep";
+
+const RUN_HELP: &str = "\
+Examples:
+  stagehost run pipeline.json < in.txt > out.txt
+  stagehost run pipeline.json --stdin in.txt --stdout out.txt   (out.txt appears whole or not at all)
+  stagehost run -c ':words | :lower | :count --top 10' < book.txt
+  generate-pipeline | stagehost run - --stdin in.txt
+
+Exit codes:
+  0    success                            127  a stage was not found
+  78   bad pipeline file                  134  a stage trapped
+  124  time limit                         137  a stage reached its memory limit
+  125  the host's own failure, or usage   128+n  died of signal n
+  126  refused: digest, not a stage       else the exit code of the stage to blame";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a pipeline.
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Check a pipeline file without running anything.
+    #[command(after_help = "Example:\n  stagehost check pipeline.json")]
+    Check(PipelineArgs),
+    /// Show what would run: stages, digests, limits, rings, worst-case memory.
+    #[command(after_help = "Examples:\n  stagehost plan pipeline.json\n  stagehost plan -c ':words | :count' --json")]
+    Plan(PlanArgs),
+    /// Show what a .wasm file is: how it runs, its imports and exports, what it says of itself.
+    #[command(after_help = "Examples:\n  stagehost inspect plugin.wasm\n  stagehost inspect builtin:grep --json")]
+    Inspect(InspectArgs),
+    /// List the stock stages.
+    Stages,
+    /// Print the JSON Schema of the pipeline file.
+    Schema,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false, id = "what")]
+pub(crate) struct What {
+    /// The pipeline file; `-` reads it from standard input.
+    pub(crate) pipeline: Option<PathBuf>,
+    /// The pipeline in shorthand: stages separated by `|`; `:name` is a stock stage, `path.wasm` a component.
+    #[arg(short = 'c', value_name = "STAGES")]
+    pub(crate) command: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PipelineArgs {
+    #[command(flatten)]
+    pub(crate) what: What,
+    /// What the first stage reads: a file, or `null`. Default: what the pipeline says, else standard input.
+    #[arg(long, value_name = "FILE|null")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// What takes the output: a file, which appears whole or not at all, or `null`.
+    #[arg(long, value_name = "FILE|null")]
+    pub(crate) stdout: Option<PathBuf>,
+    /// The directory that paths in the pipeline are relative to. Default: the pipeline file's.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
+    /// How long the run may take: 250ms, 30s, 1m30s, or none.
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub(crate) timeout: Option<Timeout>,
+    /// An environment variable for every stage.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// A limit, of every stage or of the named one. The one there is: memory.
+    #[arg(long, value_name = "[STAGE.]memory=SIZE", value_parser = limit)]
+    pub(crate) limit: Vec<LimitArg>,
+    /// An exit code of a stage that is no failure.
+    #[arg(long, value_name = "STAGE=CODE", value_parser = ok_exit)]
+    pub(crate) ok_exit: Vec<(String, u8)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// Write the outcome as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the outcome as JSON to this descriptor.
+    #[arg(long, value_name = "FD", conflicts_with = "report")]
+    pub(crate) report_fd: Option<u32>,
+    /// Print nothing but what stages print.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Say how every stage ended, and what the rings did.
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// As JSON, for tools.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A .wasm file, or builtin:NAME.
+    pub(crate) wasm: String,
+    /// As JSON, for tools.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A timeout on the command line: a type of its own, because clap gives `Option` a meaning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(pub(crate) Bound<Duration>);
+
+/// A limit on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitArg {
+    pub(crate) stage: Option<String>,
+    pub(crate) memory: Bound<Size>,
+}
+
+fn plain(message: String) -> String {
+    // In the file a hint is shown on its own line.
+    message.replace('\u{1f}', "; ")
+}
+
+fn timeout(text: &str) -> Result<Timeout, String> {
+    if text == "none" {
+        return Ok(Timeout(Bound::None));
+    }
+    parse_duration(text).map(|duration| Timeout(Bound::At(duration))).map_err(plain)
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+fn limit(text: &str) -> Result<LimitArg, String> {
+    let (name, value) = text.split_once('=').ok_or("write memory=SIZE or STAGE.memory=SIZE")?;
+    let (stage, limit) = match name.rsplit_once('.') {
+        Some((stage, limit)) => (Some(stage.to_owned()), limit),
+        None => (None, name),
+    };
+    if limit != "memory" {
+        return Err(format!("there is no limit {limit:?}; there is: memory"));
+    }
+    let memory = if value == "none" { Bound::None } else { Bound::At(value.parse::<Size>().map_err(plain)?) };
+    Ok(LimitArg { stage, memory })
+}
+
+fn ok_exit(text: &str) -> Result<(String, u8), String> {
+    let (stage, code) = text.rsplit_once('=').ok_or("write STAGE=CODE")?;
+    let code = code.parse().map_err(|_| format!("{code:?} is no exit code from 0 to 255"))?;
+    Ok((stage.to_owned(), code))
+}

@@ -1,0 +1,71 @@
+//! `stagehost inspect`.
+
+use std::{
+    fs,
+    io::{self, Write},
+};
+
+use anyhow::{Context, anyhow};
+use stagehost::{ExitCode, Inspection, Shape, stock};
+
+use super::{Failure, args::InspectArgs, render};
+
+pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
+    let bytes = match args.wasm.strip_prefix("builtin:") {
+        Some(name) => match stock::find(name) {
+            Some(stage) => stage.wasm.to_vec(),
+            None => {
+                let known = stock::STOCK.iter().map(|stage| stage.name).collect::<Vec<_>>().join(", ");
+                return Err(Failure::new(ExitCode::NotFound, anyhow!("there is no stock stage {name:?}"))
+                    .hint(Some(format!("there are: {known}"))));
+            }
+        },
+        None => {
+            let read = fs::read(&args.wasm).with_context(|| args.wasm.clone());
+            read.map_err(|error| Failure::new(ExitCode::NotFound, error))?
+        }
+    };
+    let inspection = stagehost::inspect(&bytes).map_err(|refused| {
+        let hint = refused.hint.clone();
+        Failure::new(ExitCode::Refused, anyhow!("{}: {refused}", args.wasm)).hint(hint)
+    })?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&inspection).map_err(io::Error::other)?;
+        writeln!(io::stdout(), "{json}")?;
+    } else {
+        write!(io::stdout(), "{}", render::safe(&text(&args.wasm, &inspection)))?;
+    }
+    Ok(0)
+}
+
+fn text(wasm: &str, inspection: &Inspection) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let shape = match inspection.shape {
+        Shape::ComponentP3 => "a WASI 0.3 command component: the fast path",
+        Shape::ComponentP2 => "a WASI 0.2 command component",
+        Shape::ModuleP1 => "a preview1 command module",
+    };
+    let section = &inspection.section;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{wasm} is {shape}");
+    if let Some(name) = &section.name {
+        let _ = writeln!(text, "name: {name} {}", section.version.as_deref().unwrap_or_default());
+    }
+    if let Some(summary) = &section.summary {
+        let _ = writeln!(text, "summary: {summary}");
+    }
+    for arg in &section.args {
+        let _ = writeln!(text, "  {:14} {}", arg.name, arg.help);
+    }
+    if !section.ok_exit.is_empty() {
+        let _ = writeln!(text, "exit codes that are no failure, besides 0: {:?}", section.ok_exit);
+    }
+    for (what, names) in [("imports", &inspection.imports), ("exports", &inspection.exports)] {
+        let _ = writeln!(text, "{what}:");
+        for name in names {
+            let _ = writeln!(text, "  {name}");
+        }
+    }
+    text
+}

@@ -1,0 +1,138 @@
+//! From arguments to a plan: reads the pipeline, applies the flags, plans.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow};
+use stagehost::{
+    ExitCode, Plan,
+    spec::{self, Bound, FileSink, LimitsSpec, PipelineSpec, Span, SpecError, StageSpec, StdinSpec, StdoutSpec},
+};
+
+use super::{Failure, args::PipelineArgs};
+
+/// A plan, and the pipeline's name if it got so far.
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+}
+
+/// Reads, changes and plans the pipeline that the arguments name.
+pub(crate) fn plan(args: &PipelineArgs) -> Result<Planned, Failure> {
+    let (mut spec, base) = read(args)?;
+    apply(&mut spec, args)?;
+    let plan = Plan::new(&spec, &base).map_err(|error| {
+        let (code, hint) = (error.exit_code(), error.hint.clone());
+        Failure::new(code, error).hint(hint)
+    })?;
+    Ok(Planned { plan })
+}
+
+fn bad(error: SpecError, source: &str) -> Failure {
+    let hint = error.hint.clone();
+    let error = anyhow!("{error}").context(format!("{source} is no good pipeline"));
+    Failure::new(ExitCode::BadPipeline, error).hint(hint)
+}
+
+fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
+    let here = || PathBuf::from(".");
+    if let Some(text) = &args.what.command {
+        let spec = spec::shorthand(text).map_err(|error| bad(error, "the shorthand"))?;
+        return Ok((spec, args.cwd.clone().unwrap_or_else(here)));
+    }
+    let path = args.what.pipeline.clone().unwrap_or_default();
+    let (text, around) = if path == Path::new("-") {
+        let text = read_bounded(io::stdin()).context("the pipeline on standard input").map_err(host)?;
+        (text, here())
+    } else {
+        let shown = path.display();
+        let file = fs::File::open(&path).with_context(|| format!("the pipeline file {shown}"));
+        let is_directory = file.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_dir()));
+        if is_directory {
+            let error = anyhow!("the pipeline file {shown} is a directory");
+            return Err(Failure::new(ExitCode::BadPipeline, error));
+        }
+        let text = file.and_then(|file| read_bounded(file).with_context(|| format!("the pipeline file {shown}")));
+        let parent = path.parent().filter(|parent| *parent != Path::new("")).map_or_else(here, Path::to_owned);
+        (text.map_err(|error| Failure::new(ExitCode::BadPipeline, error))?, parent)
+    };
+    let source = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
+    let spec = spec::parse(&text).map_err(|error| bad(error, &source))?;
+    if path == Path::new("-")
+        && args.stdin.is_none()
+        && spec.stdin.as_ref().is_none_or(|stdin| *stdin == StdinSpec::Inherit)
+    {
+        let error = anyhow!("the pipeline comes from standard input, and so would the first stage's input");
+        return Err(
+            Failure::new(ExitCode::Host, error).hint(Some("give the input with --stdin FILE, or --stdin null".into()))
+        );
+    }
+    Ok((spec, args.cwd.clone().unwrap_or(around)))
+}
+
+fn host(error: anyhow::Error) -> Failure {
+    Failure::new(ExitCode::Host, error)
+}
+
+/// Reads at most one byte more than a pipeline file may have, which the parser then refuses.
+fn read_bounded(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    reader.take(spec::MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// A path of the caller's, whatever directory the pipeline's own paths are relative to.
+fn callers(path: &Path) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path).context("a path in the arguments").map_err(host)?;
+    let text = absolute.into_os_string().into_string();
+    text.map_err(|path| host(anyhow!("the path {} is not UTF-8", path.display())))
+}
+
+fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
+    if let Some(stdin) = &args.stdin {
+        let null = stdin == Path::new("null");
+        spec.stdin = Some(if null { StdinSpec::Null } else { StdinSpec::File(callers(stdin)?) });
+    }
+    if let Some(stdout) = &args.stdout {
+        let null = stdout == Path::new("null");
+        let file = || callers(stdout).map(|file| StdoutSpec::File(FileSink { file, append: None, atomic: None }));
+        spec.stdout = Some(if null { StdoutSpec::Null } else { file()? });
+    }
+    if let Some(timeout) = args.timeout {
+        spec.timeout = Some(match timeout.0 {
+            Bound::None => Bound::None,
+            Bound::At(duration) => Bound::At(Span(duration)),
+        });
+    }
+    for (key, value) in &args.env {
+        spec.env.get_or_insert_default().insert(key.clone(), Some(value.clone()));
+    }
+    for limit in &args.limit {
+        match &limit.stage {
+            None => spec.limits.get_or_insert_default().memory = Some(limit.memory),
+            Some(name) => stage(spec, name)?.limits.get_or_insert_with(LimitsSpec::default).memory = Some(limit.memory),
+        }
+    }
+    for (name, code) in &args.ok_exit {
+        stage(spec, name)?.ok_exit.get_or_insert_default().push(*code);
+    }
+    Ok(())
+}
+
+/// The stage a flag names: by its name, by what it runs, or by its number from 1.
+fn stage<'a>(spec: &'a mut PipelineSpec, name: &str) -> Result<&'a mut StageSpec, Failure> {
+    let called = |stage: &StageSpec| {
+        let wasm = stage.wasm.as_deref().unwrap_or_default();
+        let stem = Path::new(wasm.strip_prefix("builtin:").unwrap_or(wasm)).file_stem();
+        stage.name.as_deref().map_or_else(|| stem.is_some_and(|stem| stem == name), |own| own == name)
+    };
+    let by_number = || name.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let index = spec.stages.iter().position(called).or_else(|| by_number().filter(|index| *index < spec.stages.len()));
+    match index {
+        Some(index) => Ok(&mut spec.stages[index]),
+        None => Err(host(anyhow!("no stage is called {name:?}"))
+            .hint(Some("`stagehost plan` shows the stages' names; a number from 1 works too".into()))),
+    }
+}

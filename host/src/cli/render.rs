@@ -1,0 +1,109 @@
+//! The one renderer of errors: `error:`, `caused by:`, `hint:`.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+};
+
+use stagehost::{Outcome, outcome::StageReport, spec::Size};
+
+use super::Failure;
+
+/// Makes text from files and guests safe to print: control characters other than line breaks and tabs are shown, not sent.
+pub(crate) fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn print(text: &str) {
+    // Nobody is left to hear that stderr is closed.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn label(word: &str) -> String {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match word {
+        "error" if colour => format!("\x1b[1;31m{word}\x1b[0m"),
+        "hint" if colour => format!("\x1b[1;36m{word}\x1b[0m"),
+        _ => word.to_owned(),
+    }
+}
+
+/// Prints what ended a verb early.
+pub(crate) fn failure(failure: &Failure) {
+    let mut text = format!("{}: {}\n", label("error"), safe(&failure.error.to_string()));
+    for cause in failure.error.chain().skip(1) {
+        let _ = writeln!(text, "caused by: {}", safe(&cause.to_string()));
+    }
+    if let Some(hint) = &failure.hint {
+        let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
+    }
+    print(&text);
+}
+
+/// Prints how a run ended, unless it plainly succeeded.
+pub(crate) fn outcome(outcome: &Outcome) {
+    if outcome.message.is_empty() {
+        return;
+    }
+    let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
+    if let Some(stage) = outcome.blamed.and_then(|index| outcome.stages.get(index))
+        && let stagehost::StageExit::Trap { frames, .. } = &stage.exit
+    {
+        const SHOWN: usize = 8;
+        for frame in frames.iter().take(SHOWN) {
+            let _ = writeln!(text, "  at {}", safe(frame));
+        }
+        if frames.len() > SHOWN {
+            let _ = writeln!(text, "  and {} more frames", frames.len() - SHOWN);
+        }
+    }
+    if let Some(hint) = &outcome.hint {
+        let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
+    }
+    print(&text);
+}
+
+/// Prints what `-v` asks for.
+pub(crate) fn details(outcome: &Outcome) {
+    let mut text = String::new();
+    for (index, stage) in outcome.stages.iter().enumerate() {
+        let StageReport { name, exit, input_bytes, output_bytes, .. } = stage;
+        let memory = stage.peak_memory_bytes.map_or_else(|| "-".into(), |bytes| Size(bytes).to_string());
+        let time = stage.duration_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
+        let _ = writeln!(
+            text,
+            "{name}: {}; {} in, {} out, {memory} of memory, {time}",
+            safe(&exit.to_string()),
+            Size(*input_bytes),
+            Size(*output_bytes)
+        );
+        if let Some(ring) = outcome.rings.get(index) {
+            let _ = writeln!(
+                text,
+                "  ring of {}: {}, at most {} at once; the writer waited {} times ({} ms), the reader {} times ({} ms)",
+                Size(ring.capacity),
+                Size(ring.bytes),
+                Size(ring.high_water_bytes),
+                ring.writer_waits,
+                ring.writer_wait_ms,
+                ring.reader_waits,
+                ring.reader_wait_ms
+            );
+        }
+    }
+    let _ = writeln!(text, "exit code {} after {} ms", outcome.exit_code, outcome.duration_ms);
+    print(&text);
+}
+
+/// Prints a warning.
+pub(crate) fn warning(message: &str) {
+    print(&format!("warning: {}\n", safe(message)));
+}

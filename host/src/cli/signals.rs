@@ -1,0 +1,69 @@
+//! Signals that stop a run: the stages end, everything is cleaned up, then the process dies of the same signal, so that a
+//! shell loop around it ends too.
+
+use std::{io, thread::JoinHandle};
+
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ},
+    iterator::{Handle, Signals as Iterator},
+    low_level::emulate_default_handler,
+};
+use stagehost::RunControl;
+
+/// Watches for signals until it is dropped.
+pub(crate) struct Signals {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// Stops the run at the first signal, and dies at once at the second. Signals that were inherited as ignored (`nohup`)
+    /// stay ignored.
+    pub(crate) fn watch(control: &RunControl) -> io::Result<Self> {
+        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
+        signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+        let ignored = ignored_signals();
+        let watched =
+            [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let mut signals = Iterator::new(watched)?;
+        let handle = signals.handle();
+        let control = control.clone();
+        let thread = std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
+            let mut stopped = false;
+            for signal in signals.forever() {
+                if std::mem::replace(&mut stopped, true) {
+                    die_of(signal);
+                }
+                control.stop_by_signal(signal);
+            }
+        })?;
+        Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            // It cannot have panicked: it only waits and tells.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Which signals the process was started with as ignored, as a bit mask; from `/proc`, so that nothing is changed by asking.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Ends the process as the signal would have. The first process of a system or container is not killed by signals; it
+/// exits with the code that a shell would show.
+pub(crate) fn die_of(signal: i32) {
+    if std::process::id() != 1 {
+        // An error means that the signal's default is not to die.
+        let _ = emulate_default_handler(signal);
+    }
+    std::process::exit(128 + signal);
+}

@@ -1,0 +1,111 @@
+//! The halves of joints that are handed to stages, and the ends of a pipeline.
+//!
+//! A stage reads a [`Source`] and writes a [`Sink`]; whoever holds one closes it by dropping it. The ring is a crate of its
+//! own; files and descriptors are here. Nothing here knows a sandbox.
+
+mod atomic;
+mod descriptor;
+mod file;
+mod open;
+mod stop;
+
+pub(crate) use atomic::AtomicFile;
+pub(crate) use open::{
+    Place, StdinEnd, StdoutEnd, open_log, open_stderr, open_stdin, open_stdout, same_file, truncate,
+};
+pub(crate) use stop::{Stop, StopReason};
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use descriptor::{DescriptorSink, DescriptorSource};
+use file::{FileSink, FileSource};
+use stagehost_ring::{Reader, Writer};
+
+use crate::sandbox::OutputPort;
+
+/// What a stage reads.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Ring(Reader),
+    /// A regular file, read at a position of our own.
+    File(FileSource),
+    /// A pipe, terminal, socket or device.
+    Descriptor(DescriptorSource),
+    Text {
+        text: bytes::Bytes,
+    },
+    Null,
+}
+
+/// What a stage writes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    Ring(Writer),
+    /// A file or anything else whose writes may block: written by a thread.
+    File(FileSink),
+    /// A pipe, written without blocking.
+    Descriptor(DescriptorSink),
+    /// One sink that several stages share, such as the host's standard error.
+    Shared(OutputPort),
+    Null,
+}
+
+impl Source {
+    /// Reads at least one byte into `into`; 0 is the clean end.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Ring(reader) => reader.poll_read(cx, into).map_err(io::Error::from),
+            Self::File(file) => file.poll_read(cx, into),
+            Self::Descriptor(descriptor) => descriptor.poll_read(cx, into),
+            Self::Text { text } => {
+                let n = text.len().min(into.len());
+                into[..n].copy_from_slice(&text.split_to(n));
+                Poll::Ready(Ok(n))
+            }
+            Self::Null => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Waits until a read would not wait, without taking anything from whoever shares the source.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Ring(reader) => reader.poll_fill(cx, 1).map(|_| ()),
+            Self::File(file) => file.poll_ready(cx),
+            Self::Descriptor(descriptor) => descriptor.poll_ready(cx),
+            Self::Text { .. } | Self::Null => Poll::Ready(()),
+        }
+    }
+}
+
+impl Sink {
+    /// Takes at least one byte of `bytes`.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Ring(writer) => writer.poll_write(cx, bytes).map_err(io::Error::from),
+            Self::File(file) => file.poll_write(cx, bytes),
+            Self::Descriptor(descriptor) => descriptor.poll_write(cx, bytes),
+            Self::Shared(port) => port.poll_write(cx, bytes),
+            Self::Null => Poll::Ready(Ok(bytes.len())),
+        }
+    }
+
+    /// Waits until everything that was taken is written.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::File(file) => file.poll_flush(cx),
+            Self::Ring(writer) => Poll::Ready(writer.flush().map_err(io::Error::from)),
+            Self::Descriptor(_) | Self::Null => Poll::Ready(Ok(())),
+            Self::Shared(port) => port.poll_flush(cx),
+        }
+    }
+
+    /// Says that nothing will be written for a while.
+    pub(crate) fn idle(&mut self) {
+        if let Self::Ring(writer) = self {
+            writer.idle();
+        }
+    }
+}

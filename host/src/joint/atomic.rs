@@ -1,0 +1,178 @@
+//! A file that appears whole or not at all.
+//!
+//! The bytes go to a file without a name in the target's directory (or, where the file system has none of those, to a
+//! hidden temporary name). A commit makes them durable, gives them the owner and mode of what was there, and renames them
+//! over it. Anything else leaves the directory as it was.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use rustix::{
+    fs::{
+        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, accessat, fchmod, fchown, fdatasync, linkat,
+        open, openat, renameat, statat, unlinkat,
+    },
+    io::Errno,
+};
+
+/// Where an atomic output will be.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    directory: PathBuf,
+    name: OsString,
+    existing: Option<(u32, u32, u32)>,
+}
+
+/// Finds out whether `path` can be written atomically: resolves symbolic links, so that what they point to is replaced,
+/// and refuses what a rename would break. Opens nothing.
+///
+/// # Errors
+///
+/// A message for people.
+pub(crate) fn target(path: &Path) -> Result<Target, String> {
+    let resolved = resolve(path).map_err(|error| error.to_string())?;
+    let Some(name) = resolved.file_name() else { return Err("it names no file".into()) };
+    let directory = match resolved.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let around = statat(CWD, &directory, AtFlags::empty())
+        .map_err(|error| format!("its directory {} cannot be used: {}", directory.display(), io::Error::from(error)))?;
+    if FileType::from_raw_mode(around.st_mode) != FileType::Directory {
+        return Err(format!("{} is no directory", directory.display()));
+    }
+    if accessat(CWD, &directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
+        return Err(format!(
+            "its directory {} is not writable, and an atomic output needs a new name in it",
+            directory.display()
+        ));
+    }
+    let existing = match statat(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => {
+            refuse_unreplaceable(&stat, &around)?;
+            Some((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid))
+        }
+        Err(Errno::NOENT) => None,
+        Err(error) => return Err(io::Error::from(error).to_string()),
+    };
+    Ok(Target { directory, name: name.to_owned(), existing })
+}
+
+fn refuse_unreplaceable(stat: &Stat, around: &Stat) -> Result<(), String> {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Err("it is a directory".into());
+    }
+    if stat.st_nlink > 1 {
+        return Err(format!("it has {} names (hard links), and only one would get the new content", stat.st_nlink));
+    }
+    if stat.st_dev != around.st_dev {
+        return Err("it is a mount point, which cannot be replaced".into());
+    }
+    let user = rustix::process::geteuid();
+    if !user.is_root() && stat.st_uid != user.as_raw() {
+        return Err("it belongs to another user, and a new file could not".into());
+    }
+    Ok(())
+}
+
+/// Follows symbolic links to the name that would be created or replaced.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    // As many as the kernel follows.
+    const MAX_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(link) => path = path.parent().unwrap_or(Path::new("")).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// An atomic output that is being written.
+#[derive(Debug)]
+pub(crate) struct AtomicFile {
+    target: Target,
+    directory: OwnedFd,
+    file: Arc<OwnedFd>,
+    /// The temporary name, where there is one to remove.
+    temporary: Option<OsString>,
+}
+
+impl AtomicFile {
+    /// Opens the file that will take the target's place.
+    pub(crate) fn create(target: Target) -> io::Result<Self> {
+        let directory = open(&target.directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mode = Mode::from_raw_mode(0o666);
+        match openat(&directory, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+            Ok(file) => Ok(Self { target, directory, file: Arc::new(file), temporary: None }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                let name = temporary_name(&target.name);
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = openat(&directory, &name, flags, mode)?;
+                Ok(Self { target, directory, file: Arc::new(file), temporary: Some(name) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The descriptor to write to.
+    pub(crate) fn file(&self) -> Arc<OwnedFd> {
+        self.file.clone()
+    }
+
+    /// Makes the bytes durable and puts them in the target's place. Blocks.
+    pub(crate) fn commit(mut self) -> io::Result<()> {
+        if let Some((mode, user, group)) = self.target.existing {
+            // The owner first: changing it clears the set-user bits of the mode.
+            match fchown(&self.file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))) {
+                // An unprivileged user keeps their own files' owner anyway; a group they are not in is lost.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+            fchmod(&self.file, Mode::from_raw_mode(mode))?;
+        }
+        fdatasync(&self.file)?;
+        if self.temporary.is_none() {
+            let name = temporary_name(&self.target.name);
+            let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            linkat(CWD, unnamed, &self.directory, &name, AtFlags::SYMLINK_FOLLOW)?;
+            self.temporary = Some(name);
+        }
+        let name = self.temporary.as_ref().map_or(OsStr::new(""), OsString::as_os_str);
+        renameat(&self.directory, name, &self.directory, &self.target.name)?;
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.temporary {
+            // There is nobody to tell, and nothing else to try.
+            let _ = unlinkat(&self.directory, name, AtFlags::empty());
+        }
+    }
+}
+
+/// A hidden name beside the target's, unlike any other.
+fn temporary_name(name: &OsStr) -> OsString {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+    let mut temporary = OsString::from(".");
+    // Names have at most 255 bytes; ours must leave room for the rest.
+    temporary.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(150)]));
+    temporary.push(format!(".stagehost-{}-{now:x}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed)));
+    temporary
+}

@@ -1,0 +1,18 @@
+//! The sandbox: engines, components, and the one function that makes a Store.
+//!
+//! Nothing outside this module names a wasmtime type. What a guest does wrong comes out as a
+//! [`StageExit`](crate::StageExit), never as an error of the host.
+
+mod component;
+mod engine;
+mod inspect;
+mod stdio;
+mod store;
+mod trap;
+
+pub(crate) use engine::Sandbox;
+pub use inspect::NotAStage;
+pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
+pub(crate) use stdio::{EndFailure, InputPort, OutputPort, Stdio};
+pub use store::DEFAULT_MEMORY;
+pub(crate) use store::{FIXED_ALLOWANCE, GuestSpec, Limits, run_guest};

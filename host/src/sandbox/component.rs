@@ -1,0 +1,84 @@
+//! Loading: bytes to compiled code that can be instantiated, once per digest.
+
+use std::sync::{Arc, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{Module, component::Component};
+use wasmtime_wasi::{p2, p3};
+
+use super::{engine::Sandbox, inspect::Shape, store::Guest};
+
+/// A file's SHA-256 digest.
+pub(crate) type Digest = [u8; 32];
+
+/// Compiled code, linked as far as it can be without a store.
+#[derive(Clone)]
+pub(crate) enum Loaded {
+    P3(p3::bindings::CommandPre<Guest>),
+    P2(p2::bindings::CommandPre<Guest>),
+    P1(wasmtime::InstancePre<Guest>),
+}
+
+impl Sandbox {
+    /// The digest of a `.wasm` file.
+    pub(crate) fn digest(bytes: &[u8]) -> Digest {
+        Sha256::digest(bytes).into()
+    }
+
+    /// Compiles and links a component, or finds it compiled. A second caller waits for the first.
+    ///
+    /// # Errors
+    ///
+    /// Why the code is refused: invalid, or an import that this host does not have.
+    ///
+    /// # Cancel safety
+    ///
+    /// Compilation goes on in its thread; its result is dropped.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        digest: Digest,
+        shape: Shape,
+        bytes: bytes::Bytes,
+    ) -> Result<Loaded, String> {
+        let cell = {
+            let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            compiled.entry(digest).or_default().clone()
+        };
+        cell.get_or_try_init(|| async {
+            let sandbox = self.clone();
+            let compile = tokio::task::spawn_blocking(move || sandbox.compile(shape, &bytes));
+            compile.await.map_err(|error| format!("the compiler failed: {error}"))?
+        })
+        .await
+        .cloned()
+    }
+
+    fn compile(&self, shape: Shape, bytes: &[u8]) -> Result<Loaded, String> {
+        let refused = |error: wasmtime::Error| readable(&error);
+        match shape {
+            Shape::ComponentP3 => {
+                let component = Component::new(&self.engine, bytes).map_err(refused)?;
+                let pre = self.components.instantiate_pre(&component).map_err(refused)?;
+                p3::bindings::CommandPre::new(pre).map(Loaded::P3).map_err(refused)
+            }
+            Shape::ComponentP2 => {
+                let component = Component::new(&self.engine, bytes).map_err(refused)?;
+                let pre = self.components.instantiate_pre(&component).map_err(refused)?;
+                p2::bindings::CommandPre::new(pre).map(Loaded::P2).map_err(refused)
+            }
+            Shape::ModuleP1 => {
+                let module = Module::new(&self.engine, bytes).map_err(refused)?;
+                self.modules.instantiate_pre(&module).map(Loaded::P1).map_err(refused)
+            }
+        }
+    }
+}
+
+/// An error's chain on one line.
+pub(super) fn readable(error: &wasmtime::Error) -> String {
+    let mut text = format!("{error:#}").replace('\n', " ");
+    while let Some(double) = text.find("  ") {
+        text.remove(double);
+    }
+    text
+}

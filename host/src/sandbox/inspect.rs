@@ -1,0 +1,222 @@
+//! What a `.wasm` file is, without compiling it: its kind, imports, exports and `stagehost` section.
+
+use serde::{Deserialize, Serialize};
+use wasmparser::{Chunk, Parser, Payload};
+
+/// How the file is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// A component that exports `wasi:cli/run@0.3`: the fast path.
+    ComponentP3,
+    /// A component that exports `wasi:cli/run@0.2`.
+    ComponentP2,
+    /// A preview1 core module with `_start`.
+    ModuleP1,
+}
+
+/// What is known of a `.wasm` file that can be a stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// How it is run.
+    pub shape: Shape,
+    /// The names of its imports.
+    pub imports: Vec<String>,
+    /// The names of its exports.
+    pub exports: Vec<String>,
+    /// What its `stagehost` section says.
+    pub section: Section,
+}
+
+/// The `stagehost` section: what a stage says of itself. It asks; only the pipeline file grants.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Section {
+    /// The stage's name.
+    pub name: Option<String>,
+    /// The stage's version.
+    pub version: Option<String>,
+    /// What it does, in a line.
+    pub summary: Option<String>,
+    /// Exit codes that are no failure.
+    pub ok_exit: Vec<u8>,
+    /// `true`: from a seekable inherited stdin the host hands over a line at a time, so that a stage which stops early
+    /// leaves the rest for the next program.
+    pub line_at_a_time: bool,
+    /// The arguments it understands.
+    pub args: Vec<SectionArg>,
+}
+
+/// One argument in a `stagehost` section.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SectionArg {
+    /// The argument as it is written.
+    pub name: String,
+    /// What it does.
+    pub help: String,
+}
+
+/// Why a file cannot be a stage.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NotAStage {
+    /// What the file is instead.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+fn not_a_stage(message: impl Into<String>, hint: &str) -> NotAStage {
+    NotAStage { message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
+}
+
+const RUN: &str = "wasi:cli/run@";
+const RUST_HINT: &str = "with Rust: `cargo build --target wasm32-wasip2`";
+
+/// Finds out what `bytes` is.
+///
+/// # Errors
+///
+/// [`NotAStage`] with what the file is instead, if it is nothing that can be run.
+pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
+    refuse_strangers(bytes)?;
+    let outline = Outline::read(bytes).map_err(|error| {
+        not_a_stage(format!("the file is no valid WebAssembly: {error}"), "it may be cut short or damaged")
+    })?;
+    let exports_run = |version: &str| {
+        outline.exports.iter().any(|name| name.strip_prefix(RUN).is_some_and(|rest| rest.starts_with(version)))
+    };
+    let shape = if !outline.is_component {
+        if outline.exports.iter().any(|name| name == "_start") {
+            Shape::ModuleP1
+        } else {
+            return Err(not_a_stage(
+                format!("the file is a core module without `_start`; it exports {}", list(&outline.exports)),
+                "a stage is a command: build it as a program, not as a library",
+            ));
+        }
+    } else if exports_run("0.3.") {
+        Shape::ComponentP3
+    } else if exports_run("0.2.") {
+        Shape::ComponentP2
+    } else {
+        return Err(not_a_stage(
+            format!("the component exports no `wasi:cli/run`; it exports {}", list(&outline.exports)),
+            "a stage is a command: a component that exports `wasi:cli/run`",
+        ));
+    };
+    let section = match &outline.section {
+        Some(json) => serde_json::from_slice(json)
+            .map_err(|error| not_a_stage(format!("its `stagehost` section is not what it should be: {error}"), ""))?,
+        None => Section::default(),
+    };
+    Ok(Inspection { shape, imports: outline.imports, exports: outline.exports, section })
+}
+
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return "nothing".into();
+    }
+    let mut text = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// Names what people pass by mistake.
+fn refuse_strangers(bytes: &[u8]) -> Result<(), NotAStage> {
+    if Parser::is_component(bytes) || Parser::is_core_wasm(bytes) {
+        return Ok(());
+    }
+    let starts = |magic: &[u8]| bytes.starts_with(magic);
+    Err(if bytes.is_empty() {
+        not_a_stage("the file is empty", "")
+    } else if starts(b"\0asm") {
+        not_a_stage("the file is WebAssembly of an unknown version", "or its first bytes are damaged")
+    } else if starts(b"\x7fELF") {
+        not_a_stage("the file is a native program (ELF), not WebAssembly", RUST_HINT)
+    } else if starts(b"#!") {
+        not_a_stage("the file is a script, not WebAssembly", "")
+    } else if starts(b"\x1f\x8b") || starts(b"\x28\xb5\x2f\xfd") {
+        not_a_stage("the file is compressed, not WebAssembly", "decompress it first")
+    } else if starts(b"PK\x03\x04") {
+        not_a_stage("the file is a zip archive, not WebAssembly", "")
+    } else if starts(b"(module") || starts(b"(component") {
+        not_a_stage("the file is WebAssembly text", "turn it into a binary: `wasm-tools parse x.wat -o x.wasm`")
+    } else if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        not_a_stage("the file is text, not WebAssembly", RUST_HINT)
+    } else {
+        not_a_stage("the file is not WebAssembly", RUST_HINT)
+    })
+}
+
+/// The outside of a component or module.
+#[derive(Default)]
+struct Outline {
+    is_component: bool,
+    imports: Vec<String>,
+    exports: Vec<String>,
+    section: Option<Vec<u8>>,
+}
+
+impl Outline {
+    /// Reads names and sections; bodies are skipped. Only the outermost component's names count; the `stagehost` section
+    /// may stand in a module within, where linkers leave it.
+    fn read(mut bytes: &[u8]) -> wasmparser::Result<Self> {
+        let mut outline = Self { is_component: Parser::is_component(bytes), ..Self::default() };
+        let mut parser = Parser::new(0);
+        let mut around = Vec::new();
+        loop {
+            let payload = match parser.parse(bytes, true)? {
+                Chunk::Parsed { consumed, payload } => {
+                    bytes = &bytes[consumed..];
+                    payload
+                }
+                Chunk::NeedMoreData(_) => unreachable!("all bytes are there"),
+            };
+            let outermost = around.is_empty();
+            match payload {
+                Payload::ModuleSection { parser: inner, .. } | Payload::ComponentSection { parser: inner, .. } => {
+                    around.push(parser);
+                    parser = inner;
+                }
+                Payload::ComponentImportSection(imports) if outermost => {
+                    for import in imports {
+                        outline.imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(exports) if outermost => {
+                    for export in exports {
+                        outline.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                Payload::ImportSection(imports) if outermost => {
+                    for import in imports.into_imports() {
+                        let import = import?;
+                        outline.imports.push(format!("{}::{}", import.module, import.name));
+                    }
+                }
+                Payload::ExportSection(exports) if outermost => {
+                    for export in exports {
+                        outline.exports.push(export?.name.to_owned());
+                    }
+                }
+                Payload::CustomSection(custom) if custom.name() == "stagehost" && outline.section.is_none() => {
+                    outline.section = Some(custom.data().to_vec());
+                }
+                Payload::CodeSectionStart { size, .. } => {
+                    bytes = bytes.get(size as usize..).unwrap_or_default();
+                    parser.skip_section();
+                }
+                Payload::End(_) => match around.pop() {
+                    Some(outer) => parser = outer,
+                    None => return Ok(outline),
+                },
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! A guest's standard streams: views of one half that the stage owns.
+//!
+//! A guest may open its streams again and again, and several at once. Every opening is a view of the same port; dropping a
+//! view closes nothing. Each operation first takes a unit of the runtime's cooperative budget, so that no guest holds a
+//! thread by moving bytes between ends that are always ready.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker, ready},
+};
+
+use bytes::Bytes;
+use stagehost_ring::{Cause, ReadError};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    task::coop::poll_proceed,
+};
+use wasmtime_wasi::{
+    async_trait,
+    cli::{IsTerminal, StdinStream, StdoutStream},
+    p2::{InputStream, OutputStream, Pollable, StreamError},
+};
+
+use crate::joint::{Sink, Source};
+
+/// The three streams of one stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Stdio {
+    pub(crate) stdin: InputPort,
+    pub(crate) stdout: OutputPort,
+    pub(crate) stderr: StderrPort,
+}
+
+/// A stage's standard error is an output that keeps a tail.
+pub(crate) type StderrPort = OutputPort;
+
+/// Why an end of a stage failed, recorded by the host whatever the guest makes of it.
+#[derive(Clone, Debug)]
+pub(crate) enum EndFailure {
+    /// The stage before ended badly.
+    Aborted(Cause),
+    /// The system refused.
+    Io(Arc<io::Error>),
+}
+
+/// Wakes everyone who waits for a port: two views of one half wait with wakers of their own, and a half knows only one.
+#[derive(Default)]
+struct FanOut(Mutex<Vec<Waker>>);
+
+impl FanOut {
+    fn add(&self, waker: &Waker) {
+        let mut waiting = lock(&self.0);
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+}
+
+impl Wake for FanOut {
+    fn wake(self: Arc<Self>) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks stays whole between any two steps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What all views of one stream share.
+struct Port<T> {
+    state: Mutex<T>,
+    fan_out: Arc<FanOut>,
+    waker: Waker,
+    /// Told when the end failed, so that the stage can be stopped.
+    failed: Notify,
+}
+
+impl<T> Port<T> {
+    fn new(state: T) -> Self {
+        let fan_out = Arc::new(FanOut::default());
+        Self { state: Mutex::new(state), waker: Waker::from(fan_out.clone()), fan_out, failed: Notify::new() }
+    }
+
+    /// Polls under the lock with the port's own waker. If that has to wait, the caller's waker is kept and the poll done
+    /// once more: a wake between the first poll and the keeping would be lost.
+    fn poll<R>(&self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut T, &mut Context<'_>) -> Poll<R>) -> Poll<R> {
+        let mut state = lock(&self.state);
+        let mut own = Context::from_waker(&self.waker);
+        let polled = poll(&mut state, &mut own);
+        if polled.is_ready() {
+            return polled;
+        }
+        self.fan_out.add(cx.waker());
+        poll(&mut state, &mut own)
+    }
+}
+
+/// A stage's standard input.
+#[derive(Clone)]
+pub(crate) struct InputPort(Arc<Port<InputState>>);
+
+struct InputState {
+    source: Option<Source>,
+    ended: bool,
+    delivered: u64,
+    failure: Option<EndFailure>,
+    /// Whether the guest is told of an abort, rather than stopped.
+    tell_aborts: bool,
+}
+
+impl InputPort {
+    pub(crate) fn new(source: Source, tell_aborts: bool) -> Self {
+        let state = InputState { source: Some(source), ended: false, delivered: 0, failure: None, tell_aborts };
+        Self(Arc::new(Port::new(state)))
+    }
+
+    /// Waits until the input failed. Cancel safe.
+    pub(crate) async fn failed(&self) -> EndFailure {
+        loop {
+            let failure = lock(&self.0.state).failure.clone();
+            match failure {
+                Some(failure) if !self.is_told(&failure) => return failure,
+                _ => self.0.failed.notified().await,
+            }
+        }
+    }
+
+    fn is_told(&self, failure: &EndFailure) -> bool {
+        matches!(failure, EndFailure::Aborted(_)) && lock(&self.0.state).tell_aborts
+    }
+
+    pub(crate) fn failure(&self) -> Option<EndFailure> {
+        lock(&self.0.state).failure.clone()
+    }
+
+    /// Bytes handed to the guest.
+    pub(crate) fn delivered(&self) -> u64 {
+        lock(&self.0.state).delivered
+    }
+
+    /// Whether the guest saw the end.
+    pub(crate) fn ended(&self) -> bool {
+        lock(&self.0.state).ended
+    }
+
+    /// Takes the half back; views see an end from now on.
+    pub(crate) fn take(&self) -> Option<Source> {
+        lock(&self.0.state).source.take()
+    }
+
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_proceed(cx));
+        let read = self.0.poll(cx, |state, cx| state.poll_read(cx, into, &self.0.failed));
+        if read.is_ready() {
+            budget.made_progress();
+        }
+        read
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_proceed(cx));
+        let ready = self.0.poll(cx, |state, cx| match (&mut state.source, &state.failure) {
+            (_, Some(_)) | (None, _) => Poll::Ready(()),
+            (Some(source), None) => source.poll_ready(cx),
+        });
+        if ready.is_ready() {
+            budget.made_progress();
+        }
+        ready
+    }
+}
+
+impl InputState {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
+        let Some(source) = &mut self.source else { return Poll::Ready(Ok(0)) };
+        if self.failure.is_none() {
+            match ready!(source.poll_read(cx, into)) {
+                Ok(n) => {
+                    self.ended |= n == 0 && !into.is_empty();
+                    self.delivered += n as u64;
+                    return Poll::Ready(Ok(n));
+                }
+                Err(error) => {
+                    self.failure = Some(match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
+                        Some(ReadError::Aborted(cause)) => EndFailure::Aborted(cause.clone()),
+                        _ => EndFailure::Io(Arc::new(error)),
+                    });
+                    failed.notify_one();
+                }
+            }
+        }
+        match &self.failure {
+            Some(EndFailure::Aborted(cause)) if self.tell_aborts => Poll::Ready(Err(io::Error::other(cause.clone()))),
+            // An end or an error would let the guest go on as if it had all its input: the stage is stopped instead.
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// A stage's standard output, or standard error.
+#[derive(Clone)]
+pub(crate) struct OutputPort(Arc<Port<OutputState>>);
+
+struct OutputState {
+    sink: Option<Sink>,
+    /// What a 0.2 stream took and the sink did not yet.
+    pending: Bytes,
+    written: u64,
+    /// The reader is gone.
+    broken: bool,
+    failure: Option<EndFailure>,
+    /// Whether a failure only closes the output: standard error never fails a stage.
+    lenient: bool,
+    tail: Option<Tail>,
+}
+
+/// How much a 0.2 stream may hand over at a time, in bytes.
+const PERMIT: usize = 64 << 10;
+
+impl OutputPort {
+    pub(crate) fn new(sink: Sink) -> Self {
+        Self::with(sink, false, None)
+    }
+
+    /// An output whose end is kept for the report, and whose failures are nobody's failure.
+    pub(crate) fn with_tail(sink: Sink) -> Self {
+        Self::with(sink, true, Some(Tail::default()))
+    }
+
+    fn with(sink: Sink, lenient: bool, tail: Option<Tail>) -> Self {
+        let state = OutputState {
+            sink: Some(sink),
+            pending: Bytes::new(),
+            written: 0,
+            broken: false,
+            failure: None,
+            lenient,
+            tail,
+        };
+        Self(Arc::new(Port::new(state)))
+    }
+
+    /// Waits until the output failed, other than by a reader that is gone. Cancel safe.
+    pub(crate) async fn failed(&self) -> EndFailure {
+        loop {
+            let failure = lock(&self.0.state).failure.clone();
+            match failure {
+                Some(failure) => return failure,
+                None => self.0.failed.notified().await,
+            }
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<EndFailure> {
+        lock(&self.0.state).failure.clone()
+    }
+
+    /// Bytes taken from the guest.
+    pub(crate) fn written(&self) -> u64 {
+        lock(&self.0.state).written
+    }
+
+    /// Whether a write was refused because the reader is gone.
+    pub(crate) fn is_broken(&self) -> bool {
+        lock(&self.0.state).broken
+    }
+
+    /// The end of what was written, as text, if it is kept.
+    pub(crate) fn tail_text(&self) -> String {
+        lock(&self.0.state).tail.as_ref().map(Tail::text).unwrap_or_default()
+    }
+
+    /// Takes the half back; views see a reader that is gone from now on.
+    pub(crate) fn take(&self) -> Option<Sink> {
+        lock(&self.0.state).sink.take()
+    }
+
+    /// Says that nothing will be written for a while.
+    pub(crate) fn idle(&self) {
+        if let Some(sink) = &mut lock(&self.0.state).sink {
+            sink.idle();
+        }
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_proceed(cx));
+        let written = self.0.poll(cx, |state, cx| {
+            ready!(state.poll_drain(cx, &self.0.failed))?;
+            state.poll_write(cx, bytes, &self.0.failed)
+        });
+        if written.is_ready() {
+            budget.made_progress();
+        }
+        written
+    }
+
+    /// Waits until what 0.2 streams handed over is with the sink. A reader that is gone is no error here.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let budget = ready!(poll_proceed(cx));
+        let drained = self.0.poll(cx, |state, cx| state.poll_drain(cx, &self.0.failed));
+        if drained.is_ready() {
+            budget.made_progress();
+        }
+        drained.map(|_| Ok(()))
+    }
+
+    /// Waits until everything that was taken is written.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll(cx, |state, cx| {
+            ready!(state.poll_drain(cx, &self.0.failed))?;
+            match &mut state.sink {
+                Some(sink) => sink.poll_flush(cx),
+                None => Poll::Ready(Ok(())),
+            }
+        })
+    }
+}
+
+impl OutputState {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8], failed: &Notify) -> Poll<io::Result<usize>> {
+        if self.failure.is_some() {
+            // The stage is being stopped; nothing it writes now would be kept.
+            return Poll::Pending;
+        }
+        let Some(sink) = self.sink.as_mut().filter(|_| !self.broken) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let n = match ready!(sink.poll_write(cx, bytes)) {
+            Ok(n) => n,
+            Err(_) if self.lenient => {
+                self.sink = Some(Sink::Null);
+                bytes.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.broken = true;
+                return Poll::Ready(Err(error));
+            }
+            Err(error) => {
+                self.failure = Some(EndFailure::Io(Arc::new(error)));
+                failed.notify_one();
+                return Poll::Pending;
+            }
+        };
+        self.written += n as u64;
+        if let Some(tail) = &mut self.tail {
+            tail.push(&bytes[..n]);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, failed: &Notify) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let pending = self.pending.clone();
+            match ready!(self.poll_write(cx, &pending, failed)) {
+                Ok(n) => drop(self.pending.split_to(n)),
+                Err(error) => {
+                    self.pending.clear();
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The start and the end of a text, in bounded space.
+#[derive(Debug, Default)]
+struct Tail {
+    start: Vec<u8>,
+    end: std::collections::VecDeque<u8>,
+    left_out: u64,
+}
+
+impl Tail {
+    /// Half of what is kept, in bytes.
+    const HALF: usize = 32 << 10;
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        let to_start = bytes.len().min(Self::HALF - self.start.len());
+        self.start.extend_from_slice(&bytes[..to_start]);
+        bytes = &bytes[to_start..];
+        if bytes.len() > Self::HALF {
+            self.left_out += (bytes.len() - Self::HALF) as u64;
+            bytes = &bytes[bytes.len() - Self::HALF..];
+        }
+        let over = (self.end.len() + bytes.len()).saturating_sub(Self::HALF);
+        self.end.drain(..over);
+        self.left_out += over as u64;
+        self.end.extend(bytes);
+    }
+
+    fn text(&self) -> String {
+        let start = String::from_utf8_lossy(&self.start);
+        let end: Vec<u8> = self.end.iter().copied().collect();
+        let end = String::from_utf8_lossy(&end);
+        if self.left_out == 0 {
+            format!("{start}{end}")
+        } else {
+            format!("{start}\n… {} bytes left out …\n{end}", self.left_out)
+        }
+    }
+}
+
+/// One opening of a stream.
+struct View<P>(P);
+
+impl AsyncRead for View<InputPort> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let n = ready!(self.0.poll_read(cx, buffer.initialize_unfilled()))?;
+        buffer.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for View<OutputPort> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Called after every write; the half itself is flushed once, when the stage has ended.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A stage that closes its stdout has not finished it.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl IsTerminal for InputPort {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl IsTerminal for OutputPort {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for InputPort {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(View(self.clone()))
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(View(self.clone()))
+    }
+}
+
+impl StdoutStream for OutputPort {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(View(self.clone()))
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(View(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Pollable for View<InputPort> {
+    async fn ready(&mut self) {
+        std::future::poll_fn(|cx| self.0.poll_ready(cx)).await;
+    }
+}
+
+impl InputStream for View<InputPort> {
+    fn read(&mut self, size: usize) -> Result<Bytes, StreamError> {
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        // Never by the guest's `size` alone, which may be anything.
+        let mut buffer = vec![0; size.min(PERMIT)];
+        match self.0.poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
+            Poll::Pending => Ok(Bytes::new()),
+            Poll::Ready(Ok(0)) => Err(StreamError::Closed),
+            Poll::Ready(Ok(n)) => {
+                buffer.truncate(n);
+                Ok(buffer.into())
+            }
+            Poll::Ready(Err(error)) => Err(StreamError::LastOperationFailed(error.into())),
+        }
+    }
+}
+
+#[async_trait]
+impl Pollable for View<OutputPort> {
+    async fn ready(&mut self) {
+        // A failure is told by the call that follows.
+        let _ = std::future::poll_fn(|cx| self.0.poll_drain(cx)).await;
+    }
+}
+
+impl OutputStream for View<OutputPort> {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        if bytes.len() > PERMIT {
+            return Err(StreamError::trap("more was written than check-write permitted"));
+        }
+        let mut state = lock(&self.0.0.state);
+        if state.broken {
+            return Err(StreamError::Closed);
+        }
+        if !state.pending.is_empty() {
+            return Err(StreamError::trap("a write before check-write permitted it"));
+        }
+        state.pending = bytes;
+        drop(state);
+        // Most writes find room: then nothing is left pending.
+        match self.0.0.poll(&mut Context::from_waker(Waker::noop()), |state, cx| state.poll_drain(cx, &self.0.0.failed))
+        {
+            Poll::Ready(Err(_)) => Err(StreamError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        let state = lock(&self.0.0.state);
+        if state.broken {
+            return Err(StreamError::Closed);
+        }
+        Ok(if state.pending.is_empty() { PERMIT } else { 0 })
+    }
+}
+
+impl std::fmt::Debug for InputPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InputPort").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for OutputPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputPort").finish_non_exhaustive()
+    }
+}

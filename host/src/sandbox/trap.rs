@@ -1,0 +1,95 @@
+//! What wasmtime says of a guest's end, as a [`StageExit`].
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::{
+    component::readable,
+    store::{Denied, Stopped},
+};
+use crate::outcome::{LimitKind, StageExit, TrapKind};
+
+/// The most frames of a trap that a report carries.
+const MAX_FRAMES: usize = 32;
+
+/// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed.
+pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &str) -> StageExit {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return match (*code, denied) {
+            (0, _) => StageExit::Ok,
+            (_, Some(denied)) => out_of_memory(denied),
+            // Only the low byte of an exit code reaches a parent, here as anywhere.
+            (code, None) => StageExit::Exit { code: u8::try_from(code & 0xff).unwrap_or(u8::MAX) },
+        };
+    }
+    if error.is::<Stopped>() {
+        return StageExit::Cancelled;
+    }
+    if let Some(denied) = denied {
+        return out_of_memory(denied);
+    }
+    if error.is::<wasmtime::WasmtimeBug>() {
+        return StageExit::HostError { message: format!("the sandbox failed: {}", readable(error)), path: None };
+    }
+    let root = error.root_cause().to_string();
+    let (kind, mut message) = match error.downcast_ref::<Trap>() {
+        Some(trap) => (kind_of(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
+        None if root.contains("resource table has no free keys") || root.contains("handle table") => {
+            return StageExit::Limit { which: LimitKind::Handles, limit: None, used: None, asked: None };
+        }
+        None if root.contains("resource limit exceeded") => {
+            return StageExit::Limit { which: LimitKind::Instances, limit: None, used: None, asked: None };
+        }
+        None => (TrapKind::HostCallRefused, root),
+    };
+    if kind == TrapKind::Unreachable
+        && let Some(panic) = panic_text(stderr)
+    {
+        message = panic;
+    }
+    if kind == TrapKind::MemoryOutOfBounds && format!("{error:#}").contains("0xffff") {
+        message.push_str(" (likely a stack overflow)");
+    }
+    StageExit::Trap { trap: kind, message, frames: frames(error) }
+}
+
+fn out_of_memory(Denied { limit, used, asked }: Denied) -> StageExit {
+    StageExit::Limit { which: LimitKind::Memory, limit: Some(limit), used: Some(used), asked: Some(asked) }
+}
+
+fn kind_of(trap: Trap) -> TrapKind {
+    match trap {
+        Trap::UnreachableCodeReached => TrapKind::Unreachable,
+        Trap::MemoryOutOfBounds | Trap::HeapMisaligned => TrapKind::MemoryOutOfBounds,
+        Trap::StackOverflow => TrapKind::StackOverflow,
+        Trap::IntegerOverflow | Trap::IntegerDivisionByZero | Trap::BadConversionToInteger => TrapKind::IntegerDivision,
+        Trap::IndirectCallToNull | Trap::BadSignature | Trap::TableOutOfBounds => TrapKind::IndirectCall,
+        // wasmtime's list is open; what it adds is some refusal to go on.
+        _ => TrapKind::HostCallRefused,
+    }
+}
+
+fn frames(error: &wasmtime::Error) -> Vec<String> {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
+    backtrace
+        .frames()
+        .iter()
+        .take(MAX_FRAMES)
+        .map(|frame| match frame.func_name() {
+            Some(name) => wasmtime_environ_demangle(name),
+            None => format!("function {}", frame.func_index()),
+        })
+        .collect()
+}
+
+fn wasmtime_environ_demangle(name: &str) -> String {
+    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"))
+}
+
+/// A Rust panic's own text and place, if that is what the guest printed last.
+fn panic_text(stderr: &str) -> Option<String> {
+    let (_, panic) = stderr.rsplit_once("panicked at ")?;
+    let (place, rest) = panic.split_once(":\n").or_else(|| panic.split_once('\n'))?;
+    let message = rest.split("\nnote: ").next().unwrap_or(rest).trim_end();
+    Some(format!("panicked at {place}: {message}"))
+}

@@ -1,0 +1,148 @@
+//! The pipeline file: JSON text in, a [`PipelineSpec`] out.
+//!
+//! What can be said about a file without looking at the world is checked here, once: afterwards names are unique, sizes
+//! and durations are numbers, and unknown keys are gone. Files, components and digests are the plan's business. Errors
+//! carry their place (`stages[2].limits.memory`, or line and column for a syntax error) and a hint.
+
+mod node;
+mod shorthand;
+mod types;
+mod value;
+
+pub use shorthand::shorthand;
+pub use types::{
+    BrokenPipe, FileSink, Ignore, LimitsSpec, OnFailure, PipelineSpec, Requirement, StageSpec, StderrSpec, StdinSpec,
+    StdoutSpec, schema,
+};
+pub use value::{Bound, Size, Span, parse_duration};
+
+use std::fmt;
+
+use node::Node;
+
+/// What is wrong with a pipeline file, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct SpecError {
+    /// The place: a path such as `stages[2].limits.memory`, or `line 3, column 7`.
+    pub place: String,
+    /// What is wrong there.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl SpecError {
+    /// Makes an error at a place.
+    pub fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { place: place.into(), message: message.into(), hint: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The largest pipeline file that is read, in bytes. A file of a thousand stages has some hundred KiB.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
+
+/// The most stages a pipeline may have.
+pub const MAX_STAGES: usize = 10_000;
+
+/// Parses a pipeline file.
+///
+/// # Errors
+///
+/// The first thing wrong with it, in the order of the text for syntax errors and of the fields for the rest.
+pub fn parse(text: &[u8]) -> Result<PipelineSpec, SpecError> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.len() > MAX_FILE_BYTES {
+        return Err(SpecError::new("line 1, column 1", format!("the file is over {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let (line, column) = line_and_column(text, error.valid_up_to());
+        SpecError::new(format!("line {line}, column {column}"), "the file is not UTF-8")
+            .hint("a pipeline file is JSON text in UTF-8")
+    })?;
+    let mut node: Node = serde_json::from_str(text).map_err(|error| syntax_error(text, &error))?;
+    node.check(&Place::root())?;
+    let spec = node.read::<PipelineSpec>()?;
+    spec.check()?;
+    Ok(spec)
+}
+
+fn line_and_column(text: &[u8], offset: usize) -> (usize, usize) {
+    let before = &text[..offset];
+    let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    (before.iter().filter(|&&byte| byte == b'\n').count() + 1, offset - line_start + 1)
+}
+
+fn syntax_error(text: &str, error: &serde_json::Error) -> SpecError {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+    let spec_error = SpecError::new(place, message.clone());
+    if text.trim().is_empty() {
+        SpecError { message: "the file is empty".into(), ..spec_error }
+            .hint(r#"the smallest pipeline file is {"version": 1, "stages": []}"#)
+    } else if message.contains("recursion limit") {
+        SpecError { message: "the file is nested too deeply".into(), ..spec_error }
+    } else if message.contains("trailing comma") {
+        spec_error.hint("JSON allows no comma before a closing bracket")
+    } else if message.contains("key must be a string") {
+        spec_error.hint("JSON keys stand in double quotes, and JSON has no comments")
+    } else {
+        spec_error
+    }
+}
+
+/// A place in the file, as it is printed: `stages[2].limits.memory`.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(String);
+
+impl Place {
+    pub(crate) fn root() -> Self {
+        Self(String::new())
+    }
+
+    pub(crate) fn key(&self, key: &str) -> Self {
+        let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_$-".contains(c));
+        let dot = if self.0.is_empty() { "" } else { "." };
+        if plain { Self(format!("{}{dot}{key}", self.0)) } else { Self(format!("{}[{key:?}]", self.0)) }
+    }
+
+    pub(crate) fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "the file" } else { &self.0 })
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl From<&Place> for String {
+    fn from(place: &Place) -> Self {
+        place.to_string()
+    }
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()).div_ceil(3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}

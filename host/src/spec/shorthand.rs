@@ -1,0 +1,126 @@
+//! The shorthand of `-c`: `':words | :lower | ./plugin.wasm --x'`.
+//!
+//! Words and quoting are a shell's, read by a shell-grammar crate; what only a shell could do is refused with a hint.
+
+use brush_parser::{
+    ParserOptions, Token, uncached_tokenize_str,
+    word::{WordPiece, WordPieceWithSource},
+};
+
+use super::{PipelineSpec, SpecError, StageSpec};
+
+/// Reads the shorthand as a pipeline: stages separated by `|`, each a word that says what to run and its arguments.
+///
+/// # Errors
+///
+/// What is wrong, with the column where it stands.
+pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
+    if text.contains('\0') {
+        return Err(SpecError::new("-c", "the text holds a NUL character"));
+    }
+    let tokens = uncached_tokenize_str(text, &Default::default()).map_err(|error| {
+        SpecError::new("-c", error.to_string())
+            .hint("a quote or bracket is not closed; single quotes keep a text as it is")
+    })?;
+    let mut stages: Vec<StageSpec> = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    for token in tokens {
+        match token {
+            Token::Word(word, span) => words.push(plain_word(&word, span.start.column)?),
+            Token::Operator(operator, span) if operator == "|" => {
+                stages.push(stage(std::mem::take(&mut words), span.start.column)?);
+            }
+            Token::Operator(operator, span) => {
+                let what = if operator == "\n" { "a line break".into() } else { format!("`{operator}`") };
+                return Err(refused(&what, span.start.column, operator_hint(&operator)));
+            }
+        }
+    }
+    if !words.is_empty() || !stages.is_empty() {
+        stages.push(stage(words, text.chars().count() + 1)?);
+    }
+    let spec = PipelineSpec { version: 1, stages, ..PipelineSpec::default() };
+    spec.check()?;
+    Ok(spec)
+}
+
+fn stage(words: Vec<String>, column: usize) -> Result<StageSpec, SpecError> {
+    let mut words = words.into_iter();
+    let Some(first) = words.next() else {
+        return Err(SpecError::new(format!("-c, column {column}"), "a stage is missing beside `|`"));
+    };
+    let wasm = match first.strip_prefix(':') {
+        Some(name) => format!("builtin:{name}"),
+        None if first.ends_with(".wasm") => first,
+        None => {
+            return Err(SpecError::new(format!("-c, column {column}"), format!("{first:?} is no stage"))
+                .hint("a stage is `:name` (a stock stage) or a path that ends in `.wasm`"));
+        }
+    };
+    Ok(StageSpec { wasm: Some(wasm), args: Some(words.collect()), ..StageSpec::default() })
+}
+
+/// The text that a word stands for, if a shell would not have to expand anything to know it.
+fn plain_word(word: &str, column: usize) -> Result<String, SpecError> {
+    let pieces = brush_parser::word::parse(word, &ParserOptions::default())
+        .map_err(|error| SpecError::new(format!("-c, column {column}"), error.to_string()))?;
+    let mut text = String::new();
+    append(&mut text, pieces, false, column)?;
+    Ok(text)
+}
+
+fn append(text: &mut String, pieces: Vec<WordPieceWithSource>, quoted: bool, column: usize) -> Result<(), SpecError> {
+    for WordPieceWithSource { piece, start_index, .. } in pieces {
+        let column = column + start_index;
+        match piece {
+            WordPiece::Text(plain) => {
+                if !quoted && let Some(special) = plain.chars().find(|c| "*?[]{}()".contains(*c)) {
+                    return Err(refused(&format!("`{special}`"), column, "quote it: '…' keeps it as it is"));
+                }
+                text.push_str(&plain);
+            }
+            WordPiece::SingleQuotedText(plain) => text.push_str(&plain),
+            WordPiece::EscapeSequence(escaped) => text.push_str(unescape(&escaped)),
+            WordPiece::DoubleQuotedSequence(inner) => append(text, inner, true, column)?,
+            WordPiece::TildeExpansion(_) => return Err(refused("`~`", column, "write the path, or quote it: '~'")),
+            WordPiece::AnsiCQuotedText(_) | WordPiece::GettextDoubleQuotedSequence(_) => {
+                return Err(refused("`$` before a quote", column, "plain '…' and \"…\" quotes are understood"));
+            }
+            WordPiece::ParameterExpansion(_)
+            | WordPiece::CommandSubstitution(_)
+            | WordPiece::ArithmeticExpression(_) => {
+                return Err(refused(
+                    "`$`",
+                    column,
+                    "quote it: '$' keeps it as it is; your shell expands \"$…\" before us",
+                ));
+            }
+            WordPiece::BackquotedCommandSubstitution(_) => {
+                return Err(refused("a backtick", column, "quote it: '`' keeps it as it is"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The character behind a backslash; a backslash before a line break joins the lines.
+fn unescape(escaped: &str) -> &str {
+    match escaped.strip_prefix('\\') {
+        Some("\n") => "",
+        Some(rest) => rest,
+        None => escaped,
+    }
+}
+
+fn refused(what: &str, column: usize, hint: &str) -> SpecError {
+    SpecError::new(format!("-c, column {column}"), format!("{what} would need a shell")).hint(hint)
+}
+
+fn operator_hint(operator: &str) -> &'static str {
+    match operator {
+        ">" | ">>" | ">|" => "use --stdout FILE",
+        "<" | "<<" | "<<<" => "use --stdin FILE",
+        "&" | "&&" | "||" | ";" | "\n" => "one pipeline a run; use your shell for more",
+        _ => "quote it, or use your shell around `stagehost run`",
+    }
+}
