@@ -28,6 +28,8 @@ pub struct Input {
     /// Where the bytes begin that were not consumed yet.
     start: usize,
     ended: bool,
+    /// The most that one read asks for.
+    read_at_most: usize,
 }
 
 enum Source {
@@ -48,7 +50,13 @@ impl Input {
     }
 
     fn new(source: Source) -> Self {
-        Self { source, buffer: Vec::with_capacity(CHUNK), start: 0, ended: false }
+        Self { source, buffer: Vec::with_capacity(CHUNK), start: 0, ended: false, read_at_most: usize::MAX }
+    }
+
+    /// Bounds how many bytes one read asks for from now on. A stage that stops early asks for no more than it needs, so
+    /// that the rest is left for whoever reads next. At least 1; default: the buffer's size.
+    pub fn read_at_most(&mut self, bytes: usize) {
+        self.read_at_most = bytes.max(1);
     }
 
     /// The next bytes, as many as one read gave: never empty, `None` at the end.
@@ -124,7 +132,7 @@ impl Input {
         }
         match &mut self.source {
             Source::Stdin(stream, ended_with) => {
-                match raw::read_stdin(*stream, &mut self.buffer, output::flush_before_wait) {
+                match raw::read_stdin(*stream, &mut self.buffer, self.read_at_most, output::flush_before_wait) {
                     Moved::Bytes(_) => Ok(true),
                     Moved::Dropped(n) => {
                         self.ended = true;
@@ -136,8 +144,9 @@ impl Input {
                 }
             }
             Source::Reader(reader) => {
-                let read =
-                    reader.take((self.buffer.capacity() - self.buffer.len()) as u64).read_to_end(&mut self.buffer)?;
+                let read = reader
+                    .take((self.buffer.capacity() - self.buffer.len()).min(self.read_at_most) as u64)
+                    .read_to_end(&mut self.buffer)?;
                 self.ended = read == 0;
                 Ok(read > 0)
             }

@@ -29,10 +29,10 @@ fn complete(handle: u32, started: u32, before_wait: impl FnOnce()) -> Moved {
     if code & 0xf == 0 { Moved::Bytes(bytes) } else { Moved::Dropped(bytes) }
 }
 
-/// Reads into the spare capacity of `buffer`, which must have some.
-pub(crate) fn read_stdin(stream: u32, buffer: &mut Vec<u8>, before_wait: impl FnOnce()) -> Moved {
+/// Reads at most `most` bytes into the spare capacity of `buffer`, which must have some.
+pub(crate) fn read_stdin(stream: u32, buffer: &mut Vec<u8>, most: usize, before_wait: impl FnOnce()) -> Moved {
     let spare = buffer.spare_capacity_mut();
-    let (start, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len());
+    let (start, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len().min(most));
     // SAFETY: `start` is valid for `len` bytes of writes, and `buffer` is neither moved nor freed before `complete`
     // returns, which is when the host is done with it.
     let started = unsafe { imports::stdin_read(stream, start, len) };

@@ -123,8 +123,8 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A thread may be stuck in a read of a device; nobody waits for it.
-            runtime.shutdown_background();
+            // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
+            runtime.shutdown_timeout(Duration::from_millis(500));
         }
     }
 }
@@ -144,6 +144,13 @@ struct Run {
 struct Ends {
     stdin: StdinEnd,
     stdout: StdoutEnd,
+}
+
+/// What the stages are given at the pipeline's ends: its input, its output, and where each prints.
+struct Halves {
+    stdin: Source,
+    stdout: Sink,
+    logs: Vec<Sink>,
 }
 
 /// An end that could not be opened or written.
@@ -173,6 +180,11 @@ impl Run {
             Ok(ends) => ends,
             Err(failed) => return end_failed(&plan, &failed, stop),
         };
+        let mut stderr = Stderr { tee: self.options.tee_stderr, port: None };
+        let logs = match stages.iter().map(|planned| stderr.open(planned)).collect::<Result<Vec<_>, _>>() {
+            Ok(logs) => logs,
+            Err(failed) => return end_failed(&plan, &failed, stop),
+        };
         let Ends { stdin, stdout } = ends;
         let rewind = stdin.rewind;
         let atomic = stdout.atomic;
@@ -180,7 +192,10 @@ impl Run {
             let (report, source, sink) = copy(stdin.source, stdout.sink, &plan, stop).await;
             (vec![report], Vec::new(), source, sink)
         } else {
-            self.run_stages(&plan, &stages, stdin.source, stdout.sink, stop).await
+            let halves = Halves { stdin: stdin.source, stdout: stdout.sink, logs };
+            let ended = self.run_stages(&plan, &stages, halves, stop).await;
+            stderr.flush().await;
+            ended
         };
         if let (Some(Source::File(file)), Some(rewind)) = (&source, &rewind) {
             // Whoever shares the offset goes on at the first byte that no stage got. A failure changes nothing for us.
@@ -222,18 +237,16 @@ impl Run {
         &self,
         plan: &Plan,
         stages: &[Arc<PlannedStage>],
-        stdin: Source,
-        stdout: Sink,
+        halves: Halves,
         stop: &Stop,
     ) -> (Vec<Ended>, Vec<(usize, Monitor)>, Option<Source>, Option<Sink>) {
         let mut running = JoinSet::new();
         let mut rings = Vec::new();
-        let mut stderr = Stderr { tee: self.options.tee_stderr, port: None };
-        let mut source = stdin;
+        let Halves { stdin: mut source, stdout, logs } = halves;
         let mut stdout = Some(stdout);
         let last = stages.len() - 1;
         let mut ended: Vec<Option<Ended>> = stages.iter().map(|_| None).collect();
-        for (index, planned) in stages.iter().enumerate() {
+        for ((index, planned), stderr) in stages.iter().enumerate().zip(logs) {
             let (sink, next) = if index < last {
                 let (writer, reader) = ring(&self.pool, Options { capacity: planned.ring, ..Options::default() });
                 rings.push((planned.ring.bytes(), writer.monitor()));
@@ -246,7 +259,7 @@ impl Run {
                 planned: planned.clone(),
                 source: std::mem::replace(&mut source, next),
                 sink,
-                stderr: stderr.open(planned),
+                stderr,
                 tell_aborts: plan.on_failure == OnFailure::Drain,
                 input_name: (index == 0).then(|| plan.stdin.to_string()),
                 output_name: (index == last).then(|| plan.stdout_name.clone()),
@@ -290,10 +303,6 @@ impl Run {
                 stop.request(StopReason::Failure);
             }
             ended[index] = Some(Ended { end, broken });
-        }
-        if let Some(port) = stderr.port {
-            let flushing = poll_fn(|cx| port.poll_flush(cx));
-            let _ = tokio::time::timeout(Duration::from_secs(2), flushing).await;
         }
         let ended =
             ended.into_iter().enumerate().map(|(index, ended)| ended.unwrap_or_else(|| Ended::lost(index))).collect();
@@ -346,13 +355,22 @@ struct Stderr {
 }
 
 impl Stderr {
-    fn open(&mut self, planned: &PlannedStage) -> Sink {
+    fn open(&mut self, planned: &PlannedStage) -> Result<Sink, EndError> {
         match &planned.stderr {
-            None if self.tee => self.shared(),
-            Some(StderrSpec::Tee | StderrSpec::Inherit) => self.shared(),
-            None | Some(StderrSpec::Capture | StderrSpec::Null) => Sink::Null,
-            // A log that cannot be opened is no reason to fail: the report has the end of what was printed.
-            Some(StderrSpec::File(path)) => joint::open_log(Path::new(path)).unwrap_or(Sink::Null),
+            None if self.tee => Ok(self.shared()),
+            Some(StderrSpec::Tee | StderrSpec::Inherit) => Ok(self.shared()),
+            None | Some(StderrSpec::Capture | StderrSpec::Null) => Ok(Sink::Null),
+            Some(StderrSpec::File(path)) => {
+                joint::open_log(Path::new(path)).map_err(|error| EndError { name: path.clone(), error })
+            }
+        }
+    }
+
+    /// Hands on what was printed. A reader that does not read holds the end of the run up for no longer than this.
+    async fn flush(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        if let Some(port) = &self.port {
+            let _ = tokio::time::timeout(PATIENCE, poll_fn(|cx| port.poll_flush(cx))).await;
         }
     }
 

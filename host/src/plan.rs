@@ -323,7 +323,10 @@ fn plan_stage(
             ignore: stage.ignore.clone().unwrap_or_default(),
             broken_pipe: stage.broken_pipe.unwrap_or_default(),
         },
-        stderr: stage.stderr.clone(),
+        stderr: stage.stderr.clone().map(|stderr| match stderr {
+            StderrSpec::File(path) => StderrSpec::File(base.join(path).display().to_string()),
+            other => other,
+        }),
         ring: buffer
             .map_or(Capacity::default(), |size| Capacity::at_least(usize::try_from(size.0).unwrap_or(usize::MAX))),
     })

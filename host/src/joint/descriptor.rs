@@ -151,11 +151,6 @@ impl DescriptorSink {
         watch(own, Interest::WRITABLE).ok().map(Self)
     }
 
-    /// Takes a descriptor that is ours alone and does not block.
-    pub(crate) fn owned(file: OwnedFd) -> io::Result<Self> {
-        watch(file, Interest::WRITABLE).map(Self)
-    }
-
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut readiness = ready!(self.0.poll_write_ready(cx))?;

@@ -40,7 +40,7 @@ pub(crate) struct Sandbox {
 /// Why the sandbox could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox cannot be set up: {0}")]
-pub struct SandboxError(String);
+pub(crate) struct SandboxError(String);
 
 impl Sandbox {
     /// Makes an engine. `cache` is the directory for compiled code; one that cannot be trusted or made is not used, and

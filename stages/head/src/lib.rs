@@ -33,9 +33,9 @@ fn pass(left: Left, input: &mut Input, output: &mut Output) -> Result {
             }
         }
         Left::Bytes(mut bytes) => {
-            while bytes > 0
-                && let Some(chunk) = input.next_chunk()?
-            {
+            while bytes > 0 {
+                input.read_at_most(usize::try_from(bytes).unwrap_or(usize::MAX));
+                let Some(chunk) = input.next_chunk()? else { break };
                 let wanted = usize::try_from(bytes).map_or(chunk.len(), |bytes| bytes.min(chunk.len()));
                 output.write_all(&chunk[..wanted])?;
                 bytes -= wanted as u64;

@@ -2,7 +2,11 @@
 
 use std::{error::Error, fmt, hint::black_box, io};
 
-use stagehost_guest::{ExitCode, Input, Output, Read, Result, Write, stage};
+use stagehost_guest::{
+    ExitCode, Input, Output, Read, Result, Write,
+    bindings::wasi::cli::{stdin, stdout},
+    stage,
+};
 
 /// An error with a source, to show the chain.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
     match args.first().map_or("pass", String::as_str) {
         "pass" => _ = input.copy_to(output)?,
         "bytes" => {
+            input.read_at_most(1);
             let mut byte = [0];
             while input.read(&mut byte)? == 1 {
                 output.write_all(&byte)?;
@@ -69,6 +74,37 @@ fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
                 hoard.push(vec![1_u8; 1 << 20]);
                 black_box(&hoard);
             }
+        }
+        // Hands the input's stream straight to the output, so that the host moves the bytes by itself.
+        "splice" => {
+            let (stream, _) = stdin::read_via_stream();
+            let done = stdout::write_via_stream(stream);
+            let _ = wit_bindgen::block_on(async move { done.await });
+        }
+        // Opens its input again after having read a part of it, and twice at once.
+        "reopen" => {
+            let mut first = [0; 2];
+            input.read_exact(&mut first)?;
+            output.write_all(&first)?;
+            let (mut one, _) = stdin::read_via_stream();
+            let (mut two, _) = stdin::read_via_stream();
+            let rest = wit_bindgen::block_on(async move {
+                let (_, mut rest) = one.read(Vec::with_capacity(2)).await;
+                drop(one);
+                loop {
+                    let (result, more) = two.read(Vec::with_capacity(100)).await;
+                    rest.extend_from_slice(&more);
+                    if result == wit_bindgen::StreamResult::Dropped {
+                        break rest;
+                    }
+                }
+            });
+            output.write_all(&rest)?;
+        }
+        // Asks for bytes that never come, as a deadlocked program would.
+        "wait" => {
+            let mut byte = [0];
+            let _ = input.read(&mut byte)?;
         }
         "early" => {}
         "yes" => loop {

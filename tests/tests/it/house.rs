@@ -1,0 +1,95 @@
+//! Rules of the house that no lint knows.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use stagehost_tests::repository;
+
+/// Every Rust source file of the repository.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                walk(&path, found);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(repository()).unwrap().to_owned(), text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(repository(), &mut found);
+    assert!(found.len() > 40, "the walk found the sources");
+    found
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{} has no `//!`", path.display());
+    }
+}
+
+#[test]
+fn unsafe_stays_in_its_places() {
+    let allowed = [
+        "host/ring/src/shared.rs",
+        "host/ring/src/sync.rs",
+        "host/ring/src/writer.rs",
+        "host/ring/src/reader.rs",
+        "host/src/joint/descriptor.rs",
+        "guest-sdk/src/raw.rs",
+        "tests/guests/probe/src/lib.rs",
+    ];
+    for (path, text) in sources() {
+        let path = path.display().to_string();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let found =
+            code.filter(|line| line.contains("unsafe ") && !line.contains("#[unsafe(") && !line.contains("\"")).count();
+        assert!(found == 0 || allowed.contains(&path.as_str()), "{path} has `unsafe`");
+    }
+}
+
+#[test]
+fn one_function_makes_a_store() {
+    for (path, text) in sources() {
+        let makes = text.contains(concat!("Store::", "new("));
+        assert_eq!(makes, path.ends_with("host/src/sandbox/store.rs"), "{}", path.display());
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{} has {lines} lines; which second question crept in?", path.display());
+    }
+}
+
+#[test]
+fn every_theme_is_in_the_test_binary() {
+    let main = include_str!("main.rs");
+    for entry in fs::read_dir(repository().join("tests/tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.is_file() && name != "main" {
+            assert!(main.contains(&format!("mod {name};")), "{name}.rs is not in main.rs");
+        }
+    }
+}
+
+#[test]
+fn only_the_command_line_prints_reads_the_environment_or_exits() {
+    for (path, text) in sources() {
+        let inside = path.starts_with("host/src") && !path.starts_with("host/src/cli") && !path.ends_with("cli.rs");
+        if inside && !path.ends_with("main.rs") {
+            for word in ["println!", "eprintln!", "std::env::var", "process::exit"] {
+                assert!(!text.contains(word), "{} has {word}", path.display());
+            }
+        }
+    }
+}

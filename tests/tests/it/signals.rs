@@ -1,0 +1,70 @@
+//! Signals stop a run, clean up, and then are what the process dies of.
+
+use std::{fs, time::Duration};
+
+use rustix::process::Signal;
+use stagehost_tests::{Place, Running, guests::probe};
+
+/// Waits until the run has its handlers: a signal before that would kill it plainly.
+fn wait_for_handlers(running: &mut Running) {
+    let id = running.id();
+    running.until("signals are watched", move || caught(id) & (1 << (Signal::TERM.as_raw() - 1)) != 0);
+}
+
+fn caught(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();
+    u64::from_str_radix(&mask, 16).unwrap_or(0)
+}
+
+#[test]
+fn each_signal_stops_the_run_and_leaves_no_file() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let place = Place::new();
+        let run = place.shorthand(&format!(":cat | {} wait", probe()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        let run = run.stdin(reader).args(["--stdout", "out", "--report", "report.json"]);
+        let mut running = run.start();
+        wait_for_handlers(&mut running);
+        running.signal(signal);
+        let output = running.done().died_of(signal);
+        assert!(output.took < Duration::from_secs(20), "{output}");
+        assert_eq!(place.names(), ["report.json"]);
+        let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
+        assert_eq!(report["signal"], signal.as_raw(), "{report}");
+        assert_eq!(report["exit_code"], 128 + signal.as_raw(), "{report}");
+        assert_eq!(report["origin"], "signal", "{report}");
+        drop(writer);
+    }
+}
+
+#[test]
+fn a_shell_loop_around_the_run_ends_too() {
+    let place = Place::new();
+    // The loop's shell dies of the signal that its child died of.
+    let script =
+        format!("for i in 1 2 3; do $STAGEHOST run -c '{} spin' --report report.$i; echo again; done", probe());
+    let mut running = place.shell(&script).start();
+    let (shell, report) = (running.id(), place.path("report.1"));
+    running.until("the run has started", || report.exists());
+    let child = || fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap_or_default();
+    running.until("the run watches signals", || {
+        child().trim().parse().is_ok_and(|id| caught(id) & (1 << (Signal::INT.as_raw() - 1)) != 0)
+    });
+    // As a terminal does: to the whole foreground group.
+    let group = rustix::process::Pid::from_raw(i32::try_from(shell).unwrap()).unwrap();
+    rustix::process::kill_process_group(group, Signal::INT).unwrap();
+    running.done().died_of(Signal::INT).prints("");
+}
+
+#[test]
+fn ignored_signals_stay_ignored() {
+    let place = Place::new();
+    let script = format!("trap '' HUP; exec $STAGEHOST run -c '{} wait' --timeout 2s", probe());
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut running = place.shell(&script).stdin(reader).start();
+    wait_for_handlers(&mut running);
+    running.signal(Signal::HUP);
+    running.done().code(124).says(&["timeout"]);
+    drop(writer);
+}

@@ -1,0 +1,125 @@
+//! The library, used in this process, with a check that nothing outlives it.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use stagehost::{ExitCode, Host, HostOptions, Outcome, Plan, RunControl, RunOptions, StageExit, spec};
+use stagehost_tests::{Place, guests::probe, leaks::checked};
+
+fn plan(json: &str) -> Plan {
+    Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), Path::new(".")).expect("a good plan")
+}
+
+fn run(json: &str, options: &RunOptions) -> Outcome {
+    Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host").run(plan(json), options)
+}
+
+#[test]
+fn a_run_leaves_nothing_behind() {
+    checked(|| {
+        let place = Place::new();
+        let json = format!(
+            r#"{{"version": 1, "stages": [{{"wasm": "builtin:words"}}, {{"wasm": "builtin:count"}}],
+                "stdin": {{"text": "b a b"}}, "stdout": {{"file": "{}"}}}}"#,
+            place.path("out").display()
+        );
+        let outcome = run(&json, &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        assert_eq!(place.read("out"), "      2 b\n      1 a\n");
+        assert_eq!(place.names(), ["out"]);
+    });
+}
+
+#[test]
+fn a_failed_run_leaves_nothing_behind() {
+    for habit in ["panic", "spin", "alloc", "yes", "wait"] {
+        checked(|| {
+            let place = Place::new();
+            let json = format!(
+                r#"{{"version": 1, "timeout": "300ms", "limits": {{"memory": "64MiB"}},
+                    "stages": [{{"wasm": "builtin:cat"}}, {{"wasm": "{}", "args": ["{habit}"]}}, {{"wasm": "builtin:cat"}}],
+                    "stdin": {{"file": "/dev/zero"}}, "stdout": {{"file": "{}"}}}}"#,
+                probe(),
+                place.path("out").display()
+            );
+            let outcome = run(&json, &RunOptions::default());
+            // `wait` has its byte and ends well.
+            assert_eq!(outcome.success, habit == "wait", "{habit}: {outcome:?}");
+        });
+    }
+}
+
+#[test]
+fn a_run_can_be_cancelled_from_another_thread() {
+    checked(|| {
+        let control = RunControl::default();
+        let json =
+            format!(r#"{{"version": 1, "stages": [{{"wasm": "{}", "args": ["spin"]}}], "stdin": "null"}}"#, probe());
+        let other = control.clone();
+        let cancelling = thread::spawn(move || other.cancel());
+        let outcome = run(&json, &RunOptions { control, ..RunOptions::default() });
+        cancelling.join().expect("cancelling does not panic");
+        assert_eq!(outcome.exit_code, ExitCode::Host as u8);
+        assert_eq!(outcome.stages[0].exit, StageExit::Cancelled);
+    });
+}
+
+#[test]
+fn one_host_runs_many_pipelines_at_once() {
+    checked(|| {
+        let host = Host::new(&HostOptions::default()).expect("a host");
+        thread::scope(|scope| {
+            for n in 0..20 {
+                let host = &host;
+                scope.spawn(move || {
+                    let json = format!(
+                        r#"{{"version": 1, "stages": [{{"wasm": "builtin:cat"}}, {{"wasm": "builtin:wc", "args": ["-c"]}}],
+                            "stdin": {{"text": "{}"}}, "stdout": "null"}}"#,
+                        "x".repeat(n)
+                    );
+                    let outcome = host.run(plan(&json), &RunOptions::default());
+                    assert!(outcome.success, "{outcome:?}");
+                    assert_eq!(outcome.stages[0].output_bytes, n as u64);
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn good_runs_end_beside_spinning_ones_on_one_thread() {
+    checked(|| {
+        let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).expect("a host");
+        let control = RunControl::default();
+        thread::scope(|scope| {
+            let spinner = format!(
+                r#"{{"version": 1, "stages": [{{"wasm": "{}", "args": ["spin"]}}], "stdin": "null"}}"#,
+                probe()
+            );
+            let splicer = format!(
+                r#"{{"version": 1, "stages": [{{"wasm": "{}", "args": ["splice"]}}], "stdin": {{"file": "/dev/zero"}}, "stdout": "null"}}"#,
+                probe()
+            );
+            let mut hostile = Vec::new();
+            for json in [spinner, splicer] {
+                let (host, control) = (&host, control.clone());
+                hostile
+                    .push(scope.spawn(move || host.run(plan(&json), &RunOptions { control, ..RunOptions::default() })));
+            }
+            let good =
+                r#"{"version": 1, "stages": [{"wasm": "builtin:cat"}], "stdin": {"text": "x"}, "stdout": "null"}"#;
+            let started = Instant::now();
+            for _ in 0..5 {
+                assert!(host.run(plan(good), &RunOptions::default()).success);
+            }
+            assert!(started.elapsed() < Duration::from_secs(60));
+            control.cancel();
+            for hostile in hostile {
+                assert!(!hostile.join().expect("a run does not panic").success);
+            }
+        });
+    });
+}
