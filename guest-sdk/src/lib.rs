@@ -134,7 +134,11 @@ macro_rules! stage {
             impl $crate::bindings::exports::wasi::cli::run::Guest for Stage {
                 fn run() -> ::core::result::Result<(), ()> $body
             }
+            // Elsewhere the exports' names would be no symbols that a linker takes.
+            #[cfg(target_family = "wasm")]
             $crate::bindings::export_command!(Stage with_types_in $crate::bindings);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::core::result::Result<(), ()> = <Stage as $crate::bindings::exports::wasi::cli::run::Guest>::run;
             $(
                 const SECTION: &[u8] = $section.as_bytes();
                 #[cfg(target_family = "wasm")]

@@ -296,7 +296,7 @@ impl Run {
                 }
                 other => {
                     left_sink = other;
-                    end.exit == StageExit::BrokenPipe
+                    end.broken
                 }
             };
             if verdict == Verdict::Bad && plan.on_failure == OnFailure::Cancel {
@@ -338,6 +338,7 @@ impl Ended {
             exit,
             source: None,
             sink: None,
+            broken: false,
             input_bytes,
             output_bytes,
             peak_memory: None,

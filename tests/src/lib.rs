@@ -198,6 +198,7 @@ impl Run<'_> {
     }
 
     /// Runs it to its end.
+    #[must_use = "what it did is to be checked"]
     pub fn done(self) -> Output {
         self.start().done()
     }
@@ -251,6 +252,7 @@ impl Running {
     }
 
     /// Waits for its end, kills it after [`PATIENCE`], and checks that nothing is left of it.
+    #[must_use = "what it did is to be checked"]
     pub fn done(mut self) -> Output {
         let started = Instant::now();
         let group = self.child.id();
@@ -291,7 +293,6 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
 }
 
 /// What a program did. Its `Display` shows everything, for assertions.
-#[must_use]
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.

@@ -113,7 +113,7 @@ impl Reader {
             if let Some(since) = self.waiting_since.take() {
                 add(&self.shared.cells.reader_wait_ns, elapsed_ns(since));
             }
-            return Poll::Ready(answer);
+            return Poll::Ready(answer.map(|_| self.len()));
         }
         if self.waiting_since.is_none() {
             self.waiting_since = Some(Instant::now());
@@ -143,9 +143,12 @@ impl Reader {
         match self.look(1) {
             None => Ok(None),
             Some(Err(error)) => Err(error),
-            Some(Ok(len)) => {
+            Some(Ok(mut len)) => {
+                if len < into.len() {
+                    len = self.len();
+                }
                 let n = len.min(into.len());
-                // SAFETY: we are the reader, and `look` saw at least `n` filled bytes from `head`.
+                // SAFETY: we are the reader, and `look` or `len` saw at least `n` filled bytes from `head`.
                 unsafe { self.shared.copy_out(self.head, &mut into[..n]) };
                 self.take(n);
                 Ok(Some(n))

@@ -142,10 +142,11 @@ impl FileSink {
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.poll_written(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) if !self.filling.is_empty() => self.start(),
             Poll::Pending if self.filling.len() >= BLOCK => return Poll::Pending,
-            _ => {}
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        let n = bytes.len().min(BLOCK - self.filling.len().min(BLOCK));
+        let n = bytes.len().min(BLOCK - self.filling.len());
         self.filling.extend_from_slice(&bytes[..n]);
         if self.writing.is_none() {
             self.start();

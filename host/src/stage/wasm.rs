@@ -34,6 +34,8 @@ pub(crate) struct StageEnd {
     pub(crate) exit: StageExit,
     pub(crate) source: Option<Source>,
     pub(crate) sink: Option<Sink>,
+    /// Whether a write of it was refused because its reader was gone.
+    pub(crate) broken: bool,
     pub(crate) input_bytes: u64,
     pub(crate) output_bytes: u64,
     pub(crate) peak_memory: Option<u64>,
@@ -93,6 +95,7 @@ impl WasmStage {
             output_bytes: stdio.stdout.written(),
             peak_memory,
             lifetime: peak_memory.map(|_| started.elapsed()),
+            broken: stdio.stdout.is_broken(),
             stderr: stdio.stderr.tail_text(),
             source: stdio.stdin.take(),
             sink: stdio.stdout.take(),

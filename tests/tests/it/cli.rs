@@ -22,7 +22,7 @@ fn the_pipeline_can_come_from_standard_input() {
 fn the_report_is_written_whatever_happens() {
     let place = Place::new();
     let report = |run: stagehost_tests::Run<'_>, code: i32| -> serde_json::Value {
-        let _ = run.args(["--report", "report.json"]).done().code(code);
+        run.args(["--report", "report.json"]).done().code(code);
         serde_json::from_str(&place.read("report.json")).unwrap()
     };
     let good = report(place.shorthand(":words | :wc -l").input("a b c"), 0);
@@ -64,7 +64,7 @@ fn wrong_usage_is_125_for_run_and_2_for_the_rest() {
     let place = Place::new();
     place.stagehost(["run"]).done().code(125).says(&["PIPELINE"]);
     place.stagehost(["run", "--timeout", "30", "-c", ":cat"]).done().code(125).says(&["has no unit", "30s"]);
-    place.stagehost(["run", "--limit", "memory=64M", "-c", ":cat"]).done().code(125).says(&["64MB"]);
+    place.stagehost(["run", "--limit", "memory=64M", "-c", ":cat"]).done().code(125).says(&["64MiB"]);
     place.stagehost(["run", "--limit", "speed=3", "-c", ":cat"]).done().code(125).says(&["there is: memory"]);
     place.stagehost(["run", "--ok-exit", "x=1", "-c", ":cat"]).done().code(125).says(&["no stage is called"]);
     place.stagehost(["plan"]).done().code(2).says(&["PIPELINE"]);
@@ -171,8 +171,8 @@ fn a_digest_pins_a_component() {
     };
     let output = place.stagehost(["plan", "-c", ":cat", "--json"]).done().code(0);
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let _ = digest(plan["stages"][0]["sha256"].as_str().unwrap()).code(0).prints("x");
-    let _ = digest(&"0".repeat(64)).code(126).says(&["stages[0].sha256", "change the digest"]);
+    digest(plan["stages"][0]["sha256"].as_str().unwrap()).code(0).prints("x");
+    digest(&"0".repeat(64)).code(126).says(&["stages[0].sha256", "change the digest"]);
 }
 
 #[test]

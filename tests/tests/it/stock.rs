@@ -46,7 +46,9 @@ fn they_agree_with_the_tools() {
         same(":grep -c -i T", "grep -a -c -i T", input);
         same(":words", "tr -cs A-Za-z '\\n' | grep -a .; true", input);
     }
-    same(":wc", "wc", &text);
+    // In the C locale `wc` takes only printable ASCII for words; ours takes any byte that is no white space.
+    let ascii: Vec<u8> = text.iter().copied().filter(u8::is_ascii).collect();
+    same(":wc", "cat | wc", &ascii);
     same(":grep -o '[a-z]*ing'", "grep -a -o '[a-z]*ing'", &text);
     same(":replace -F the THE", "sed s/the/THE/g", &text);
     same(":replace '(s)(t)' '$2$1'", "sed -E 's/(s)(t)/\\2\\1/g'", &text);
@@ -62,7 +64,7 @@ fn the_example_counts_words_as_the_shell_does() {
     let shell = "tr -cs A-Za-z '\\n' < in | tr A-Z a-z | grep . | sort | uniq -c | sort -k1,1nr -k2,2 | head";
     let expected = place.shell(shell).done().code(0);
     let output = place.stagehost(["run"]).arg(example).args(["--stdin", "in"]).done();
-    let _ = output.code(0).prints(expected.stdout);
+    output.code(0).prints(expected.stdout);
 }
 
 #[test]
