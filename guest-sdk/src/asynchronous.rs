@@ -110,6 +110,7 @@ impl Output {
 
 /// Runs an asynchronous stage's function over the process's streams; what [`stage!`](crate::stage) calls.
 #[doc(hidden)]
+#[expect(clippy::result_unit_err, reason = "the type of `wasi:cli/run`")]
 pub fn run_stage<R: Outcome + 'static>(run: impl AsyncFnOnce(&mut Input, &mut Output) -> R) -> Result<(), ()> {
     raw::install_panic_hook();
     let (stream, ended_with) = stdin::read_via_stream();

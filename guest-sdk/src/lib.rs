@@ -158,6 +158,7 @@ macro_rules! stage {
 
 /// Runs a stage's function over the process's streams; what [`stage!`] calls.
 #[doc(hidden)]
+#[expect(clippy::result_unit_err, reason = "the type of `wasi:cli/run`")]
 pub fn run_stage<R: Outcome>(run: impl FnOnce(&mut Input, &mut Output) -> R) -> std::result::Result<(), ()> {
     raw::install_panic_hook();
     let mut input = Input::stdin();

@@ -11,7 +11,7 @@ mod stop;
 
 pub(crate) use atomic::AtomicFile;
 pub(crate) use open::{
-    Place, StdinEnd, StdoutEnd, open_log, open_stderr, open_stdin, open_stdout, same_file, truncate,
+    Output, StdinEnd, StdoutEnd, open_log, open_stderr, open_stdin, open_stdout, same_file, truncate,
 };
 pub(crate) use stop::{Stop, StopReason};
 

@@ -495,7 +495,7 @@ fn judge(
             hint = None;
         }
     }
-    success &= matches!(reason, None);
+    success &= reason.is_none();
     Outcome {
         version: 1,
         name: plan.name.clone(),

@@ -15,7 +15,7 @@ use serde::Serialize;
 use stagehost_ring::Capacity;
 
 use crate::{
-    joint::Place as Output,
+    joint::Output,
     outcome::{ExitCode, Tolerance},
     sandbox::{DEFAULT_MEMORY, FIXED_ALLOWANCE, Inspection, Limits, Sandbox, inspect},
     spec::{

@@ -256,13 +256,10 @@ impl Running {
     pub fn done(mut self) -> Output {
         let started = Instant::now();
         let group = self.child.id();
-        let status = match wait(&mut self.child, PATIENCE) {
-            Some(status) => status,
-            None => {
-                self.child.kill().expect("we may kill our child");
-                self.child.wait().expect("a killed child ends");
-                panic!("the program did not end within {PATIENCE:?}");
-            }
+        let Some(status) = wait(&mut self.child, PATIENCE) else {
+            self.child.kill().expect("we may kill our child");
+            self.child.wait().expect("a killed child ends");
+            panic!("the program did not end within {PATIENCE:?}");
         };
         let took = started.elapsed();
         if let Some(feeding) = self.feeding.take() {

@@ -200,12 +200,12 @@ fn small() -> (Writer, Reader) {
 
 /// Nanoseconds of a read that finds its bytes: look at one, consume it.
 fn ready_read() -> f64 {
-    const READS: u32 = 20_000_000;
+    const BLOCKS: u32 = 300;
     let (mut writer, mut reader) = small();
     let mut cx = Context::from_waker(Waker::noop());
     let mut left = 0;
     let mut spent = Duration::ZERO;
-    for _ in 0..READS / CAPACITY as u32 {
+    for _ in 0..BLOCKS {
         while left < CAPACITY {
             left += writer.write(&[1; CAPACITY]).expect("a reader");
         }
@@ -217,7 +217,7 @@ fn ready_read() -> f64 {
         });
         left = 0;
     }
-    spent.as_secs_f64() * 1e9 / f64::from(READS / CAPACITY as u32 * CAPACITY as u32)
+    spent.as_secs_f64() * 1e9 / (f64::from(BLOCKS) * CAPACITY as f64)
 }
 
 /// Nanoseconds of a read that waits, a write with its flush that wakes it, and the read that follows.

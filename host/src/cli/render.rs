@@ -27,6 +27,7 @@ fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+#[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
 fn label(word: &str) -> String {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match word {

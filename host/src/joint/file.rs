@@ -79,10 +79,8 @@ impl FileSource {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         };
-        let n = match into[..n].iter().position(|&byte| byte == b'\n') {
-            Some(newline) if self.line_at_a_time => newline + 1,
-            _ => n,
-        };
+        let n =
+            if self.line_at_a_time { memchr::memchr(b'\n', &into[..n]).map_or(n, |newline| newline + 1) } else { n };
         self.position += n as u64;
         self.taken = self.block.len().min(self.taken + n);
         Poll::Ready(Ok(n))

@@ -101,9 +101,9 @@ pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool) -> io::Resul
     Ok(StdinEnd { source, rewind: None, identity })
 }
 
-/// How a file end is written.
+/// How an output is written.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Output {
     /// The host's standard output.
     Inherit,
     /// A copy of one of the host's descriptors, named by a path such as `/dev/fd/5`.
@@ -114,7 +114,7 @@ pub(crate) enum Place {
     InPlace { path: PathBuf, append: bool, fifo: bool },
 }
 
-impl Place {
+impl Output {
     /// Decides how `path` is written. Opens nothing.
     ///
     /// # Errors
@@ -153,10 +153,10 @@ impl Place {
 /// # Cancel safety
 ///
 /// A file that was opened is closed; an atomic one leaves nothing.
-pub(crate) async fn open_stdout(place: &Place, stop: &Stop) -> io::Result<StdoutEnd> {
+pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<StdoutEnd> {
     match place {
-        Place::Inherit => inherited(io::stdout().as_fd()),
-        Place::Descriptor(number) => {
+        Output::Inherit => inherited(io::stdout().as_fd()),
+        Output::Descriptor(number) => {
             // Found by its path, so that no number is trusted to be a descriptor of ours.
             let file = retry(|| {
                 open(
@@ -167,12 +167,12 @@ pub(crate) async fn open_stdout(place: &Place, stop: &Stop) -> io::Result<Stdout
             })?;
             Ok(sink_for(file))
         }
-        Place::Atomic(target) => {
+        Output::Atomic(target) => {
             let atomic = AtomicFile::create(target.clone())?;
             let sink = Sink::File(FileSink::new(atomic.file(), false));
             Ok(StdoutEnd { sink, atomic: Some(atomic), identity: None })
         }
-        Place::InPlace { path, append, fifo } => {
+        Output::InPlace { path, append, fifo } => {
             let file = if *fifo { open_fifo(path, stop).await? } else { open_in_place(path, *append)? };
             Ok(sink_for(file))
         }
@@ -215,8 +215,8 @@ fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
 }
 
 /// Cuts what an in-place output had before; done once it is known not to be the input.
-pub(crate) fn truncate(end: &StdoutEnd, place: &Place) -> io::Result<()> {
-    if let (Place::InPlace { path, append: false, .. }, Some(identity)) = (place, end.identity) {
+pub(crate) fn truncate(end: &StdoutEnd, place: &Output) -> io::Result<()> {
+    if let (Output::InPlace { path, append: false, .. }, Some(identity)) = (place, end.identity) {
         let file = fs::OpenOptions::new().write(true).open(path)?;
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) == identity {

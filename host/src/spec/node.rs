@@ -229,7 +229,7 @@ impl<'de> Deserializer<'de> for At {
     ) -> Result<V::Value, NodeError> {
         match self.node {
             Node::String(text) => visitor.visit_enum(text.into_deserializer()),
-            _ => return At::deserialize_any(self, visitor),
+            _ => return Self::deserialize_any(self, visitor),
         }
         .map_err(|error: NodeError| error.at(&self.place))
     }

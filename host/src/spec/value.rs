@@ -69,9 +69,9 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, shift)| self.0 >= 1 << shift);
         match unit {
-            Some((name, shift)) if self.0 % (1 << shift) == 0 => write!(f, "{} {name}", self.0 >> shift),
+            Some((name, shift)) if self.0.is_multiple_of(1 << shift) => write!(f, "{} {name}", self.0 >> shift),
             Some((name, shift)) => {
-                let whole = u128::from(self.0) * 10 >> shift;
+                let whole = (u128::from(self.0) * 10) >> shift;
                 write!(f, "{}.{} {name}", whole / 10, whole % 10)
             }
             None => write!(f, "{} B", self.0),

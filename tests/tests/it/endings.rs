@@ -68,7 +68,7 @@ fn a_spinning_stage_ends_at_the_timeout() {
 fn a_stage_that_splices_endless_ends_ends_at_the_timeout() {
     let place = Place::new();
     let run = place.shorthand(&format!("{} splice", probe()));
-    run.args(["--timeout", "1s", "--stdin", "/dev/zero", "--stdout", "null"]).done().code(124).is_quietly_timed_out();
+    run.args(["--timeout", "1s", "--stdin", "/dev/zero", "--stdout", "null"]).done().code(124).times_out_quietly();
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn a_pipeline_without_stages_copies() {
 }
 
 trait TimedOut {
-    fn is_quietly_timed_out(self);
+    fn times_out_quietly(self);
 }
 
 impl TimedOut for stagehost_tests::Output {
     #[track_caller]
-    fn is_quietly_timed_out(self) {
+    fn times_out_quietly(self) {
         let said = self.says(&["longer than its timeout"]);
         assert!(!said.error_text().contains("panicked"), "{said}");
     }

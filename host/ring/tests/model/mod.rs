@@ -169,7 +169,7 @@ impl Pair {
 
     fn end_writer(&mut self, n: usize) {
         // Rarely, or every sequence would end at once.
-        if n % 8 != 0 {
+        if !n.is_multiple_of(8) {
             return;
         }
         let Some(writer) = self.writer.take() else { return };
@@ -185,7 +185,7 @@ impl Pair {
     }
 
     fn end_reader(&mut self, n: usize) {
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             return;
         }
         match (self.reader.take(), n % 3) {

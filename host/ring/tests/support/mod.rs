@@ -1,5 +1,6 @@
 //! What the ring's tests share: wakers that count, and rings of the smallest capacity.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are part of the test")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{

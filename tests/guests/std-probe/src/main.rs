@@ -1,5 +1,5 @@
 //! A program of the standard library alone, for tests: it knows nothing of stagehost. Its first argument says what it does.
-#![expect(clippy::exit, clippy::print_stdout, reason = "an ordinary program")]
+#![expect(clippy::print_stdout, reason = "an ordinary program")]
 
 use std::io::{self, Read, Write};
 
