@@ -543,8 +543,8 @@ fn hint_for(index: usize, exit: &StageExit) -> Option<String> {
         StageExit::Limit { which: crate::outcome::LimitKind::Memory, .. } => {
             Some(format!("raise `stages[{index}].limits.memory`, or --limit memory=…"))
         }
-        StageExit::StartFailed { message } if message.contains("matching implementation") => {
-            Some("the stage needs something that this host does not offer".into())
+        StageExit::StartFailed { message } if message.contains("it imports") => {
+            Some("`stagehost inspect` lists what it imports".into())
         }
         _ => None,
     }

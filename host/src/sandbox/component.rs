@@ -54,7 +54,7 @@ impl Sandbox {
     }
 
     fn compile(&self, shape: Shape, bytes: &[u8]) -> Result<Loaded, String> {
-        let refused = |error: wasmtime::Error| readable(&error);
+        let refused = |error: wasmtime::Error| named_import(&readable(&error));
         match shape {
             Shape::ComponentP3 => {
                 let component = Component::new(&self.engine, bytes).map_err(refused)?;
@@ -71,6 +71,17 @@ impl Sandbox {
                 self.modules.instantiate_pre(&module).map(Loaded::P1).map_err(refused)
             }
         }
+    }
+}
+
+/// Says in our words that an import is missing, which is what people need to know of a linker's error.
+fn named_import(error: &str) -> String {
+    let component = error.strip_prefix("component imports ").and_then(|rest| rest.split_once(", but a matching"));
+    let import = component.map(|(import, _)| import);
+    let module = error.strip_prefix("unknown import: ").and_then(|rest| rest.split_once(" has not been defined"));
+    match import.or(module.map(|(import, _)| import)) {
+        Some(import) => format!("it imports {import}, which this host does not offer"),
+        None => error.to_owned(),
     }
 }
 

@@ -165,12 +165,13 @@ struct Outline {
 impl Outline {
     /// Reads names and sections; bodies are skipped. Only the outermost component's names count; the `stagehost` section
     /// may stand in a module within, where linkers leave it.
-    fn read(mut bytes: &[u8]) -> wasmparser::Result<Self> {
+    fn read(mut bytes: &[u8]) -> Result<Self, String> {
+        let text = |error: wasmparser::BinaryReaderError| error.to_string();
         let mut outline = Self { is_component: Parser::is_component(bytes), ..Self::default() };
         let mut parser = Parser::new(0);
         let mut around = Vec::new();
         loop {
-            let payload = match parser.parse(bytes, true)? {
+            let payload = match parser.parse(bytes, true).map_err(text)? {
                 Chunk::Parsed { consumed, payload } => {
                     bytes = &bytes[consumed..];
                     payload
@@ -185,30 +186,30 @@ impl Outline {
                 }
                 Payload::ComponentImportSection(imports) if outermost => {
                     for import in imports {
-                        outline.imports.push(import?.name.name.to_owned());
+                        outline.imports.push(import.map_err(text)?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export?.name.name.to_owned());
+                        outline.exports.push(export.map_err(text)?.name.name.to_owned());
                     }
                 }
                 Payload::ImportSection(imports) if outermost => {
                     for import in imports.into_imports() {
-                        let import = import?;
+                        let import = import.map_err(text)?;
                         outline.imports.push(format!("{}::{}", import.module, import.name));
                     }
                 }
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export?.name.to_owned());
+                        outline.exports.push(export.map_err(text)?.name.to_owned());
                     }
                 }
                 Payload::CustomSection(custom) if custom.name() == "stagehost" && outline.section.is_none() => {
                     outline.section = Some(custom.data().to_vec());
                 }
                 Payload::CodeSectionStart { size, .. } => {
-                    bytes = bytes.get(size as usize..).unwrap_or_default();
+                    bytes = bytes.get(size as usize..).ok_or("it ends inside its code")?;
                     parser.skip_section();
                 }
                 Payload::End(_) => match around.pop() {

@@ -154,6 +154,11 @@ impl ResourceLimiter for MemoryLimiter {
 #[error("the run was stopped")]
 pub(super) struct Stopped;
 
+/// The guest has no entry of the type that a command's has.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotACommand(pub(super) String);
+
 /// Makes a Store with every limit applied. There is no other place that does.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn new_store(sandbox: &Sandbox, spec: &GuestSpec, stdio: &Stdio, stop: Stop) -> Store<Guest> {
@@ -259,6 +264,7 @@ async fn run_p2(
 
 async fn run_p1(store: &mut Store<Guest>, module: wasmtime::InstancePre<Guest>) -> wasmtime::Result<()> {
     let instance = module.instantiate_async(&mut *store).await?;
-    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start");
+    let start = start.map_err(|error| NotACommand(format!("its `_start` is no command's: {error:#}")))?;
     start.call_async(&mut *store, ()).await
 }

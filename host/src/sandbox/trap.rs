@@ -5,7 +5,7 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     component::readable,
-    store::{Denied, Stopped},
+    store::{Denied, NotACommand, Stopped},
 };
 use crate::outcome::{LimitKind, StageExit, TrapKind};
 
@@ -24,6 +24,9 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
     }
     if error.is::<Stopped>() {
         return StageExit::Cancelled;
+    }
+    if let Some(NotACommand(message)) = error.downcast_ref() {
+        return StageExit::StartFailed { message: message.clone() };
     }
     if let Some(denied) = denied {
         return out_of_memory(denied);

@@ -155,7 +155,10 @@ impl de::Error for NodeError {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let known = || format!("known here: {}", expected.join(", "));
+        let known = || match field {
+            "command" | "pipeline" => "the stages of this version are \"wasm\" stages".to_owned(),
+            _ => format!("known here: {}", expected.join(", ")),
+        };
         let hint = nearest(field, expected.iter().copied()).map_or_else(known, |key| format!("did you mean {key:?}?"));
         Self(SpecError::new("", format!("unknown key {field:?}")).hint(hint))
     }
@@ -234,13 +237,31 @@ impl<'de> Deserializer<'de> for At {
         .map_err(|error: NodeError| error.at(&self.place))
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NodeError> {
+        // Derived structs would take a list of their fields too; a file's objects are objects.
+        let what = match &self.node {
+            Node::Object(_) => return self.deserialize_any(visitor),
+            Node::Null => Unexpected::Unit,
+            Node::Bool(value) => Unexpected::Bool(*value),
+            Node::Number(number) => Unexpected::Float(number.as_f64().unwrap_or(f64::NAN)),
+            Node::String(text) => Unexpected::Str(text),
+            Node::Array(_) => Unexpected::Seq,
+        };
+        Err(de::Error::invalid_type(what, &"an object")).map_err(|error: NodeError| error.at(&self.place))
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NodeError> {
         visitor.visit_newtype_struct(self)
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

@@ -64,9 +64,36 @@ fn one_function_makes_a_store() {
 
 #[test]
 fn files_stay_readable() {
-    for (path, text) in sources() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.iter().any(|part| part == "src")) {
         let lines = text.lines().count();
         assert!(lines <= 600, "{} has {lines} lines; which second question crept in?", path.display());
+    }
+}
+
+/// What the README shows between a line that starts with `fence` and the fence's end.
+fn shown(readme: &str, fence: &str) -> String {
+    let (_, rest) = readme.split_once(fence).unwrap();
+    rest.split_once("```").unwrap().0.trim_start_matches('\n').to_owned()
+}
+
+#[test]
+fn the_readme_shows_its_examples_real_output() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let place = stagehost_tests::Place::new();
+    let run = place.stagehost(["run"]).arg(repository().join("examples/top-words.json")).input(readme.clone());
+    run.done().code(0).prints(shown(&readme, "```text"));
+    place.write("p.json", shown(&readme, "```json"));
+    place.stagehost(["run", "p.json"]).input(readme.clone()).done().code(0).prints(shown(&readme, "```text"));
+}
+
+#[test]
+fn every_flag_the_readme_names_exists() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let place = stagehost_tests::Place::new();
+    let help = place.stagehost(["run", "--help"]).done().code(0);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for flag in ["--stdin", "--stdout", "--report", "--report-fd"] {
+        assert!(readme.contains(flag) && help.contains(flag), "{flag}");
     }
 }
 
