@@ -5,7 +5,7 @@
 //! `wasm32-unknown-unknown` and turn it into a component afterwards.
 //!
 //! ```
-//! use stagehost_guest::{Input, Output, Result, stage};
+//! use stagehost_guest::{Input, Output, Result, Write, stage};
 //!
 //! fn run(input: &mut Input, output: &mut Output) -> Result {
 //!     while let Some(line) = input.next_line()? {

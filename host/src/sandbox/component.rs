@@ -46,7 +46,10 @@ impl Sandbox {
         };
         cell.get_or_try_init(|| async {
             let sandbox = self.clone();
-            let compile = tokio::task::spawn_blocking(move || sandbox.compile(shape, &bytes));
+            let compile = tokio::task::spawn_blocking(move || {
+                let compilers = &sandbox.compilers;
+                compilers.install(|| sandbox.compile(shape, &bytes))
+            });
             compile.await.map_err(|error| format!("the compiler failed: {error}"))?
         })
         .await

@@ -34,6 +34,8 @@ pub(crate) struct Sandbox {
     pub(super) modules: wasmtime::Linker<Guest>,
     /// Compiled components by the digest of their file. Bounded by what pipelines name.
     pub(super) compiled: Mutex<HashMap<Digest, Arc<OnceCell<Loaded>>>>,
+    /// The threads that compile. The compiler would otherwise start a process-wide pool that outlives every host.
+    pub(super) compilers: rayon::ThreadPool,
     ticker: Ticker,
 }
 
@@ -71,8 +73,10 @@ impl Sandbox {
         modules.allow_shadowing(true);
         let exit = |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code).into()) };
         modules.func_wrap("wasi_snapshot_preview1", "proc_exit", exit).map_err(failed)?;
+        let compilers = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
+        let compilers = compilers.map_err(|error| SandboxError(error.to_string()))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { engine, components, modules, compiled: Mutex::default(), ticker }, unused))
+        Ok((Self { engine, components, modules, compiled: Mutex::default(), compilers, ticker }, unused))
     }
 }
 
