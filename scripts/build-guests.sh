@@ -7,7 +7,7 @@
 #
 # There are two routes. With rustup's wasm targets (installed, or installable) it is plain cargo. Where rustup can add no
 # target, the standard library is built from the distribution's source package against its wasi-libc (Debian; needs root
-# or sudo to install packages the first time).
+# or sudo to install packages the first time); GUEST_ROUTE=distribution asks for that route.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -102,7 +102,10 @@ distribution_sysroot() {
 }
 
 choose_route() {
-    if has_targets || { rustup target add $targets > /dev/null 2>&1 && has_targets; }; then
+    if [ "${GUEST_ROUTE:-}" = distribution ]; then
+        route=distribution
+        distribution_sysroot
+    elif has_targets || { rustup target add $targets > /dev/null 2>&1 && has_targets; }; then
         route=rustup
     else
         route=distribution

@@ -145,6 +145,18 @@ pub(crate) enum Verdict {
 }
 
 impl Tolerance {
+    /// Under `excuse-any` a failure after the reader left is a broken pipe, whether or not a write was refused.
+    pub(crate) fn excuse(&self, exit: StageExit, reader_left: bool) -> StageExit {
+        match exit {
+            StageExit::Exit { .. } | StageExit::Trap { .. } | StageExit::Limit { .. }
+                if reader_left && self.broken_pipe == BrokenPipe::ExcuseAny =>
+            {
+                StageExit::BrokenPipe
+            }
+            exit => exit,
+        }
+    }
+
     pub(crate) fn judge(&self, exit: &StageExit) -> Verdict {
         match exit {
             StageExit::Ok | StageExit::FinishedEarly => Verdict::Good,
@@ -417,6 +429,17 @@ mod tests {
     fn under_error_a_good_reader_excuses_nothing() {
         check_with(&[PIPE, OK], BrokenPipe::Error, false, Some(0));
         check_with(&[PIPE, StageExit::FinishedEarly], BrokenPipe::Error, false, None);
+    }
+
+    #[test]
+    fn a_failure_after_the_reader_left_is_excused_only_when_asked() {
+        let excused = |broken_pipe, reader_left| {
+            Tolerance { broken_pipe, ..Tolerance::default() }.excuse(FAIL, reader_left) == StageExit::BrokenPipe
+        };
+        assert!(excused(BrokenPipe::ExcuseAny, true));
+        assert!(!excused(BrokenPipe::ExcuseAny, false));
+        assert!(!excused(BrokenPipe::Excuse, true));
+        assert!(!excused(BrokenPipe::Error, true));
     }
 
     #[test]

@@ -276,6 +276,8 @@ impl Run {
                 continue;
             };
             let (index, source, sink) = (end.index, end.source.take(), end.sink.take());
+            let reader_left = matches!(&sink, Some(Sink::Ring(writer)) if writer.is_broken()) || end.broken;
+            end.exit = stages[index].tolerance.excuse(end.exit, reader_left);
             let verdict = stages[index].tolerance.judge(&end.exit);
             if index == 0 {
                 left_source = source;
@@ -284,7 +286,6 @@ impl Run {
             }
             let broken = match sink {
                 Some(Sink::Ring(writer)) => {
-                    let broken = writer.is_broken();
                     match verdict {
                         // A broken pipe's reader is gone; nothing can look complete to it.
                         Verdict::Good | Verdict::BrokenPipe => writer.finish(),
@@ -292,7 +293,7 @@ impl Run {
                             writer.abort(Cause::new(format!("stage `{}` {}", stages[index].name, end.exit)));
                         }
                     }
-                    broken
+                    reader_left
                 }
                 other => {
                     left_sink = other;
@@ -524,7 +525,10 @@ fn judge(
                 output_bytes: end.output_bytes,
                 peak_memory_bytes: end.peak_memory,
                 duration_ms: end.lifetime.map(millis),
-                stderr: end.stderr,
+                stderr: match planned.stderr {
+                    None | Some(StderrSpec::Tee | StderrSpec::Capture) => end.stderr,
+                    Some(StderrSpec::Inherit | StderrSpec::Null | StderrSpec::File(_)) => String::new(),
+                },
             })
             .collect(),
         rings: rings.into_iter().map(|(capacity, monitor)| RingReport::new(capacity, monitor.counters())).collect(),

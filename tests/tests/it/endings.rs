@@ -200,6 +200,16 @@ fn a_broken_pipe_is_shown_to_a_stage_that_asks() {
 }
 
 #[test]
+fn a_write_under_way_when_run_returns_arrives() {
+    let place = Place::new();
+    // One operation's worth: what a host takes only in part, a guest has to offer again, and this one is gone by then.
+    for bytes in [1, 100_000] {
+        let run = place.shorthand(&format!("{} pending {bytes} | :cat | :wc -c", probe()));
+        run.done().code(0).prints(format!("{bytes}\n"));
+    }
+}
+
+#[test]
 fn a_broken_pipe_counts_when_the_stage_says_so() {
     let place = Place::new();
     let pipeline = format!(

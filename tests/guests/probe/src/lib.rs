@@ -1,10 +1,13 @@
 //! A stage of many habits, for tests: its first argument says which.
 
-use std::{error::Error, fmt, hint::black_box, io};
+use std::{error::Error, fmt, future::poll_fn, hint::black_box, io, task::Poll};
 
 use stagehost_guest::{
     ExitCode, Input, Output, Read, Result, Write,
-    bindings::wasi::cli::{stdin, stdout},
+    bindings::{
+        wasi::cli::{stdin, stdout},
+        wit_stream,
+    },
     stage,
 };
 
@@ -80,6 +83,19 @@ fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
             let (stream, _) = stdin::read_via_stream();
             let done = stdout::write_via_stream(stream);
             let _ = wit_bindgen::block_on(async move { done.await });
+        }
+        // Returns while a write is under way.
+        "pending" => {
+            let (mut writer, reader) = wit_stream::new::<u8>();
+            let done = stdout::write_via_stream(reader);
+            let block = vec![b'x'; usize::try_from(number())?];
+            // Never freed: the write goes on after `run` has returned.
+            let mut writing = Box::pin(async move { drop(writer.write_all(block).await) });
+            wit_bindgen::block_on(poll_fn(|cx| {
+                let _ = writing.as_mut().poll(cx);
+                Poll::Ready(())
+            }));
+            std::mem::forget((writing, done));
         }
         // Opens its input again after having read a part of it, and twice at once.
         "reopen" => {
