@@ -17,11 +17,15 @@ use crate::{
 /// How much one read asks for, in bytes.
 pub(crate) const CHUNK: usize = 64 << 10;
 
+/// A line of more bytes is gathered in pieces of this size.
+const LONG: usize = 8 << 20;
+
 /// A stage's standard input.
 ///
 /// Reads like a [`BufRead`], and lends its buffer by [`next_chunk`](Input::next_chunk) and
-/// [`next_line`](Input::next_line), which allocate nothing per call. The buffer is 64 KiB and grows only for lines that
-/// are longer. While a read has to wait, what the stage has written so far is handed on.
+/// [`next_line`](Input::next_line), which allocate nothing per call. The buffer is 64 KiB and grows for lines that are
+/// longer; a line of more than 8 MiB needs twice its size for a moment. While a read has to wait, what the stage has
+/// written so far is handed on.
 pub struct Input {
     source: Source,
     buffer: Vec<u8>,
@@ -30,6 +34,8 @@ pub struct Input {
     ended: bool,
     /// The most that one read asks for.
     read_at_most: usize,
+    /// The last line, if it was too long for the buffer.
+    long: Vec<u8>,
 }
 
 enum Source {
@@ -50,7 +56,14 @@ impl Input {
     }
 
     fn new(source: Source) -> Self {
-        Self { source, buffer: Vec::with_capacity(CHUNK), start: 0, ended: false, read_at_most: usize::MAX }
+        Self {
+            source,
+            buffer: Vec::with_capacity(CHUNK),
+            start: 0,
+            ended: false,
+            read_at_most: usize::MAX,
+            long: Vec::new(),
+        }
     }
 
     /// Bounds how many bytes one read asks for from now on. A stage that stops early asks for no more than it needs, so
@@ -78,6 +91,8 @@ impl Input {
     ///
     /// Whatever ended the input other than its end.
     pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        self.long = Vec::new();
+        let mut pieces = Vec::new();
         let mut searched = 0;
         loop {
             let rest = &self.buffer[self.start..];
@@ -85,18 +100,26 @@ impl Input {
                 Some(newline) => searched + newline + 1,
                 None => {
                     searched = rest.len();
+                    if self.start == 0 && searched == self.buffer.capacity() && searched >= LONG {
+                        // Growing further would need three times the line for a moment; in pieces it is twice.
+                        pieces.push(std::mem::replace(&mut self.buffer, Vec::with_capacity(LONG)));
+                        searched = 0;
+                    }
                     if self.fill()? {
                         continue;
                     }
                     searched
                 }
             };
-            if end == 0 {
-                return Ok(None);
-            }
             let start = self.start;
             self.start += end;
-            return Ok(Some(&self.buffer[start..start + end]));
+            if !pieces.is_empty() {
+                self.long.reserve_exact(pieces.iter().map(Vec::len).sum::<usize>() + end);
+                pieces.drain(..).for_each(|piece| self.long.extend_from_slice(&piece));
+                self.long.extend_from_slice(&self.buffer[start..start + end]);
+                return Ok(Some(&self.long));
+            }
+            return Ok((end > 0).then_some(&self.buffer[start..start + end]));
         }
     }
 
@@ -127,7 +150,7 @@ impl Input {
             self.buffer.drain(..self.start);
             self.start = 0;
             if self.buffer.len() > self.buffer.capacity() / 2 {
-                self.buffer.reserve(self.buffer.capacity());
+                self.buffer.reserve_exact(self.buffer.capacity());
             }
         }
         match &mut self.source {

@@ -39,6 +39,8 @@ struct Stdout {
     buffer: Vec<u8>,
     closed: bool,
     report_broken_pipe: bool,
+    /// A failure that came up where nobody could be told; the next write or the end tells it.
+    failure: Option<io::Error>,
 }
 
 thread_local! {
@@ -58,6 +60,7 @@ impl Output {
             buffer: Vec::with_capacity(CHUNK),
             closed: false,
             report_broken_pipe: false,
+            failure: None,
         }));
         Self(Sink::Stdout)
     }
@@ -97,7 +100,7 @@ impl Output {
 
 impl Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.buffer.len() + bytes.len() > CHUNK {
+        if self.failure.is_some() || self.buffer.len() + bytes.len() > CHUNK {
             self.flush()?;
         }
         if bytes.len() >= DIRECT && self.buffer.is_empty() {
@@ -108,6 +111,9 @@ impl Stdout {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -155,8 +161,7 @@ fn with_stdout<T>(act: impl FnOnce(&mut Stdout) -> T) -> Option<T> {
 
 /// Hands on what was written so far, because the input is about to wait.
 pub(crate) fn flush_before_wait() {
-    // A failure is kept by the stream and comes back at the next write.
-    let _ = with_stdout(Stdout::flush);
+    with_stdout(|stdout| stdout.failure = stdout.flush().err());
 }
 
 /// Hands on what was written, because the stage ends without returning.

@@ -16,6 +16,9 @@ pub(crate) enum Moved {
     Dropped(usize),
 }
 
+/// The most bytes that one operation may name, by the canonical ABI.
+const MOST: usize = (1 << 28) - 1;
+
 /// Starts an operation and waits until it is done; `before_wait` runs once if it has to wait.
 fn complete(handle: u32, started: u32, before_wait: impl FnOnce()) -> Moved {
     const BLOCKED: u32 = u32::MAX;
@@ -32,7 +35,7 @@ fn complete(handle: u32, started: u32, before_wait: impl FnOnce()) -> Moved {
 /// Reads at most `most` bytes into the spare capacity of `buffer`, which must have some.
 pub(crate) fn read_stdin(stream: u32, buffer: &mut Vec<u8>, most: usize, before_wait: impl FnOnce()) -> Moved {
     let spare = buffer.spare_capacity_mut();
-    let (start, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len().min(most));
+    let (start, len) = (spare.as_mut_ptr().cast::<u8>(), spare.len().min(most).min(MOST));
     // SAFETY: `start` is valid for `len` bytes of writes, and `buffer` is neither moved nor freed before `complete`
     // returns, which is when the host is done with it.
     let started = unsafe { imports::stdin_read(stream, start, len) };
@@ -45,6 +48,7 @@ pub(crate) fn read_stdin(stream: u32, buffer: &mut Vec<u8>, most: usize, before_
 
 /// Writes from `bytes`; fewer than all may move.
 pub(crate) fn write_stdout(stream: u32, bytes: &[u8]) -> Moved {
+    let bytes = &bytes[..bytes.len().min(MOST)];
     // SAFETY: `bytes` is valid for reads of its length and borrowed until `complete` returns.
     let started = unsafe { imports::stdout_write(stream, bytes.as_ptr(), bytes.len()) };
     complete(stream, started, || {})

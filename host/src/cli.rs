@@ -22,11 +22,13 @@ pub(crate) struct Failure {
     pub(crate) code: u8,
     pub(crate) error: anyhow::Error,
     pub(crate) hint: Option<String>,
+    /// Whether only the exit code tells of it.
+    pub(crate) silent: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self { code: code as u8, error: error.into(), hint: None }
+        Self { code: code as u8, error: error.into(), hint: None, silent: false }
     }
 
     pub(crate) fn hint(mut self, hint: Option<String>) -> Self {
@@ -39,7 +41,7 @@ impl Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self { code: 0, error: anyhow::anyhow!(""), hint: None };
+            return Self { code: 0, error: anyhow::anyhow!(""), hint: None, silent: true };
         }
         Self::new(ExitCode::Host, anyhow::Error::from(error).context("standard output"))
     }
@@ -73,7 +75,7 @@ pub(crate) fn main() -> ! {
         }
     };
     let code = done.unwrap_or_else(|failure| {
-        if failure.code != 0 {
+        if !failure.silent {
             render::failure(&failure);
         }
         failure.code

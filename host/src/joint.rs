@@ -10,6 +10,7 @@ mod open;
 mod stop;
 
 pub(crate) use atomic::AtomicFile;
+pub use open::inherited_descriptor;
 pub(crate) use open::{
     Output, StdinEnd, StdoutEnd, open_log, open_stderr, open_stdin, open_stdout, same_file, truncate,
 };

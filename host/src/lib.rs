@@ -34,7 +34,8 @@ pub mod spec;
 mod stage;
 pub mod stock;
 
+pub use joint::inherited_descriptor;
 pub use outcome::{ExitCode, Outcome, StageExit};
 pub use pipeline::{Host, HostError, HostOptions, RunControl, RunOptions};
-pub use plan::{Plan, PlanError, PlanErrorKind, PlanSummary, StageSummary};
+pub use plan::{Plan, PlanError, PlanErrorKind, PlanSummary, StageSummary, read_component};
 pub use sandbox::{DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, inspect};

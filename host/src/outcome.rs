@@ -178,19 +178,23 @@ impl Tolerance {
 /// Finds the stage to blame: its index, or `None` if the stages did well.
 ///
 /// From the last stage to the first, with a mark "its reader had what it wanted", which stands from the start if
-/// standard output's own reader left (`satisfied`): an exit that is good sets the mark (it clears it under
-/// `"broken_pipe": "error"`); a broken pipe is excused while the mark stands, and otherwise counts only if nothing counts
+/// standard output's own reader left (`satisfied`): an exit that is good sets the mark; a broken pipe is excused while the
+/// mark stands (under its own `"broken_pipe": "error"` only if its reader ended early), and otherwise counts only if nothing counts
 /// yet; any other failure clears the mark and replaces what counted. So a real failure beats a broken pipe, and among
 /// real failures the earliest stage wins.
 pub(crate) fn blame(stages: &[(StageExit, Tolerance)], satisfied: bool) -> Option<usize> {
     let mut mark = satisfied;
+    // Whether the mark stands because a reader said that it had enough, which excuses even under `error`.
+    let mut had_enough = satisfied;
     let mut counted = None;
     for (index, (exit, tolerance)) in stages.iter().enumerate().rev() {
         match tolerance.judge(exit) {
-            Verdict::Good if tolerance.broken_pipe == BrokenPipe::Error => mark = *exit == StageExit::FinishedEarly,
-            Verdict::Good => mark = true,
+            Verdict::Good => {
+                mark = true;
+                had_enough = *exit == StageExit::FinishedEarly;
+            }
             Verdict::Cancelled => {}
-            Verdict::BrokenPipe if mark => {}
+            Verdict::BrokenPipe if mark && (had_enough || tolerance.broken_pipe != BrokenPipe::Error) => {}
             Verdict::BrokenPipe => counted = counted.or(Some(index)),
             Verdict::Bad => {
                 mark = false;

@@ -13,7 +13,7 @@ use stagehost_ring::{Cause, Monitor, Options, Pool, ring};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
-    joint::{self, Sink, Source, StdinEnd, StdoutEnd, Stop, StopReason},
+    joint::{self, AtomicFile, Sink, Source, StdinEnd, StdoutEnd, Stop, StopReason},
     outcome::{ExitCode, Origin, Outcome, RingReport, StageExit, StageReport, Verdict, blame, code_of},
     plan::{Input, Plan, PlannedStage},
     sandbox::{OutputPort, Sandbox},
@@ -181,10 +181,13 @@ impl Run {
             Err(failed) => return end_failed(&plan, &failed, stop),
         };
         let mut stderr = Stderr { tee: self.options.tee_stderr, port: None };
-        let logs = match stages.iter().map(|planned| stderr.open(planned)).collect::<Result<Vec<_>, _>>() {
-            Ok(logs) => logs,
-            Err(failed) => return end_failed(&plan, &failed, stop),
-        };
+        let mut logs = Vec::with_capacity(stages.len());
+        for planned in &stages {
+            match stderr.open(planned, stop).await {
+                Ok(log) => logs.push(log),
+                Err(failed) => return end_failed(&plan, &failed, stop),
+            }
+        }
         let Ends { stdin, stdout } = ends;
         let rewind = stdin.rewind;
         let atomic = stdout.atomic;
@@ -194,7 +197,7 @@ impl Run {
         } else {
             let halves = Halves { stdin: stdin.source, stdout: stdout.sink, logs };
             let ended = self.run_stages(&plan, &stages, halves, stop).await;
-            stderr.flush().await;
+            stderr.flush(stop).await;
             ended
         };
         if let (Some(Source::File(file)), Some(rewind)) = (&source, &rewind) {
@@ -206,7 +209,8 @@ impl Run {
             let flushed = tokio::select! {
                 biased;
                 flushed = poll_fn(|cx| sink.poll_flush(cx)) => flushed,
-                _ = stop.requested() => Ok(()),
+                // What was written before a stage failed is handed on all the same.
+                () = stop.requested_from_outside() => Ok(()),
             };
             match flushed {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => stdout_closed = true,
@@ -224,8 +228,22 @@ impl Run {
         if let Some(atomic) = atomic
             && outcome.success
         {
-            let committed = tokio::task::spawn_blocking(move || atomic.commit()).await;
-            if let Err(error) = committed.map_err(io::Error::other).and_then(|committed| committed) {
+            let persisting = tokio::task::spawn_blocking(move || atomic.persist());
+            let persisted = tokio::select! {
+                biased;
+                // Until the rename nothing has happened that anybody can see.
+                () = stop.requested_from_outside() => None,
+                persisted = persisting => Some(persisted.map_err(io::Error::other).and_then(|persisted| persisted)),
+            };
+            let published = match persisted {
+                None => {
+                    outcome.success = false;
+                    stopped_from_outside(&mut outcome, &plan, stop);
+                    Ok(())
+                }
+                Some(persisted) => persisted.and_then(AtomicFile::publish),
+            };
+            if let Err(error) = published {
                 fail_end(&mut outcome, &EndError { name: plan.stdout_name.clone(), error });
             }
         }
@@ -357,22 +375,23 @@ struct Stderr {
 }
 
 impl Stderr {
-    fn open(&mut self, planned: &PlannedStage) -> Result<Sink, EndError> {
+    async fn open(&mut self, planned: &PlannedStage, stop: &Stop) -> Result<Sink, EndError> {
         match &planned.stderr {
             None if self.tee => Ok(self.shared()),
             Some(StderrSpec::Tee | StderrSpec::Inherit) => Ok(self.shared()),
             None | Some(StderrSpec::Capture | StderrSpec::Null) => Ok(Sink::Null),
-            Some(StderrSpec::File(path)) => {
-                joint::open_log(Path::new(path)).map_err(|error| EndError { name: path.clone(), error })
+            Some(StderrSpec::File(_)) => {
+                let path = planned.log.as_deref().unwrap_or(Path::new(""));
+                let opened = joint::open_log(path, stop).await;
+                opened.map_err(|error| EndError { name: path.display().to_string(), error })
             }
         }
     }
 
     /// Hands on what was printed. A reader that does not read holds the end of the run up for no longer than this.
-    async fn flush(&self) {
-        const PATIENCE: Duration = Duration::from_secs(2);
+    async fn flush(&self, stop: &Stop) {
         if let Some(port) = &self.port {
-            let _ = tokio::time::timeout(PATIENCE, poll_fn(|cx| port.poll_flush(cx))).await;
+            stop.patiently(poll_fn(|cx| port.poll_flush(cx))).await;
         }
     }
 
@@ -462,7 +481,7 @@ fn judge(
         ended.iter().enumerate().map(|(index, ended)| (ended.end.exit.clone(), tolerance(index))).collect();
     let blamed = blame(&exits, stdout_closed);
     let name_of = |index: usize| stages.get(index).map_or("copy", |stage| stage.name.as_str());
-    let (mut exit_code, mut origin, mut message, mut hint) = match blamed {
+    let (exit_code, origin, message, hint) = match blamed {
         Some(index) => {
             let exit = &exits[index].0;
             let (code, origin) = code_of(exit);
@@ -474,43 +493,17 @@ fn judge(
             _ => (0, Origin::Stage, String::new(), None),
         },
     };
-    let mut success = blamed.is_none();
-    let reason = stop.reason();
-    match reason {
-        // The blamed stage says it all.
-        None | Some(StopReason::Failure) => {}
-        Some(StopReason::Timeout) => {
-            (exit_code, origin) = (ExitCode::TimedOut as u8, Origin::Limit);
-            let limit = plan.timeout.unwrap_or_default();
-            message = format!("the run took longer than its timeout of {}", humantime::format_duration(limit));
-            hint = Some("raise `timeout` in the pipeline file, or --timeout".into());
-        }
-        Some(StopReason::Signal(signal)) => {
-            (exit_code, origin) = (u8::try_from(128 + signal).unwrap_or(u8::MAX), Origin::Signal);
-            message = format!("stopped by signal {signal}");
-            hint = None;
-        }
-        Some(StopReason::Caller) => {
-            (exit_code, origin) = (ExitCode::Host as u8, Origin::Host);
-            message = "the run was cancelled".into();
-            hint = None;
-        }
-    }
-    success &= reason.is_none();
-    Outcome {
+    let mut outcome = Outcome {
         version: 1,
         name: plan.name.clone(),
-        success,
+        success: blamed.is_none(),
         exit_code,
         origin,
         message,
         hint,
         blamed,
-        timed_out: reason == Some(StopReason::Timeout),
-        signal: match reason {
-            Some(StopReason::Signal(signal)) => Some(signal),
-            _ => None,
-        },
+        timed_out: false,
+        signal: None,
         stdout_closed,
         duration_ms: 0,
         stages: ended
@@ -532,7 +525,36 @@ fn judge(
             })
             .collect(),
         rings: rings.into_iter().map(|(capacity, monitor)| RingReport::new(capacity, monitor.counters())).collect(),
-    }
+    };
+    stopped_from_outside(&mut outcome, plan, stop);
+    outcome
+}
+
+/// Makes a stop by a timeout, a signal or the caller what the outcome says: it is a failure, whatever the stages say.
+fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &Stop) {
+    let (code, origin, message, hint) = match stop.reason() {
+        // The blamed stage says it all.
+        None | Some(StopReason::Failure) => return,
+        Some(StopReason::Timeout) => {
+            outcome.timed_out = true;
+            let limit = humantime::format_duration(plan.timeout.unwrap_or_default());
+            let hint = "raise `timeout` in the pipeline file, or --timeout".to_owned();
+            (
+                ExitCode::TimedOut as u8,
+                Origin::Limit,
+                format!("the run took longer than its timeout of {limit}"),
+                Some(hint),
+            )
+        }
+        Some(StopReason::Signal(signal)) => {
+            outcome.signal = Some(signal);
+            let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+            (code, Origin::Signal, format!("stopped by signal {signal}"), None)
+        }
+        Some(StopReason::Caller) => (ExitCode::Host as u8, Origin::Host, "the run was cancelled".to_owned(), None),
+    };
+    outcome.success = false;
+    (outcome.exit_code, outcome.origin, outcome.message, outcome.hint) = (code, origin, message, hint);
 }
 
 fn say(name: &str, exit: &StageExit) -> String {

@@ -4,7 +4,7 @@
 //! whether the plan holds.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt, fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -124,6 +124,8 @@ pub(crate) struct PlannedStage {
     pub(crate) limits: Limits,
     pub(crate) tolerance: Tolerance,
     pub(crate) stderr: Option<StderrSpec>,
+    /// The file it prints to, if `stderr` names one.
+    pub(crate) log: Option<PathBuf>,
     /// The capacity of the ring it writes, if a stage follows.
     pub(crate) ring: Capacity,
 }
@@ -137,10 +139,10 @@ impl Plan {
     pub fn new(spec: &PipelineSpec, base: &Path) -> Result<Self, PlanError> {
         let root = Place::root();
         let mut files = HashMap::new();
-        let mut names = Names::new(&spec.stages);
+        let names = spec.stage_names();
         let mut stages = Vec::with_capacity(spec.stages.len());
         for (index, stage) in spec.stages.iter().enumerate() {
-            stages.push(plan_stage(spec, stage, &root.key("stages").index(index), base, &mut files, &mut names)?);
+            stages.push(plan_stage(spec, stage, &root.key("stages").index(index), base, &mut files, &names[index])?);
         }
         check_requirements(spec)?;
         let stdin = plan_stdin(spec.stdin.as_ref(), base, &root.key("stdin"))?;
@@ -166,7 +168,7 @@ impl Plan {
     pub fn summary(&self) -> PlanSummary {
         let last = self.stages.len().saturating_sub(1);
         let stages: Vec<_> = self.stages.iter().enumerate().map(|(index, stage)| stage.summary(index < last)).collect();
-        let worst = |memory: Option<u64>| memory.map(|memory| memory + FIXED_ALLOWANCE);
+        let worst = |memory: Option<u64>| memory.map(|memory| memory.saturating_add(FIXED_ALLOWANCE));
         let worst_case =
             stages.iter().map(|stage| worst(stage.memory_bytes).map(|memory| memory + stage.ring_bytes.unwrap_or(0)));
         PlanSummary {
@@ -243,30 +245,6 @@ pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Gives a name to stages that have none: the file's, made unique by a number.
-struct Names(HashSet<String>);
-
-impl Names {
-    fn new(stages: &[StageSpec]) -> Self {
-        Self(stages.iter().filter_map(|stage| stage.name.clone()).collect())
-    }
-
-    fn name(&mut self, stage: &StageSpec, source: &str) -> String {
-        if let Some(name) = &stage.name {
-            return name.clone();
-        }
-        let file = source.strip_prefix("builtin:").unwrap_or(source);
-        let stem =
-            Path::new(file).file_stem().map_or_else(|| "stage".into(), |stem| stem.to_string_lossy().into_owned());
-        let name = std::iter::once(stem.clone())
-            .chain((2_u32..).map(|number| format!("{stem}-{number}")))
-            .find(|name| !self.0.contains(name))
-            .unwrap_or(stem);
-        self.0.insert(name.clone());
-        name
-    }
-}
-
 /// A `.wasm` file that was read and looked at.
 type Found = (Bytes, [u8; 32], Inspection);
 
@@ -276,7 +254,7 @@ fn plan_stage(
     place: &Place,
     base: &Path,
     files: &mut HashMap<String, Found>,
-    names: &mut Names,
+    name: &str,
 ) -> Result<PlannedStage, PlanError> {
     let wasm = stage.wasm.clone().unwrap_or_default();
     let (bytes, digest, inspection) = match files.get(&wasm) {
@@ -294,8 +272,7 @@ fn plan_stage(
         return Err(PlanError::new(PlanErrorKind::Refused, place.key("sha256"), message)
             .hint("it is not the file this pipeline was written for; if it should be, change the digest"));
     }
-    let name = names.name(stage, &wasm);
-    let mut args = vec![name.clone()];
+    let mut args = vec![name.to_owned()];
     args.extend(stage.args.iter().flatten().cloned());
     let mut env = BTreeMap::new();
     for (key, value) in [&spec.env, &stage.env].into_iter().flatten().flatten() {
@@ -310,7 +287,7 @@ fn plan_stage(
     ok_exit.dedup();
     let buffer = stage.buffer.or(spec.buffer);
     Ok(PlannedStage {
-        name,
+        name: name.to_owned(),
         source: wasm,
         bytes,
         digest,
@@ -323,10 +300,11 @@ fn plan_stage(
             ignore: stage.ignore.clone().unwrap_or_default(),
             broken_pipe: stage.broken_pipe.unwrap_or_default(),
         },
-        stderr: stage.stderr.clone().map(|stderr| match stderr {
-            StderrSpec::File(path) => StderrSpec::File(base.join(path).display().to_string()),
-            other => other,
-        }),
+        stderr: stage.stderr.clone(),
+        log: match &stage.stderr {
+            Some(StderrSpec::File(path)) => Some(base.join(path)),
+            _ => None,
+        },
         ring: buffer
             .map_or(Capacity::default(), |size| Capacity::at_least(usize::try_from(size.0).unwrap_or(usize::MAX))),
     })
@@ -346,7 +324,7 @@ fn limits(stage: Option<&LimitsSpec>, pipeline: Option<&LimitsSpec>) -> Limits {
 fn find(wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
     let bytes = match wasm.strip_prefix("builtin:") {
         Some(name) => Bytes::from_static(find_stock(name, place)?.wasm),
-        None => read_component(wasm, &base.join(wasm), place)?.into(),
+        None => read_stage(wasm, &base.join(wasm), place)?.into(),
     };
     let inspection = inspect(&bytes).map_err(|refused| PlanError {
         hint: refused.hint,
@@ -366,30 +344,35 @@ fn find_stock(name: &str, place: &Place) -> Result<&'static stock::StockStage, P
     })
 }
 
-fn read_component(wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
-    let metadata = fs::metadata(path).map_err(|error| unreadable(wasm, path, place, &error))?;
-    if metadata.is_dir() {
-        return Err(PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is a directory")));
-    }
-    if !metadata.is_file() {
-        return Err(PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is no regular file")));
-    }
-    if metadata.len() > MAX_COMPONENT_BYTES {
-        let message = format!("{wasm} has {} bytes; at most {MAX_COMPONENT_BYTES} are loaded", metadata.len());
-        return Err(PlanError::new(PlanErrorKind::Refused, place, message));
-    }
-    fs::read(path).map_err(|error| unreadable(wasm, path, place, &error))
+fn read_stage(wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
+    read_component(path).map_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
+        }
+        let stock = stock::find(wasm).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
+        PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
+            .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
+    })
 }
 
-fn unreadable(wasm: &str, path: &Path, place: &Place, error: &io::Error) -> PlanError {
-    if error.kind() == io::ErrorKind::NotFound {
-        let stock = stock::find(wasm).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
-        return PlanError {
-            hint: Some(stock.unwrap_or_else(|| format!("looked for {}", path.display()))),
-            ..PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
-        };
+/// Reads a component's file: a regular file of bounded size.
+///
+/// # Errors
+///
+/// What the system says, or what the file is instead.
+pub fn read_component(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
     }
-    PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"))
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if metadata.len() > MAX_COMPONENT_BYTES {
+        let message = format!("it has {} bytes, and at most {MAX_COMPONENT_BYTES} are loaded", metadata.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    fs::read(path)
 }
 
 /// Applies the matrix of requirements: two sandboxed stages always get a ring; `forbid` beside a stage is a conflict.

@@ -181,6 +181,13 @@ impl Run<'_> {
         self
     }
 
+    /// Gives it this standard error.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.command.stderr(stderr);
+        self
+    }
+
     /// Starts it. The caller talks to it and waits for it.
     pub fn start(mut self) -> Running {
         let mut child = self.command.spawn().expect("the program starts");

@@ -1,11 +1,11 @@
 //! `stagehost inspect`.
 
 use std::{
-    fs,
     io::{self, Write},
+    path::Path,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use stagehost::{ExitCode, Inspection, Shape, stock};
 
 use super::{Failure, args::InspectArgs, render};
@@ -21,8 +21,12 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
             }
         },
         None => {
-            let read = fs::read(&args.wasm).with_context(|| args.wasm.clone());
-            read.map_err(|error| Failure::new(ExitCode::NotFound, error))?
+            let read = stagehost::read_component(Path::new(&args.wasm));
+            read.map_err(|error| {
+                let missing = error.kind() == io::ErrorKind::NotFound;
+                let code = if missing { ExitCode::NotFound } else { ExitCode::Refused };
+                Failure::new(code, anyhow::Error::from(error).context(args.wasm.clone()))
+            })?
         }
     };
     let inspection = stagehost::inspect(&bytes).map_err(|refused| {

@@ -108,10 +108,19 @@ fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
     }
     for (key, value) in &args.env {
         spec.env.get_or_insert_default().insert(key.clone(), Some(value.clone()));
+        // A flag wins over what any stage says.
+        for env in spec.stages.iter_mut().filter_map(|stage| stage.env.as_mut()) {
+            env.remove(key);
+        }
     }
-    for limit in &args.limit {
+    // What is said of all stages first, so that what is said of one holds.
+    let (all, one): (Vec<_>, Vec<_>) = args.limit.iter().partition(|limit| limit.stage.is_none());
+    for limit in all.into_iter().chain(one) {
         match &limit.stage {
-            None => spec.limits.get_or_insert_default().memory = Some(limit.memory),
+            None => {
+                spec.limits.get_or_insert_default().memory = Some(limit.memory);
+                spec.stages.iter_mut().filter_map(|stage| stage.limits.as_mut()).for_each(|own| own.memory = None);
+            }
             Some(name) => stage(spec, name)?.limits.get_or_insert_with(LimitsSpec::default).memory = Some(limit.memory),
         }
     }
@@ -121,15 +130,14 @@ fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The stage a flag names: by its name, by what it runs, or by its number from 1.
+/// The stage a flag names: by the name that the plan shows, or by its number from 1.
 fn stage<'a>(spec: &'a mut PipelineSpec, name: &str) -> Result<&'a mut StageSpec, Failure> {
-    let called = |stage: &StageSpec| {
-        let wasm = stage.wasm.as_deref().unwrap_or_default();
-        let stem = Path::new(wasm.strip_prefix("builtin:").unwrap_or(wasm)).file_stem();
-        stage.name.as_deref().map_or_else(|| stem.is_some_and(|stem| stem == name), |own| own == name)
-    };
     let by_number = || name.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-    let index = spec.stages.iter().position(called).or_else(|| by_number().filter(|index| *index < spec.stages.len()));
+    let index = spec
+        .stage_names()
+        .iter()
+        .position(|known| known == name)
+        .or_else(|| by_number().filter(|index| *index < spec.stages.len()));
     match index {
         Some(index) => Ok(&mut spec.stages[index]),
         None => Err(host(anyhow!("no stage is called {name:?}"))

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -12,9 +13,15 @@ use stagehost::{ExitCode, Host, HostOptions, Outcome, RunControl, RunOptions};
 use super::{Failure, args::RunArgs, load, render, signals};
 
 pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
-    let mut report = Report::open(&args)?;
-    let outcome = match start(&args) {
-        Ok(outcome) => outcome,
+    let quiet = args.quiet;
+    run_and_report(&args).map_err(|failure| Failure { silent: failure.silent || quiet, ..failure })
+}
+
+fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
+    let mut report = Report::open(args)?;
+    // Watched until the end: what is printed below may have to wait for a reader.
+    let (outcome, _signals) = match start(args) {
+        Ok(started) => started,
         Err(failure) => {
             let mut message = failure.error.to_string();
             for cause in failure.error.chain().skip(1) {
@@ -22,7 +29,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
             }
             let mut outcome = Outcome::not_started(None, ExitCode::Host, message, failure.hint.clone());
             outcome.exit_code = failure.code;
-            report.write(&outcome)?;
+            report.write_or_warn(&outcome);
             return Err(failure);
         }
     };
@@ -32,14 +39,15 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     if args.verbose {
         render::details(&outcome);
     }
-    report.write(&outcome)?;
+    let reported = report.write_or_warn(&outcome);
     if let Some(signal) = outcome.signal {
         signals::die_of(signal);
     }
-    Ok(outcome.exit_code)
+    // What the run itself has to say comes first.
+    Ok(if outcome.exit_code == 0 && !reported { ExitCode::Host as u8 } else { outcome.exit_code })
 }
 
-fn start(args: &RunArgs) -> Result<Outcome, Failure> {
+fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals), Failure> {
     let planned = load::plan(&args.pipeline)?;
     let control = RunControl::default();
     let signals = signals::Signals::watch(&control)
@@ -53,9 +61,9 @@ fn start(args: &RunArgs) -> Result<Outcome, Failure> {
         render::warning(warning);
     }
     let outcome = host.run(planned.plan, &RunOptions { tee_stderr: true, control });
+    signals.run_is_over(outcome.signal);
     drop(host);
-    drop(signals);
-    Ok(outcome)
+    Ok((outcome, signals))
 }
 
 /// Where compiled code is kept: `STAGEHOST_CACHE_DIR`, else a directory in the user's cache. Empty: nowhere.
@@ -80,20 +88,34 @@ impl Report {
             (None, Some(number)) => (PathBuf::from(format!("/proc/self/fd/{number}")), format!("descriptor {number}")),
             (None, None) => return Ok(Self(None)),
         };
-        // A descriptor's file keeps what it has.
-        let file =
-            if args.report.is_some() { fs::File::create(path) } else { fs::OpenOptions::new().append(true).open(path) };
+        let same = |a: &Path, b: &Path| {
+            let id = |path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+            id(a).is_some() && id(a) == id(b)
+        };
+        if args.report.is_some() && args.pipeline.what.pipeline.as_ref().is_some_and(|pipeline| same(pipeline, &path)) {
+            let error = anyhow!("the report {name} is the pipeline file, which it would overwrite");
+            return Err(Failure::new(ExitCode::Host, error));
+        }
+        let file = match args.report_fd {
+            Some(number) => stagehost::inherited_descriptor(number).map(fs::File::from),
+            None => fs::File::create(path),
+        };
         let file =
             file.with_context(|| format!("the report {name}")).map_err(|error| Failure::new(ExitCode::Host, error))?;
         Ok(Self(Some((file, name))))
     }
 
-    fn write(&mut self, outcome: &Outcome) -> Result<(), Failure> {
-        let Some((file, name)) = &mut self.0 else { return Ok(()) };
-        let mut json = serde_json::to_string_pretty(outcome)
-            .map_err(|error| Failure::new(ExitCode::Host, anyhow!("the report cannot be made: {error}")))?;
-        json.push('\n');
-        let written = file.write_all(json.as_bytes()).with_context(|| format!("the report {name}"));
-        written.map_err(|error| Failure::new(ExitCode::Host, error))
+    /// Writes the report; a failure is told and does not hide the run's own end.
+    fn write_or_warn(&mut self, outcome: &Outcome) -> bool {
+        let Some((file, name)) = &mut self.0 else { return true };
+        let json = serde_json::to_string_pretty(outcome).map_err(std::io::Error::other);
+        let written = json.and_then(|json| file.write_all(format!("{json}\n").as_bytes()));
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                render::warning(&format!("the report {name} cannot be written: {error}"));
+                false
+            }
+        }
     }
 }

@@ -1,7 +1,15 @@
 //! Signals that stop a run: the stages end, everything is cleaned up, then the process dies of the same signal, so that a
 //! shell loop around it ends too.
 
-use std::{io, thread::JoinHandle};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ},
@@ -13,6 +21,7 @@ use stagehost::RunControl;
 /// Watches for signals until it is dropped.
 pub(crate) struct Signals {
     handle: Handle,
+    over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -21,23 +30,39 @@ impl Signals {
     /// stay ignored.
     pub(crate) fn watch(control: &RunControl) -> io::Result<Self> {
         // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
-        signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let ignored = ignored_signals();
         let watched =
             [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
         let mut signals = Iterator::new(watched)?;
         let handle = signals.handle();
         let control = control.clone();
+        let over = Arc::new(AtomicBool::new(false));
+        let run_is_over = over.clone();
         let thread = std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
             let mut stopped = false;
             for signal in signals.forever() {
-                if std::mem::replace(&mut stopped, true) {
+                if std::mem::replace(&mut stopped, true) || run_is_over.load(Relaxed) {
                     die_of(signal);
                 }
                 control.stop_by_signal(signal);
             }
         })?;
-        Ok(Self { handle, thread: Some(thread) })
+        Ok(Self { handle, over, thread: Some(thread) })
+    }
+
+    /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process
+    /// dies of it soon, even if nobody reads what is still to be printed.
+    pub(crate) fn run_is_over(&self, stopped_by: Option<i32>) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        self.over.store(true, Relaxed);
+        if let Some(signal) = stopped_by {
+            // Ends with the process, which does not outlive it.
+            let _ = std::thread::Builder::new().spawn(move || {
+                std::thread::park_timeout(PATIENCE);
+                die_of(signal);
+            });
+        }
     }
 }
 

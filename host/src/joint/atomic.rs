@@ -1,7 +1,7 @@
 //! A file that appears whole or not at all.
 //!
 //! The bytes go to a file without a name in the target's directory (or, where the file system has none of those, to a
-//! hidden temporary name). A commit makes them durable, gives them the owner and mode of what was there, and renames them
+//! hidden temporary name). Persisting makes them durable and gives them the owner and mode of what was there, and publishing renames them
 //! over it. Anything else leaves the directory as it was.
 
 use std::{
@@ -132,18 +132,24 @@ impl AtomicFile {
         self.file.clone()
     }
 
-    /// Makes the bytes durable and puts them in the target's place. Blocks.
-    pub(crate) fn commit(mut self) -> io::Result<()> {
+    /// Makes the bytes durable, with the owner and mode of what they will replace. Blocks; nothing is to be seen yet.
+    pub(crate) fn persist(self) -> io::Result<Self> {
         if let Some((mode, user, group)) = self.target.existing {
             // The owner first: changing it clears the set-user bits of the mode.
             match fchown(&self.file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))) {
-                // An unprivileged user keeps their own files' owner anyway; a group they are not in is lost.
-                Ok(()) | Err(Errno::PERM) => {}
+                Ok(()) => fchmod(&self.file, Mode::from_raw_mode(mode))?,
+                // An unprivileged user keeps their own files' owner anyway; a group they are not in is lost, and with it
+                // what the mode would give to whoever is in the new one.
+                Err(Errno::PERM) => fchmod(&self.file, Mode::from_raw_mode(mode & 0o1707))?,
                 Err(error) => return Err(error.into()),
             }
-            fchmod(&self.file, Mode::from_raw_mode(mode))?;
         }
         fdatasync(&self.file)?;
+        Ok(self)
+    }
+
+    /// Puts the bytes in the target's place.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
         if self.temporary.is_none() {
             let name = temporary_name(&self.target.name);
             let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());

@@ -59,10 +59,13 @@ impl FileSource {
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let n = if self.taken < self.block.len() || self.reading.is_some() || self.always_waits {
+        let by_block =
+            self.taken < self.block.len() || self.reading.is_some() || self.always_waits || self.line_at_a_time;
+        let n = if by_block {
             ready!(self.poll_block(cx))?;
             let from = &self.block[self.taken..];
-            let n = from.len().min(into.len());
+            let line = || memchr::memchr(b'\n', from).map_or(from.len(), |newline| newline + 1);
+            let n = if self.line_at_a_time { line() } else { from.len() }.min(into.len());
             into[..n].copy_from_slice(&from[..n]);
             n
         } else {
@@ -79,8 +82,6 @@ impl FileSource {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         };
-        let n =
-            if self.line_at_a_time { memchr::memchr(b'\n', &into[..n]).map_or(n, |newline| newline + 1) } else { n };
         self.position += n as u64;
         self.taken = self.block.len().min(self.taken + n);
         Poll::Ready(Ok(n))
@@ -95,6 +96,16 @@ impl FileSource {
     fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.taken < self.block.len() {
             return Poll::Ready(Ok(()));
+        }
+        if self.reading.is_none() && !self.always_waits {
+            self.block.resize(BLOCK, 0);
+            self.taken = 0;
+            let read =
+                preadv2(&*self.file, &mut [IoSliceMut::new(&mut self.block)], self.position, ReadWriteFlags::NOWAIT);
+            self.block.truncate(read.unwrap_or(0));
+            if read.is_ok() {
+                return Poll::Ready(Ok(()));
+            }
         }
         let reading = self.reading.get_or_insert_with(|| {
             let (file, position, mut block) = (self.file.clone(), self.position, std::mem::take(&mut self.block));

@@ -13,6 +13,7 @@ use std::{
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, fstat, open, seek},
     io::fcntl_dupfd_cloexec,
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 
 use super::{
@@ -131,6 +132,9 @@ impl Output {
         if let Some(number) = descriptor.and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
             return Ok(Self::Descriptor(number));
         }
+        // A descriptor of another process: whatever it is, its file is not replaced.
+        let foreign = path.starts_with("/proc") && path.parent().is_some_and(|around| around.ends_with("fd"));
+        let append = append || foreign;
         let metadata = fs::metadata(path);
         let special = metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
         let fifo = metadata.as_ref().is_ok_and(|metadata| metadata.file_type().is_fifo());
@@ -156,17 +160,7 @@ impl Output {
 pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<StdoutEnd> {
     match place {
         Output::Inherit => inherited(io::stdout().as_fd()),
-        Output::Descriptor(number) => {
-            // Found by its path, so that no number is trusted to be a descriptor of ours.
-            let file = retry(|| {
-                open(
-                    format!("/proc/self/fd/{number}"),
-                    OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-            })?;
-            Ok(sink_for(file))
-        }
+        Output::Descriptor(number) => inherited_descriptor(u32::try_from(*number).unwrap_or(u32::MAX)).map(sink_for),
         Output::Atomic(target) => {
             let atomic = AtomicFile::create(target.clone())?;
             let sink = Sink::File(FileSink::new(atomic.file(), false));
@@ -179,9 +173,25 @@ pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<Stdou
     }
 }
 
-/// Opens a file that stages' standard error is appended to.
-pub(crate) fn open_log(path: &Path) -> io::Result<Sink> {
-    open_in_place(path, true).map(|file| sink_for(file).sink)
+/// Opens a file that a stage's standard error is appended to.
+///
+/// # Errors
+///
+/// What the system says, or that the run was stopped while a FIFO waited for its reader.
+pub(crate) async fn open_log(path: &Path, stop: &Stop) -> io::Result<Sink> {
+    let place = Output::of(path, true, Some(false)).map_err(io::Error::other)?;
+    open_stdout(&place, stop).await.map(|end| end.sink)
+}
+
+/// A copy of one of the process's own descriptors, by its number: it shares the offset with the original.
+///
+/// # Errors
+///
+/// What the system says; `EBADF` when there is none of that number.
+pub fn inherited_descriptor(number: u32) -> io::Result<OwnedFd> {
+    let number = i32::try_from(number).map_err(|_| rustix::io::Errno::BADF)?;
+    let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty())?)
 }
 
 /// The host's own standard error, as a sink.

@@ -1,5 +1,7 @@
 //! The wish to stop a run, known to everything in it.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 /// Why a run is stopped.
@@ -24,12 +26,15 @@ impl Stop {
         Self(watch::Sender::new(None))
     }
 
-    /// Asks for the stop. The first reason stays.
+    /// Asks for the stop. The first reason stays, but one from outside takes the place of a stage's failure: what is
+    /// still to be done after a failure can be stopped too.
     pub(crate) fn request(&self, reason: StopReason) {
         self.0.send_if_modified(|current| {
-            let first = current.is_none();
-            current.get_or_insert(reason);
-            first
+            let news = current.is_none() || (*current == Some(StopReason::Failure) && reason != StopReason::Failure);
+            if news {
+                *current = Some(reason);
+            }
+            news
         });
     }
 
@@ -42,10 +47,31 @@ impl Stop {
     }
 
     /// Waits until the stop is asked for. Cancel safe.
-    pub(crate) async fn requested(&self) -> StopReason {
-        let mut receiver = self.0.subscribe();
+    pub(crate) async fn requested(&self) {
         // We hold a sender, so the channel cannot close before there is a reason.
-        let reason = receiver.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
-        reason.unwrap_or(StopReason::Caller)
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the stop is asked for from outside: by a timeout, a signal or the caller. Cancel safe.
+    pub(crate) async fn requested_from_outside(&self) {
+        let outside = |reason: &Option<StopReason>| !matches!(reason, None | Some(StopReason::Failure));
+        let _ = self.0.subscribe().wait_for(outside).await;
+    }
+
+    /// Waits for what is left to do after the stages: not for ever, and hardly at all once the run is stopped from
+    /// outside. Returns `None` if it was given up.
+    pub(crate) async fn patiently<T>(&self, last: impl Future<Output = T>) -> Option<T> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        const AFTER_STOP: Duration = Duration::from_millis(100);
+        let stopped = async {
+            self.requested_from_outside().await;
+            tokio::time::sleep(AFTER_STOP).await;
+        };
+        tokio::select! {
+            biased;
+            done = last => Some(done),
+            () = stopped => None,
+            () = tokio::time::sleep(PATIENCE) => None,
+        }
     }
 }

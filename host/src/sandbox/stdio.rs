@@ -46,6 +46,9 @@ pub(crate) enum EndFailure {
     Io(Arc<io::Error>),
 }
 
+/// How many wakers a port keeps.
+const MOST_WAITING: usize = 64;
+
 /// Wakes everyone who waits for a port: two views of one half wait with wakers of their own, and a half knows only one.
 #[derive(Default)]
 struct FanOut(Mutex<Vec<Waker>>);
@@ -53,9 +56,14 @@ struct FanOut(Mutex<Vec<Waker>>);
 impl FanOut {
     fn add(&self, waker: &Waker) {
         let mut waiting = lock(&self.0);
-        if !waiting.iter().any(|known| known.will_wake(waker)) {
-            waiting.push(waker.clone());
+        if waiting.iter().any(|known| known.will_wake(waker)) {
+            return;
         }
+        if waiting.len() == MOST_WAITING {
+            // Most of them belong to reads that were cancelled; whoever still waits asks again.
+            waiting.drain(..).for_each(Waker::wake);
+        }
+        waiting.push(waker.clone());
     }
 }
 

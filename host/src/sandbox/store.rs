@@ -79,7 +79,7 @@ pub(super) struct MemoryLimiter {
     peak: u64,
     /// The growth that was approved last, to be taken back if it fails after all.
     pending: u64,
-    /// The first refusal: how many bytes were asked for, and how many were in use.
+    /// The last refusal, if nothing was approved since: how many bytes were asked for, and how many were in use.
     pub(super) denied: Option<Denied>,
 }
 
@@ -100,6 +100,8 @@ impl MemoryLimiter {
             self.denied = Some(Denied { limit, used: self.used, asked: bytes });
             return false;
         }
+        // Whatever was refused before, the guest got over it.
+        self.denied = None;
         self.used = wanted;
         self.pending = bytes;
         self.peak = self.peak.max(wanted);
@@ -223,6 +225,10 @@ pub(crate) async fn run_guest(
     let ran = match ran {
         // A 0.2 stream takes bytes before they are written; they are part of what a good end promises.
         Ok(()) => poll_fn(|cx| stdio.stdout.poll_drain(cx)).await.map_err(wasmtime::Error::from),
+        Err(error) if error.is::<I32Exit>() => {
+            let _ = poll_fn(|cx| stdio.stdout.poll_drain(cx)).await;
+            Err(error)
+        }
         failed => failed,
     };
     let guest = store.data();

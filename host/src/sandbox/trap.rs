@@ -15,11 +15,10 @@ const MAX_FRAMES: usize = 32;
 /// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed.
 pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &str) -> StageExit {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-        return match (*code, denied) {
-            (0, _) => StageExit::Ok,
-            (_, Some(denied)) => out_of_memory(denied),
-            // Only the low byte of an exit code reaches a parent, here as anywhere.
-            (code, None) => StageExit::Exit { code: u8::try_from(code & 0xff).unwrap_or(u8::MAX) },
+        // Only the low byte of an exit code reaches a parent, here as anywhere.
+        return match u8::try_from(code & 0xff).unwrap_or(u8::MAX) {
+            0 => StageExit::Ok,
+            code => StageExit::Exit { code },
         };
     }
     if error.is::<Stopped>() {

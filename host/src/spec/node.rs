@@ -1,7 +1,7 @@
 //! A JSON document that remembers what `serde_json`'s own value forgets: duplicate keys. And a deserializer over it
 //! whose errors know their place.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -32,11 +32,10 @@ impl Node {
                 items.iter_mut().enumerate().try_for_each(|(index, item)| item.check(&place.index(index)))
             }
             Self::Object(entries) => {
-                for index in 0..entries.len() {
-                    let (earlier, later) = entries.split_at_mut(index);
-                    let (key, value) = &mut later[0];
+                let mut seen = HashSet::with_capacity(entries.len());
+                for (key, value) in entries {
                     let place = place.key(key);
-                    if earlier.iter().any(|(other, _)| other == key) {
+                    if !seen.insert(&*key) {
                         return Err(SpecError::new(place, format!("the key {key:?} stands here twice"))
                             .hint("keep one of the two"));
                     }

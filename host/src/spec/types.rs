@@ -1,6 +1,9 @@
 //! The pipeline file's shape. One set of types serves reading, validation and the JSON Schema.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use schemars::JsonSchema;
 use serde::{
@@ -193,6 +196,24 @@ pub fn schema() -> serde_json::Value {
 }
 
 impl PipelineSpec {
+    /// The stages' names: their own, else the file's, made unique by a number.
+    pub fn stage_names(&self) -> Vec<String> {
+        let mut taken: BTreeSet<String> = self.stages.iter().filter_map(|stage| stage.name.clone()).collect();
+        let name = |stage: &StageSpec| {
+            if let Some(name) = &stage.name {
+                return name.clone();
+            }
+            let wasm = stage.wasm.as_deref().unwrap_or_default();
+            let file = Path::new(wasm.strip_prefix("builtin:").unwrap_or(wasm));
+            let stem = file.file_stem().map_or_else(|| "stage".into(), |stem| stem.to_string_lossy().into_owned());
+            let numbered = (2_u32..).map(|number| format!("{stem}-{number}"));
+            let name = std::iter::once(stem.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(stem);
+            taken.insert(name.clone());
+            name
+        };
+        self.stages.iter().map(name).collect()
+    }
+
     /// Checks what the types cannot say.
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         let root = Place::root();

@@ -86,8 +86,7 @@ impl WasmStage {
             }
         };
         // What was printed is handed on before the report; a reader of stderr that does not read holds nothing up.
-        let flushing = std::future::poll_fn(|cx| stdio.stderr.poll_flush(cx));
-        let _ = tokio::time::timeout(Duration::from_secs(2), flushing).await;
+        stop.patiently(std::future::poll_fn(|cx| stdio.stderr.poll_flush(cx))).await;
         StageEnd {
             index: self.index,
             exit,

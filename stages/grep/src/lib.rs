@@ -16,7 +16,7 @@ struct Options {
 
 fn parse(args: Vec<String>) -> Result<Options> {
     let (mut invert, mut ignore_case, mut count, mut fixed, mut only_matching) = (false, false, false, false, false);
-    let mut pattern = None;
+    let mut patterns = Vec::new();
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
         match arg {
@@ -25,13 +25,17 @@ fn parse(args: Vec<String>) -> Result<Options> {
             Short('c') | Long("count") => count = true,
             Short('F') | Long("fixed-strings") => fixed = true,
             Short('o') | Long("only-matching") => only_matching = true,
-            Short('e') | Long("regexp") => pattern = Some(parser.value()?.string()?),
-            Value(value) if pattern.is_none() => pattern = Some(value.string()?),
+            Short('e') | Long("regexp") => patterns.push(parser.value()?.string()?),
+            Value(value) if patterns.is_empty() => patterns.push(value.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    let pattern = pattern.ok_or("a pattern is missing; usage: grep [-v] [-i] [-c] [-F] [-o] PATTERN")?;
-    let pattern = if fixed { regex::escape(&pattern) } else { pattern };
+    if patterns.is_empty() {
+        return Err("a pattern is missing; usage: grep [-v] [-i] [-c] [-F] [-o] [-e] PATTERN".into());
+    }
+    // Any of them: each is a group of its own, so that none reaches into the next.
+    let alternative = |pattern: &String| if fixed { regex::escape(pattern) } else { format!("(?:{pattern})") };
+    let pattern = patterns.iter().map(alternative).collect::<Vec<_>>().join("|");
     let pattern = RegexBuilder::new(&pattern).case_insensitive(ignore_case).multi_line(true).build()?;
     Ok(Options { pattern, invert, count, only_matching })
 }
@@ -102,6 +106,8 @@ mod tests {
         check(&["-c", "o"], text, b"4\n");
         check(&["-F", "t.o"], text, b"t.o\n");
         check(&["-o", "[tw]+"], text, b"w\ntw\nt\n");
+        check(&["-e", "one", "-e", "T.o"], text, b"one\nTwo\n");
+        check(&["-F", "-e", "t.o", "-e", "Two"], text, b"Two\nt.o\n");
         check(&[""], b"", b"");
         check(&["^$"], b"\n", b"\n");
     }

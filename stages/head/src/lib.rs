@@ -25,11 +25,14 @@ fn parse(args: Vec<String>) -> Result<Left, lexopt::Error> {
 fn pass(left: Left, input: &mut Input, output: &mut Output) -> Result {
     match left {
         Left::Lines(mut lines) => {
+            // By chunks: a line is passed on while it comes, however long it is.
             while lines > 0
-                && let Some(line) = input.next_line()?
+                && let Some(chunk) = input.next_chunk()?
             {
-                output.write_all(line)?;
-                lines -= 1;
+                let nth = usize::try_from(lines - 1).unwrap_or(usize::MAX);
+                let end = memchr::memchr_iter(b'\n', chunk).nth(nth).map_or(chunk.len(), |newline| newline + 1);
+                output.write_all(&chunk[..end])?;
+                lines -= memchr::memchr_iter(b'\n', &chunk[..end]).count() as u64;
             }
         }
         Left::Bytes(mut bytes) => {

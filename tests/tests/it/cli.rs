@@ -52,8 +52,23 @@ fn the_report_can_go_to_a_descriptor() {
 }
 
 #[test]
+fn the_report_never_overwrites_the_pipeline_or_hides_the_end() {
+    let place = Place::new();
+    let pipeline = r#"{"version": 1, "stdin": "null", "stages": [{"wasm": "builtin:cat"}]}"#;
+    place.write("p.json", pipeline);
+    let run = place.stagehost(["run", "p.json", "--report", "p.json"]);
+    run.done().code(125).says(&["is the pipeline file"]);
+    assert_eq!(place.read("p.json"), pipeline);
+    place.stagehost(["run", "p.json", "--report", "/dev/full"]).done().code(125).says(&["cannot be written"]);
+    let run = place.shorthand(&format!("{} exit 9", probe())).args(["--report", "/dev/full"]);
+    run.done().code(9).says(&["cannot be written", "exited with code 9"]);
+    place.shorthand(":nothing").args(["--report", "/dev/full"]).done().code(127).says(&["no stock stage"]);
+}
+
+#[test]
 fn quiet_and_verbose() {
     let place = Place::new();
+    place.shorthand(":nothing").arg("-q").done().code(127).is_quiet();
     place.shorthand(&format!("{} exit 3", probe())).arg("-q").done().code(3).is_quiet();
     let run = place.shorthand(":cat | :cat").input("text").arg("-v");
     run.done().code(0).says(&["cat: ended well; 4 B in, 4 B out", "cat-2:", "ring of 256 KiB", "exit code 0"]);

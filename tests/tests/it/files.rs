@@ -247,10 +247,44 @@ fn sockets_and_devices_can_be_read_and_written() {
 }
 
 #[test]
-fn a_closed_standard_output_is_an_error_not_a_crash() {
+fn closed_standard_streams_are_no_crash() {
+    // The language's runtime opens /dev/null in their place before any of our code runs.
     let place = Place::new();
-    let output = place.shell("echo x | $STAGEHOST run -c ':cat' >&-").done();
-    assert!(!output.error_text().contains("panicked"), "{output}");
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let run = place.shell(&format!("echo x | $STAGEHOST run -c ':cat' {closed} | cat; exit ${{PIPESTATUS[1]}}"));
+        let output = run.done().code(0);
+        assert!(!output.error_text().contains("panicked"), "{output}");
+    }
+}
+
+#[test]
+fn a_descriptors_path_shares_its_offset() {
+    let place = Place::new();
+    let run = place.shell("{ echo one; echo two | $STAGEHOST run -c ':cat' --stdout /dev/fd/1; echo three; } > x");
+    run.done().code(0).is_quiet();
+    assert_eq!(place.read("x"), "one\ntwo\nthree\n");
+    let run =
+        place.shell("{ echo one >&3; $STAGEHOST run -c ':cat' --stdin null --report-fd 3; echo three >&3; } 3> y");
+    run.done().code(0).is_quiet();
+    let report = place.read("y");
+    assert!(report.starts_with("one\n{") && report.ends_with("}\nthree\n"), "{report}");
+}
+
+#[test]
+fn what_was_written_before_a_failure_reaches_an_inherited_file() {
+    let place = Place::new();
+    place.write("in", vec![b'x'; 20_000_000]);
+    place.shell(&format!("$STAGEHOST run -c '{} copy-exit 3' --stdin in > out", probe())).done().code(3);
+    assert_eq!(fs::metadata(place.path("out")).unwrap().len(), 20_000_000);
+}
+
+#[test]
+fn a_log_that_is_a_fifo_without_a_reader_ends_at_the_timeout() {
+    let place = Place::new();
+    mkfifo(&place, "log");
+    let pipeline = r#"{"version": 1, "timeout": "300ms", "stdin": "null", "stages": [{"wasm": "builtin:cat", "stderr": {"file": "log"}}]}"#;
+    place.write("p.json", pipeline);
+    place.stagehost(["run", "p.json"]).done().code(124).says(&["timeout"]);
 }
 
 #[test]

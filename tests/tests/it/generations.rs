@@ -28,6 +28,10 @@ fn preview1_exits_with_any_code() {
     for code in [0, 1, 3, 100, 255] {
         place.shorthand(&format!("{} exit {code}", std_probes()[0])).done().code(code).prints("");
     }
+    // Only the low byte counts, as for any program: 256 is a good end.
+    let run = place.shorthand(&format!("{} exit 256", std_probes()[0])).args(["--stdout", "out"]);
+    run.done().code(0).is_quiet();
+    assert_eq!(place.read("out"), "");
 }
 
 #[test]

@@ -56,6 +56,18 @@ fn a_refused_growth_that_the_guest_survives_is_no_failure() {
 }
 
 #[test]
+fn an_exit_code_after_a_refused_growth_is_the_guests_own() {
+    let place = Place::new();
+    let body = "(drop (memory.grow (i32.const 60000))) (call $exit (i32.const 3))";
+    let guest = preview1(&place, "exit.wasm", body);
+    place.shorthand(&guest.display().to_string()).done().code(3).says(&["exited with code 3"]);
+    // A growth that was approved later says that the guest got over the refusal.
+    let body = "(drop (memory.grow (i32.const 60000))) (drop (memory.grow (i32.const 1))) unreachable";
+    let guest = preview1(&place, "over.wasm", body);
+    place.shorthand(&guest.display().to_string()).done().code(134).says(&["unreachable"]);
+}
+
+#[test]
 fn a_limit_names_one_stage_or_all() {
     let place = Place::new();
     let guest = format!("{} alloc", probe());
@@ -63,6 +75,8 @@ fn a_limit_names_one_stage_or_all() {
     run.done().code(137).says(&["memory limit of 32 MiB"]);
     let run = place.shorthand(&format!(":cat | {guest}")).args(["--limit", "2.memory=16MiB"]);
     run.done().code(137).says(&["memory limit of 16 MiB"]);
+    let run = place.shorthand(&format!("{} early | {guest}", probe())).args(["--limit", "probe-2.memory=48MiB"]);
+    run.done().code(137).says(&["memory limit of 48 MiB"]);
 }
 
 /// The most memory a process ever had resident, in KiB.

@@ -24,6 +24,10 @@ fn a_line_of_a_hundred_megabytes_passes() {
     line.push(b'\n');
     let place = Place::new();
     place.write("long", &line);
+    // With the limits that every stage has by default.
+    for stages in [":cat | :lower | :head -n 1 | :wc", ":grep x | :wc", &format!("{} lines | :wc", probe())] {
+        place.shorthand(stages).args(["--stdin", "long"]).done().code(0).prints("      1       1 100000001\n");
+    }
     let run =
         place.shorthand(&format!("{} lines | :wc", probe())).args(["--stdin", "long", "--limit", "memory=512MiB"]);
     run.done().code(0).prints("      1       1 100000001\n");

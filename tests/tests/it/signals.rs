@@ -58,6 +58,23 @@ fn a_shell_loop_around_the_run_ends_too() {
 }
 
 #[test]
+fn a_run_whose_messages_nobody_reads_still_dies_of_the_signal() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (unread, full) = std::io::pipe().unwrap();
+    let file = std::os::fd::OwnedFd::from(full.try_clone().unwrap());
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&file, &[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty()).unwrap();
+    let run = place.shorthand(&format!("{} wait", probe())).stdin(reader).stderr(full);
+    let mut running = run.start();
+    wait_for_handlers(&mut running);
+    running.signal(Signal::TERM);
+    running.done().died_of(Signal::TERM);
+    drop((writer, unread));
+}
+
+#[test]
 fn ignored_signals_stay_ignored() {
     let place = Place::new();
     let script = format!("trap '' HUP; exec $STAGEHOST run -c '{} wait' --timeout 2s", probe());
