@@ -20,8 +20,8 @@ use std::{
 
 use rustix::{
     fs::{
-        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, accessat, fchmod, fchown, fdatasync, linkat,
-        open, openat, renameat, statat, unlinkat,
+        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, Uid, accessat, fchmod,
+        fchown, fdatasync, linkat, open, openat, renameat, statat, statx, unlinkat,
     },
     io::Errno,
 };
@@ -61,6 +61,10 @@ pub(crate) fn target(path: &Path) -> Result<Target, String> {
     let existing = match statat(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
             refuse_unreplaceable(&stat, &around)?;
+            let attributes = statx(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+            if attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
+                return Err("it is a mount point, which cannot be replaced".into());
+            }
             Some((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid))
         }
         Err(Errno::NOENT) => None,
