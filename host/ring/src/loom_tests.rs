@@ -225,3 +225,74 @@ fn an_idle_drained_ring_holds_nothing_whoever_comes_last() {
         drop((writer, reader));
     });
 }
+
+/// How a writer ends, after `writes` bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum WriterEnd {
+    Finish,
+    Abort,
+    Drop,
+    IdleThenFinish,
+}
+
+/// What a reader does.
+#[derive(Clone, Copy, Debug)]
+enum ReaderAct {
+    ReadToTheEnd,
+    ParkForTwo,
+    ReadOneThenDrop,
+    Drop,
+    Fail,
+}
+
+/// Every pair of {write, finish, abort, drop, idle} and {read, park, drop, fail}, over the smallest capacities.
+#[test]
+fn every_pair_of_operations_agrees_on_bytes_and_ending() {
+    let ends = [WriterEnd::Finish, WriterEnd::Abort, WriterEnd::Drop, WriterEnd::IdleThenFinish];
+    let acts =
+        [ReaderAct::ReadToTheEnd, ReaderAct::ParkForTwo, ReaderAct::ReadOneThenDrop, ReaderAct::Drop, ReaderAct::Fail];
+    for (capacity, writes) in [(1, 0), (1, 1), (2, 2), (1, 2)] {
+        for end in ends {
+            for act in acts {
+                check(
+                    capacity,
+                    move |mut writer| {
+                        let written = write_all(&mut writer, &b"ab"[..writes]);
+                        assert!(written.is_ok() || !matches!(act, ReaderAct::ReadToTheEnd));
+                        match end {
+                            WriterEnd::Finish => writer.finish(),
+                            WriterEnd::Abort => writer.abort(Cause::new("boom")),
+                            WriterEnd::Drop => drop(writer),
+                            WriterEnd::IdleThenFinish => {
+                                writer.idle();
+                                writer.finish();
+                            }
+                        }
+                    },
+                    move |mut reader| match act {
+                        ReaderAct::ReadToTheEnd => {
+                            let (all, ended) = read_all(&mut reader);
+                            assert_eq!(all, &b"ab"[..writes]);
+                            let clean = matches!(end, WriterEnd::Finish | WriterEnd::IdleThenFinish);
+                            assert_eq!(ended.is_ok(), clean, "{end:?}");
+                        }
+                        ReaderAct::ParkForTwo => {
+                            let two = 2.min(reader.capacity());
+                            if let Ok(len) = block_on(poll_fn(|cx| reader.poll_fill(cx, two))) {
+                                assert!(len >= two || len == writes % 2 || len == writes);
+                            }
+                        }
+                        ReaderAct::ReadOneThenDrop => {
+                            let mut one = [0];
+                            if let Ok(1) = block_on(poll_fn(|cx| reader.poll_read(cx, &mut one))) {
+                                assert_eq!(one, *b"a");
+                            }
+                        }
+                        ReaderAct::Drop => drop(reader),
+                        ReaderAct::Fail => reader.fail(Cause::new("no")),
+                    },
+                );
+            }
+        }
+    }
+}
