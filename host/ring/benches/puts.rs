@@ -20,7 +20,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use stagehost_ring::{Capacity, Options, Pool, Reader, Writer, ring};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::unix::pipe,
 };
 
@@ -154,12 +154,17 @@ async fn write_lines(writer: &mut (impl AsyncWrite + Unpin), style: Style, lines
             }
         }
         Style::Buffered => {
-            let mut writer = BufWriter::with_capacity(8 << 10, writer);
+            // A plain buffer: an asynchronous one would cost both sides more per line than either pipe does.
+            let mut block = Vec::with_capacity(8 << 10);
             for n in 0..lines {
                 let start = digits(n, &mut buffer);
-                writer.write_all(&buffer[start..]).await.expect("a reader");
+                if block.len() + buffer.len() - start > block.capacity() {
+                    writer.write_all(&block).await.expect("a reader");
+                    block.clear();
+                }
+                block.extend_from_slice(&buffer[start..]);
             }
-            writer.flush().await.expect("a reader");
+            writer.write_all(&block).await.expect("a reader");
         }
         Style::Bulk => {
             let block = vec![b'x'; CAPACITY];
