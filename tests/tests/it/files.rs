@@ -74,9 +74,7 @@ fn an_unwritable_directory_is_refused_before_anything_runs() {
         // As nobody, who needs to be let into the place.
         fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let locked = place.path("locked/out");
-        let binary = place.path("stagehost");
-        fs::copy(stagehost_tests::binary(), &binary).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        let binary = readable_binary(&place);
         let run = place.program("setpriv").args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
         let run = run.arg(&binary).args(["run", "-c", ":cat", "--stdout"]).arg(locked).env("STAGEHOST_CACHE_DIR", "");
         run.done().code(125).says(&["is not writable", "\"atomic\": false"]);
@@ -84,6 +82,13 @@ fn an_unwritable_directory_is_refused_before_anything_runs() {
         place.shorthand(":cat").args(["--stdout", "locked/out"]).done().code(125).says(&["is not writable"]);
     }
     fs::set_permissions(place.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A copy of the binary that every user may run. Another process makes it: a descriptor of ours, open for writing, could
+/// be inherited by what other tests start, and then the copy could not be run.
+fn readable_binary(place: &Place) -> std::path::PathBuf {
+    place.shell("cp $STAGEHOST stagehost && chmod 755 stagehost").done().code(0).is_quiet();
+    place.path("stagehost")
 }
 
 /// Whether this machine lets us make a mount namespace of our own.
@@ -120,9 +125,7 @@ fn an_owner_is_kept_or_the_output_refused() {
     let metadata = fs::metadata(place.path("open/file")).unwrap();
     assert_eq!((metadata.uid(), metadata.gid(), place.read("open/file")), (1234, 4321, "new".into()));
     // Whoever cannot give the new file that owner is told before anything runs.
-    let binary = place.path("stagehost");
-    fs::copy(stagehost_tests::binary(), &binary).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = readable_binary(&place);
     let run = place.program("setpriv").args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary);
     let run =
         run.args(["run", "-c", ":cat", "--stdin", "null", "--stdout", "open/file"]).env("STAGEHOST_CACHE_DIR", "");
