@@ -6,8 +6,10 @@
 mod component;
 mod engine;
 mod inspect;
+mod port;
 mod stdio;
 mod store;
+mod tail;
 mod trap;
 
 pub(crate) use engine::Sandbox;

@@ -7,8 +7,8 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,10 @@ use wasmtime_wasi::{
     p2::{InputStream, OutputStream, Pollable, StreamError},
 };
 
+use super::{
+    port::{Port, lock},
+    tail::Tail,
+};
 use crate::joint::{Sink, Source};
 
 /// The three streams of one stage.
@@ -44,68 +48,6 @@ pub(crate) enum EndFailure {
     Aborted(Cause),
     /// The system refused.
     Io(Arc<io::Error>),
-}
-
-/// How many wakers a port keeps.
-const MOST_WAITING: usize = 64;
-
-/// Wakes everyone who waits for a port: two views of one half wait with wakers of their own, and a half knows only one.
-#[derive(Default)]
-struct FanOut(Mutex<Vec<Waker>>);
-
-impl FanOut {
-    fn add(&self, waker: &Waker) {
-        let mut waiting = lock(&self.0);
-        if waiting.iter().any(|known| known.will_wake(waker)) {
-            return;
-        }
-        if waiting.len() == MOST_WAITING {
-            // Most of them belong to reads that were cancelled; whoever still waits asks again.
-            waiting.drain(..).for_each(Waker::wake);
-        }
-        waiting.push(waker.clone());
-    }
-}
-
-impl Wake for FanOut {
-    fn wake(self: Arc<Self>) {
-        let waiting = std::mem::take(&mut *lock(&self.0));
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks stays whole between any two steps.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What all views of one stream share.
-struct Port<T> {
-    state: Mutex<T>,
-    fan_out: Arc<FanOut>,
-    waker: Waker,
-    /// Told when the end failed, so that the stage can be stopped.
-    failed: Notify,
-}
-
-impl<T> Port<T> {
-    fn new(state: T) -> Self {
-        let fan_out = Arc::new(FanOut::default());
-        Self { state: Mutex::new(state), waker: Waker::from(fan_out.clone()), fan_out, failed: Notify::new() }
-    }
-
-    /// Polls under the lock with the port's own waker. If that has to wait, the caller's waker is kept and the poll done
-    /// once more: a wake between the first poll and the keeping would be lost.
-    fn poll<R>(&self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut T, &mut Context<'_>) -> Poll<R>) -> Poll<R> {
-        let mut state = lock(&self.state);
-        let mut own = Context::from_waker(&self.waker);
-        let polled = poll(&mut state, &mut own);
-        if polled.is_ready() {
-            return polled;
-        }
-        self.fan_out.add(cx.waker());
-        poll(&mut state, &mut own)
-    }
 }
 
 /// A stage's standard input.
@@ -373,44 +315,6 @@ impl OutputState {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// The start and the end of a text, in bounded space.
-#[derive(Debug, Default)]
-struct Tail {
-    start: Vec<u8>,
-    end: std::collections::VecDeque<u8>,
-    left_out: u64,
-}
-
-impl Tail {
-    /// Half of what is kept, in bytes.
-    const HALF: usize = 32 << 10;
-
-    fn push(&mut self, mut bytes: &[u8]) {
-        let to_start = bytes.len().min(Self::HALF - self.start.len());
-        self.start.extend_from_slice(&bytes[..to_start]);
-        bytes = &bytes[to_start..];
-        if bytes.len() > Self::HALF {
-            self.left_out += (bytes.len() - Self::HALF) as u64;
-            bytes = &bytes[bytes.len() - Self::HALF..];
-        }
-        let over = (self.end.len() + bytes.len()).saturating_sub(Self::HALF);
-        self.end.drain(..over);
-        self.left_out += over as u64;
-        self.end.extend(bytes);
-    }
-
-    fn text(&self) -> String {
-        let start = String::from_utf8_lossy(&self.start);
-        let end: Vec<u8> = self.end.iter().copied().collect();
-        let end = String::from_utf8_lossy(&end);
-        if self.left_out == 0 {
-            format!("{start}{end}")
-        } else {
-            format!("{start}\n… {} bytes left out …\n{end}", self.left_out)
-        }
     }
 }
 

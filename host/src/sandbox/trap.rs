@@ -1,5 +1,7 @@
 //! What wasmtime says of a guest's end, as a [`StageExit`].
 
+use std::collections::HashSet;
+
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -49,10 +51,11 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
     {
         message = panic;
     }
-    if kind == TrapKind::MemoryOutOfBounds && format!("{error:#}").contains("0xffff") {
+    let frames = frames(error);
+    if kind == TrapKind::MemoryOutOfBounds && looks_recursive(&frames) {
         message.push_str(" (likely a stack overflow)");
     }
-    StageExit::Trap { trap: kind, message, frames: frames(error) }
+    StageExit::Trap { trap: kind, message, frames }
 }
 
 fn out_of_memory(Denied { limit, used, asked }: Denied) -> StageExit {
@@ -71,6 +74,13 @@ fn kind_of(trap: Trap) -> TrapKind {
     }
 }
 
+/// Whether a call stack is a few functions over and over: compilers keep a stack of their own in the guest's memory, and
+/// running off its end is an access out of bounds.
+fn looks_recursive(frames: &[String]) -> bool {
+    const DEEP: usize = 16;
+    frames.len() >= DEEP && frames.iter().collect::<HashSet<_>>().len() <= frames.len() / 4
+}
+
 fn frames(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
     backtrace
@@ -78,13 +88,13 @@ fn frames(error: &wasmtime::Error) -> Vec<String> {
         .iter()
         .take(MAX_FRAMES)
         .map(|frame| match frame.func_name() {
-            Some(name) => wasmtime_environ_demangle(name),
+            Some(name) => demangle(name),
             None => format!("function {}", frame.func_index()),
         })
         .collect()
 }
 
-fn wasmtime_environ_demangle(name: &str) -> String {
+fn demangle(name: &str) -> String {
     rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"))
 }
 

@@ -56,6 +56,39 @@ fn a_refused_growth_that_the_guest_survives_is_no_failure() {
 }
 
 #[test]
+fn a_guest_that_hoards_handles_reaches_their_bound() {
+    let place = Place::new();
+    let run = place.shorthand(&format!("{} handles", probe())).args(["--report", "report.json", "--timeout", "60s"]);
+    run.done().code(137).says(&["reached the bound on handles"]);
+    let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
+    assert_eq!(report["stages"][0]["exit"]["which"], "handles", "{report}");
+}
+
+#[test]
+fn a_component_of_too_many_instances_reaches_their_bound() {
+    let place = Place::new();
+    let many = "(core instance (instantiate $m))".repeat(70);
+    let component = format!(
+        r#"(component
+            (core module $m (memory 1))
+            {many}
+            (core module $run (func (export "run") (result i32) (i32.const 0)))
+            (core instance $i (instantiate $run))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $export (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $export)))"#
+    );
+    let guest = text(&place, "many.wasm", &component);
+    place.shorthand(&guest.display().to_string()).done().code(137).says(&["reached the bound on instances"]);
+}
+
+#[test]
+fn a_shadow_stack_that_overflows_is_called_that() {
+    let place = Place::new();
+    place.shorthand(&format!("{} recurse", probe())).done().code(134).says(&["likely a stack overflow"]);
+}
+
+#[test]
 fn an_exit_code_after_a_refused_growth_is_the_guests_own() {
     let place = Place::new();
     let body = "(drop (memory.grow (i32.const 60000))) (call $exit (i32.const 3))";

@@ -118,6 +118,19 @@ fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
             });
             output.write_all(&rest)?;
         }
+        // Opens its input for ever and closes nothing.
+        "handles" => loop {
+            std::mem::forget(stdin::read_via_stream());
+        },
+        // Uses up the stack that the compiler keeps in the guest's own memory.
+        "recurse" => {
+            fn deeper(n: u64) -> u64 {
+                let frame = black_box([n; 512]);
+                let rest = if black_box(n) == u64::MAX { 0 } else { deeper(n + 1) };
+                rest + black_box(frame[usize::try_from(n % 512).unwrap_or(0)])
+            }
+            return Ok(ExitCode(u8::try_from(deeper(0) % 256)?));
+        }
         // Asks for bytes that never come, as a deadlocked program would.
         "wait" => {
             let mut byte = [0];
