@@ -276,3 +276,59 @@ fn crystal_copies_between_pipes_lines_and_strings() {
     let lines: Vec<_> = r.lines().map(Result::unwrap).collect();
     assert_eq!(lines, ["one", "two", "three"]);
 }
+
+#[test]
+fn crystal_drops_an_unused_pipe() {
+    let f = small();
+    let pool = f.pool.clone();
+    drop((f.w, f.r));
+    assert_eq!((pool.lent_bytes(), pool.kept_bytes()), (0, 0), "nothing was ever taken");
+}
+
+#[test]
+fn crystal_reads_in_smaller_pieces_than_were_written() {
+    let (mut w, mut r) = blocking();
+    w.write_all(b"abcdef").unwrap();
+    for expected in [b"ab", b"cd", b"ef"] {
+        let mut got = [0; 2];
+        assert_eq!(r.read(&mut got).unwrap(), 2);
+        assert_eq!(&got, expected);
+    }
+}
+
+#[test]
+fn crystal_reads_what_there_is_when_asked_for_more() {
+    let (mut w, mut r) = blocking();
+    w.write_all(b"abc").unwrap();
+    let mut got = [0; 100];
+    assert_eq!(r.read(&mut got).unwrap(), 3);
+    assert_eq!(&got[..3], b"abc");
+}
+
+#[test]
+fn crystal_reads_nothing_into_an_empty_buffer() {
+    let (mut w, mut r) = blocking();
+    assert_eq!(r.read(&mut []).unwrap(), 0, "and does not wait");
+    w.write_all(b"a").unwrap();
+    assert_eq!(r.read(&mut []).unwrap(), 0);
+    assert_eq!(r.fill_buf().unwrap(), b"a");
+}
+
+#[test]
+fn crystal_writes_nothing_and_says_so() {
+    let (mut w, mut r) = blocking();
+    assert_eq!(w.write(b"").unwrap(), 0);
+    w.write_all(b"a").unwrap();
+    assert_eq!(r.fill_buf().unwrap(), b"a");
+}
+
+#[test]
+fn crystal_fills_and_drains_exactly_again_and_again() {
+    let (mut w, mut r) = blocking();
+    for round in 0..10_u8 {
+        w.write_all(&[round; CAP]).unwrap();
+        let mut got = [255; CAP];
+        r.read_exact(&mut got).unwrap();
+        assert!(got.iter().all(|&byte| byte == round));
+    }
+}
