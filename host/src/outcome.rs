@@ -293,9 +293,9 @@ pub struct StageReport {
     pub input_bytes: u64,
     /// Bytes taken from it.
     pub output_bytes: u64,
-    /// The most memory it held at once, in bytes; null if it never started.
+    /// The most memory it held at once, in bytes; null if it was stopped or never started, and so not measured.
     pub peak_memory_bytes: Option<u64>,
-    /// How long it lived, in milliseconds; null if it never started.
+    /// How long it lived, in milliseconds; null if it was stopped or never started, and so not measured.
     pub duration_ms: Option<u64>,
     /// What it printed on standard error: the first and the last 32 KiB.
     pub stderr: String,

@@ -57,8 +57,7 @@ fn check_text(text: &str, place: &Place) -> Result<String, SpecError> {
     if text.contains('\0') {
         return Err(SpecError::new(place, "a text holds a NUL character"));
     }
-    if let Some(found) = text.match_indices("${").find(|(at, _)| !text[..*at].ends_with('$')) {
-        let _ = found;
+    if text.match_indices("${").any(|(at, _)| !text[..at].ends_with('$')) {
         return Err(
             SpecError::new(place, "`${` is kept for variables of a later version").hint("write `$${` for a plain `${`")
         );

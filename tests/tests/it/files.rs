@@ -71,12 +71,7 @@ fn an_unwritable_directory_is_refused_before_anything_runs() {
     fs::create_dir(place.path("locked")).unwrap();
     fs::set_permissions(place.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
     if rustix::process::geteuid().is_root() {
-        // As nobody, who needs to be let into the place.
-        fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
-        let locked = place.path("locked/out");
-        let binary = readable_binary(&place);
-        let run = place.program("setpriv").args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-        let run = run.arg(&binary).args(["run", "-c", ":cat", "--stdout"]).arg(locked).env("STAGEHOST_CACHE_DIR", "");
+        let run = run_as_nobody(&place, &["-c", ":cat", "--stdout", "locked/out"]);
         run.done().code(125).says(&["is not writable", "\"atomic\": false"]);
     } else {
         place.shorthand(":cat").args(["--stdout", "locked/out"]).done().code(125).says(&["is not writable"]);
@@ -84,11 +79,14 @@ fn an_unwritable_directory_is_refused_before_anything_runs() {
     fs::set_permissions(place.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A copy of the binary that every user may run. Another process makes it: a descriptor of ours, open for writing, could
-/// be inherited by what other tests start, and then the copy could not be run.
-fn readable_binary(place: &Place) -> std::path::PathBuf {
+/// `stagehost run` as the user nobody, who is let into the place; for tests that root runs. Another process makes the
+/// copy of the binary: a descriptor of ours, open for writing, could be inherited by what other tests start, and then
+/// the copy could not be run.
+fn run_as_nobody<'a>(place: &'a Place, args: &[&str]) -> stagehost_tests::Run<'a> {
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     place.shell("cp $STAGEHOST stagehost && chmod 755 stagehost").done().code(0).is_quiet();
-    place.path("stagehost")
+    let run = place.program("setpriv").args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    run.arg(place.path("stagehost")).arg("run").args(args).env("STAGEHOST_CACHE_DIR", "")
 }
 
 /// Whether this machine lets us make a mount namespace of our own.
@@ -125,10 +123,7 @@ fn an_owner_is_kept_or_the_output_refused() {
     let metadata = fs::metadata(place.path("open/file")).unwrap();
     assert_eq!((metadata.uid(), metadata.gid(), place.read("open/file")), (1234, 4321, "new".into()));
     // Whoever cannot give the new file that owner is told before anything runs.
-    let binary = readable_binary(&place);
-    let run = place.program("setpriv").args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary);
-    let run =
-        run.args(["run", "-c", ":cat", "--stdin", "null", "--stdout", "open/file"]).env("STAGEHOST_CACHE_DIR", "");
+    let run = run_as_nobody(&place, &["-c", ":cat", "--stdin", "null", "--stdout", "open/file"]);
     run.done().code(125).says(&["belongs to another user"]);
     assert_eq!(place.read("open/file"), "new");
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use rustix::process::Signal;
 use stagehost_tests::{
     Place,
     guests::{preview1, probe, text},
@@ -154,25 +153,4 @@ fn five_hundred_stages_run() {
     let (output, peak) = peak_while_it_runs(run, &place);
     let output = output.code(0).prints(input);
     assert!(peak > 0 && peak < 500 << 10, "{peak} KiB\n{output}");
-}
-
-#[test]
-fn a_signal_ends_even_a_spinning_stage() {
-    let place = Place::new();
-    let mut running = place.shorthand(&format!("{} spin", probe())).args(["--report", "report.json"]).start();
-    let report = place.path("report.json");
-    running.until("the report is opened", || report.exists());
-    wait_for_handler(&mut running);
-    running.signal(Signal::TERM);
-    let output = running.done().died_of(Signal::TERM);
-    assert!(output.took < std::time::Duration::from_secs(20), "{output}");
-}
-
-fn wait_for_handler(running: &mut stagehost_tests::Running) {
-    let id = running.id();
-    running.until("signals are watched", move || {
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
-        u64::from_str_radix(caught.trim(), 16).unwrap_or(0) & (1 << (15 - 1)) != 0
-    });
 }

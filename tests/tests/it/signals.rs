@@ -39,6 +39,15 @@ fn each_signal_stops_the_run_and_leaves_no_file() {
 }
 
 #[test]
+fn a_signal_ends_even_a_spinning_stage() {
+    let place = Place::new();
+    let mut running = place.shorthand(&format!("{} spin", probe())).start();
+    wait_for_handlers(&mut running);
+    running.signal(Signal::TERM);
+    running.done().died_of(Signal::TERM);
+}
+
+#[test]
 fn a_shell_loop_around_the_run_ends_too() {
     let place = Place::new();
     // The loop's shell dies of the signal that its child died of.
