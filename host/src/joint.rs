@@ -4,28 +4,38 @@
 //! own; files and descriptors are here. Nothing here knows a sandbox.
 
 mod atomic;
+mod buffers;
 mod descriptor;
+mod fan_out;
 mod file;
 mod open;
+mod outside;
+mod pipe;
+mod port;
 mod stop;
+mod tail;
 
 pub(crate) use atomic::AtomicFile;
-pub use open::inherited_descriptor;
+pub(crate) use buffers::Buffers;
+pub use descriptor::inherited_descriptor;
+pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
 pub(crate) use open::{
-    Output, StdinEnd, StdoutEnd, open_log, open_stderr, open_stdin, open_stdout, same_file, truncate,
+    Identity, Opened, Output, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin, open_stdout,
+    output_descriptor, stderr_descriptor, text_descriptor, truncate,
 };
-pub(crate) use stop::{Stop, StopReason};
+pub(crate) use outside::{OutsideSink, OutsideSource};
+pub(crate) use pipe::{Fate, Kept, PIPE_CAPACITY, PipeQuota, has_no_reader};
+pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT};
+pub(crate) use stop::{Countdown, Stop, StopReason};
 
 use std::{
     io,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
-use descriptor::{DescriptorSink, DescriptorSource};
 use file::{FileSink, FileSource};
-use stagehost_ring::{Reader, Writer};
-
-use crate::sandbox::OutputPort;
+use stagehost_ring::{ReadError, Reader, Writer};
 
 /// What a stage reads.
 #[derive(Debug)]
@@ -35,6 +45,10 @@ pub(crate) enum Source {
     File(FileSource),
     /// A pipe, terminal, socket or device.
     Descriptor(DescriptorSource),
+    /// A pipe between two stages, and how the stream in it ended.
+    Pipe(DescriptorSource, Arc<Fate>),
+    /// What a program that embeds the library gave us.
+    Outside(OutsideSource),
     Text {
         text: bytes::Bytes,
     },
@@ -49,6 +63,8 @@ pub(crate) enum Sink {
     File(FileSink),
     /// A pipe, written without blocking.
     Descriptor(DescriptorSink),
+    /// What a program that embeds the library gave us.
+    Outside(OutsideSink),
     /// One sink that several stages share, such as the host's standard error.
     Shared(OutputPort),
     Null,
@@ -61,6 +77,14 @@ impl Source {
             Self::Ring(reader) => reader.poll_read(cx, into).map_err(io::Error::from),
             Self::File(file) => file.poll_read(cx, into),
             Self::Descriptor(descriptor) => descriptor.poll_read(cx, into),
+            Self::Pipe(descriptor, fate) => match ready!(descriptor.poll_read(cx, into)) {
+                Ok(0) if !into.is_empty() => Poll::Ready(match fate.aborted() {
+                    Some(cause) => Err(ReadError::Aborted(cause).into()),
+                    None => Ok(0),
+                }),
+                read => Poll::Ready(read),
+            },
+            Self::Outside(outside) => outside.poll_read(cx, into),
             Self::Text { text } => {
                 let n = text.len().min(into.len());
                 into[..n].copy_from_slice(&text.split_to(n));
@@ -75,7 +99,8 @@ impl Source {
         match self {
             Self::Ring(reader) => reader.poll_fill(cx, 1).map(|_| ()),
             Self::File(file) => file.poll_ready(cx),
-            Self::Descriptor(descriptor) => descriptor.poll_ready(cx),
+            Self::Descriptor(descriptor) | Self::Pipe(descriptor, _) => descriptor.poll_ready(cx),
+            Self::Outside(outside) => outside.poll_ready(cx),
             Self::Text { .. } | Self::Null => Poll::Ready(()),
         }
     }
@@ -88,6 +113,7 @@ impl Sink {
             Self::Ring(writer) => writer.poll_write(cx, bytes).map_err(io::Error::from),
             Self::File(file) => file.poll_write(cx, bytes),
             Self::Descriptor(descriptor) => descriptor.poll_write(cx, bytes),
+            Self::Outside(outside) => outside.poll_write(cx, bytes),
             Self::Shared(port) => port.poll_write(cx, bytes),
             Self::Null => Poll::Ready(Ok(bytes.len())),
         }
@@ -99,7 +125,16 @@ impl Sink {
             Self::File(file) => file.poll_flush(cx),
             Self::Ring(writer) => Poll::Ready(writer.flush().map_err(io::Error::from)),
             Self::Descriptor(_) | Self::Null => Poll::Ready(Ok(())),
+            Self::Outside(outside) => outside.poll_flush(cx),
             Self::Shared(port) => port.poll_flush(cx),
+        }
+    }
+
+    /// Closes it: everything is written, and whoever gave it to us is told that nothing will follow.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Outside(outside) => outside.poll_close(cx),
+            other => other.poll_flush(cx),
         }
     }
 

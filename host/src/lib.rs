@@ -1,13 +1,11 @@
-//! stagehost runs pipelines of sandboxed WebAssembly stages, described in JSON, over ring buffers in the host's memory.
+//! stagehost runs pipelines: sandboxed WebAssembly stages, ordinary programs and Rust functions, side by side.
 //!
-//! A pipeline file is [parsed](spec::parse) into a [`PipelineSpec`](spec::PipelineSpec), [planned](Plan::new) against the
+//! A [`Pipeline`] is built by the program, or read from a file: that is [parsed](spec::parse) into a [`PipelineSpec`](spec::PipelineSpec), [planned](Plan::new) against the
 //! files around it, and [run](Host::run) to an [`Outcome`]. Whatever a stage does wrong is a value in the outcome, never
 //! an error of the host.
 //!
 //! ```
-//! use std::path::Path;
-//!
-//! use stagehost::{Host, HostOptions, Plan, RunOptions, spec};
+//! use stagehost::{Host, HostOptions, Plan, PlanOptions, RunOptions, spec};
 //!
 //! let spec = spec::parse(br#"{
 //!     "version": 1,
@@ -15,27 +13,37 @@
 //!     "stdin": { "text": "Three short words\n" },
 //!     "stdout": "null"
 //! }"#)?;
-//! let plan = Plan::new(&spec, Path::new("."))?;
+//! let plan = Plan::new(&spec, &PlanOptions::at("."))?;
 //! let outcome = Host::new(&HostOptions::default())?.run(plan, &RunOptions::default());
 //! assert!(outcome.success);
-//! assert_eq!(outcome.stages[1].output_bytes, 2, "\"3\\n\"");
+//! assert_eq!(outcome.stages[1].output_bytes, Some(2), "\"3\\n\"");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("stagehost runs on Linux (5.10 or later) only");
 
+mod builder;
+pub mod function;
 mod joint;
 pub mod outcome;
 mod pipeline;
 mod plan;
+mod process;
 mod sandbox;
 pub mod spec;
 mod stage;
 pub mod stock;
 
+pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
 pub use joint::inherited_descriptor;
-pub use outcome::{ExitCode, Outcome, StageExit};
-pub use pipeline::{Host, HostError, HostOptions, RunControl, RunOptions};
-pub use plan::{Plan, PlanError, PlanErrorKind, PlanSummary, StageSummary, read_component};
+pub use outcome::{ExitCode, LimitKind, Outcome, StageExit};
+pub use pipeline::{
+    Event, EventStream, Host, HostError, HostOptions, Observer, ProcessHandle, RunControl, RunOptions, Running,
+};
+pub use plan::{
+    JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
+    StageSummary, read_component,
+};
+pub use process::{Guard, in_foreground};
 pub use sandbox::{DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, inspect};

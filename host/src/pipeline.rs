@@ -1,38 +1,91 @@
 //! From a [`Plan`] to an [`Outcome`]: opens the ends, makes the joints, starts the stages, supervises and stops them.
 
+mod control;
+mod copy;
+mod ends;
+mod events;
 mod judge;
+mod leftovers;
+mod run;
+mod supervise;
 
 use std::{
-    future::poll_fn,
     io,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use judge::{end_failed, fail_end, judge, stopped_from_outside};
-use rustix::fs::{SeekFrom, seek};
-use stagehost_ring::{Cause, Monitor, Options, Pool, ring};
-use tokio::{runtime::Runtime, task::JoinSet};
-
-use crate::{
-    joint::{self, AtomicFile, Sink, Source, StdinEnd, StdoutEnd, Stop, StopReason},
-    outcome::{ExitCode, Outcome, StageExit, Verdict},
-    plan::{Input, Plan, PlannedStage},
-    sandbox::{OutputPort, Sandbox},
-    spec::{OnFailure, StderrSpec},
-    stage::{StageEnd, WasmStage},
+pub(crate) use control::{Attached, Commands};
+pub use control::{ProcessHandle, RunControl};
+pub(crate) use events::Events;
+pub use events::{Event, EventStream};
+use stagehost_ring::Pool;
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, oneshot},
 };
 
-/// Runs pipelines: an engine, a code cache, a pool of ring storage and a small runtime.
+use crate::{
+    joint::{Buffers, PipeQuota, Stop, StopReason},
+    outcome::{ExitCode, Outcome},
+    plan::Plan,
+    process::{self, CgroupParent, Guard, Spawner},
+    sandbox::Sandbox,
+};
+
+/// Runs pipelines: an engine, a code cache, a pool of ring storage, a thread that starts programs, and a small runtime.
 ///
-/// Cheap to share; make one for a program. Dropping it stops what it runs and ends its threads.
+/// Make one for a program; clones share it. Dropping the last one stops what it runs and ends its threads.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Host {
+struct Inner {
+    shared: Arc<Shared>,
     runtime: Option<Runtime>,
-    sandbox: Arc<Sandbox>,
+    /// Whether runs go on by themselves, rather than only while somebody waits for them.
+    drives_itself: bool,
+    running: Mutex<Vec<Weak<RunState>>>,
+    active: Arc<Active>,
+}
+
+/// How many runs there are.
+#[derive(Debug, Default)]
+struct Active {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One of them.
+struct Counted(Arc<Active>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A sandbox, and why it has no code cache if one was asked for.
+type MadeSandbox = (Arc<Sandbox>, Option<String>);
+
+/// What all runs of a host share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    cache: Option<PathBuf>,
+    /// Made for the first sandboxed stage: engines take a while, and many pipelines need none.
+    sandbox: OnceLock<Result<MadeSandbox, String>>,
     pool: Pool,
-    warning: Option<String>,
+    buffers: Buffers,
+    pipes: PipeQuota,
+    spawner: Arc<Spawner>,
+    guard: Option<Guard>,
+    cgroups: Option<CgroupParent>,
+    open_files: Option<(u64, u64)>,
+    adopts_orphans: bool,
+    /// Descriptors that runs may use at once, and how many there are in all.
+    descriptors: (Arc<Semaphore>, u32),
 }
 
 /// How a [`Host`] is made.
@@ -40,8 +93,19 @@ pub struct Host {
 pub struct HostOptions {
     /// The directory for compiled code. Default: none, every start compiles.
     pub cache: Option<PathBuf>,
-    /// The threads that stages run on. Default: as many as the machine has processors.
+    /// The threads that stages run on. Default: as many as the machine has processors. 0: the thread that waits for a run by
+    /// [`Host::run`] or [`Running::wait`], and no other; for pipelines of programs, which need none of ours.
     pub threads: Option<usize>,
+    /// A process that kills the commands of this host should it be killed itself. Default: none; commands then die of the
+    /// kernel's parent-death signal, but not what they started.
+    pub guard: Option<Guard>,
+    /// The soft and the hard limit on open files that commands start with. Default: this process's own.
+    pub open_files: Option<(u64, u64)>,
+    /// Whether this process adopts what its commands leave behind, so that it is found in front of a terminal too. For a
+    /// program that is all about one run; it then has no other children. Default: no.
+    pub adopts_orphans: bool,
+    /// A delegated cgroup v2 directory, in which each command gets a cgroup of its own. Default: none.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// A host could not be made.
@@ -55,29 +119,113 @@ pub struct RunOptions {
     /// Whether stages whose `stderr` says nothing print through to the host's standard error. Default: only the report
     /// has what they print.
     pub tee_stderr: bool,
+    /// Whether commands stay in this process's group, so that the terminal in front of which it runs is theirs too.
+    /// Default: if this process is in the foreground group of its terminal.
+    pub foreground: Option<bool>,
     /// Stops the run from outside.
     pub control: RunControl,
+    /// Called with every event as it happens, on a thread of the host: it must not block. Default: nothing.
+    pub on_event: Option<Observer>,
 }
 
-/// Stops a run from outside. Clones control the same run.
-#[derive(Clone, Debug)]
-pub struct RunControl(Stop);
+/// A function that is called with events.
+#[derive(Clone)]
+pub struct Observer(pub Arc<dyn Fn(&Event) + Send + Sync>);
 
-impl Default for RunControl {
-    fn default() -> Self {
-        Self(Stop::new())
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
     }
 }
 
-impl RunControl {
-    /// Stops the run: every stage ends, atomic outputs are discarded.
+/// What is known of a run while it goes on.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    control: RunControl,
+    stop: Stop,
+    commands: Commands,
+    events: Events,
+}
+
+impl RunState {
+    fn kill(&self) {
+        self.stop.request(StopReason::Caller);
+        self.stop.hurry();
+    }
+}
+
+/// A run that goes on. Dropping it stops the run.
+#[derive(Debug)]
+pub struct Running {
+    host: Host,
+    state: Arc<RunState>,
+    first_events: Option<EventStream>,
+    ended: Option<oneshot::Receiver<Outcome>>,
+    started: Instant,
+}
+
+impl Running {
+    /// Waits for its end, blocking this thread.
+    pub fn wait(mut self) -> Outcome {
+        let ended = self.ended.take();
+        let ended = match &self.host.0.runtime {
+            Some(runtime) if !self.host.0.drives_itself => ended.and_then(|ended| runtime.block_on(ended).ok()),
+            _ => ended.and_then(|ended| ended.blocking_recv().ok()),
+        };
+        self.outcome(ended)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the run.
+    pub async fn ended(mut self) -> Outcome {
+        let ended = match self.ended.take() {
+            Some(ended) => ended.await.ok(),
+            None => None,
+        };
+        self.outcome(ended)
+    }
+
+    fn outcome(&self, ended: Option<Outcome>) -> Outcome {
+        let lost = || Outcome::not_started(None, ExitCode::Host, "the host failed inside the run".into(), None);
+        Outcome { duration_ms: millis(self.started.elapsed()), ..ended.unwrap_or_else(lost) }
+    }
+
+    /// Stops the run.
     pub fn cancel(&self) {
-        self.0.request(StopReason::Caller);
+        self.state.stop.request(StopReason::Caller);
     }
 
-    /// Stops the run because the program got a signal, which the outcome then names.
-    pub fn stop_by_signal(&self, signal: i32) {
-        self.0.request(StopReason::Signal(signal));
+    /// What stops the run from elsewhere, with all that were started with the same control.
+    pub fn control(&self) -> RunControl {
+        self.state.control.clone()
+    }
+
+    /// What happens in the run. The first stream has everything from the beginning, later ones what is still to come.
+    pub fn events(&mut self) -> EventStream {
+        self.first_events.take().unwrap_or_else(|| self.state.events.stream())
+    }
+
+    /// The process of a command, by the name of its stage; `None` before it is started, or if it is no command.
+    pub fn process(&self, stage: &str) -> Option<ProcessHandle> {
+        let commands = self.state.commands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let leader = commands.get(stage)?;
+        Some(ProcessHandle(Arc::downgrade(leader), leader.pid().as_raw_nonzero().get().unsigned_abs()))
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.ended.is_some() {
+            self.state.kill();
+        }
     }
 }
 
@@ -86,48 +234,154 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When the sandbox or the runtime cannot be set up: no memory, no threads.
+    /// When the runtime cannot be set up (no memory, no threads), or the cgroup is none.
     pub fn new(options: &HostOptions) -> Result<Self, HostError> {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.threads.unwrap_or_else(processors).max(1))
+        let threads = options.threads.unwrap_or_else(processors);
+        let mut builder = if threads == 0 {
+            tokio::runtime::Builder::new_current_thread()
+        } else {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        };
+        let runtime = builder
             .thread_name("stagehost")
             .max_blocking_threads(64)
             .enable_all()
             .build()
             .map_err(|error| HostError(format!("the runtime cannot be set up: {error}")))?;
-        let (sandbox, warning) =
-            Sandbox::new(options.cache.as_deref()).map_err(|error| HostError(error.to_string()))?;
-        Ok(Self { runtime: Some(runtime), sandbox: Arc::new(sandbox), pool: Pool::default(), warning })
+        let cgroups = match &options.cgroup {
+            Some(directory) => Some(CgroupParent::new(directory).map_err(|error| {
+                HostError(format!("{} is no cgroup that commands can be put in: {error}", directory.display()))
+            })?),
+            None => None,
+        };
+        let link = options.guard.as_ref().and_then(Guard::link);
+        let descriptors = free_descriptors();
+        let shared = Arc::new(Shared {
+            cache: options.cache.clone(),
+            sandbox: OnceLock::new(),
+            pool: Pool::default(),
+            buffers: Buffers::default(),
+            pipes: PipeQuota::new(link),
+            spawner: Arc::new(Spawner::new(threads == 0)),
+            guard: options.guard.clone(),
+            cgroups,
+            open_files: options.open_files,
+            adopts_orphans: options.adopts_orphans && process::adopt_orphans().is_ok(),
+            descriptors: (Arc::new(Semaphore::new(descriptors as usize)), descriptors),
+        });
+        Ok(Self(Arc::new(Inner {
+            shared,
+            runtime: Some(runtime),
+            drives_itself: threads > 0,
+            running: Mutex::default(),
+            active: Arc::default(),
+        })))
     }
 
-    /// Why the code cache is not used, if one was asked for.
+    /// Why the code cache is not used, if one was asked for. Known once a sandboxed stage has run.
     pub fn warning(&self) -> Option<&str> {
-        self.warning.as_deref()
+        self.0.shared.sandbox.get()?.as_ref().ok()?.1.as_deref()
     }
 
     /// Runs a plan to its end and blocks until then.
     pub fn run(&self, plan: Plan, options: &RunOptions) -> Outcome {
-        let Some(runtime) = &self.runtime else { unreachable!("the runtime is taken only by drop") };
-        let started = Instant::now();
-        let run = Run { sandbox: self.sandbox.clone(), pool: self.pool.clone(), options: options.clone() };
-        let mut outcome = runtime.block_on(async {
-            // On a worker, so that it shares a thread with the stages it waits for.
-            match runtime.spawn(run.run(plan)).await {
-                Ok(outcome) => outcome,
-                Err(error) => Outcome::not_started(None, ExitCode::Host, format!("the host failed: {error}"), None),
-            }
+        self.start(plan, options).wait()
+    }
+
+    /// Starts a run.
+    pub fn start(&self, plan: Plan, options: &RunOptions) -> Running {
+        let (events, first_events) = Events::new(options.on_event.clone());
+        let attached = options.control.attach();
+        let state = Arc::new(RunState {
+            control: options.control.clone(),
+            stop: attached.stop.clone(),
+            commands: attached.commands.clone(),
+            events,
         });
-        outcome.duration_ms = millis(started.elapsed());
-        outcome
+        {
+            let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.retain(|run| run.strong_count() > 0);
+            running.push(Arc::downgrade(&state));
+        }
+        let run = run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached };
+        *self.0.active.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let counted = Counted(self.0.active.clone());
+        let (sender, ended) = oneshot::channel();
+        let started = Instant::now();
+        let Some(runtime) = &self.0.runtime else { unreachable!("the runtime is taken only by drop") };
+        // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
+        // `Running` is dropped: what it started has to be cleaned up.
+        runtime.spawn(async move {
+            let over = events::Over(run.state.events.clone());
+            let outcome = run.run(plan).await;
+            drop(over);
+            drop(counted);
+            // Nobody may be left to hear of it.
+            let _ = sender.send(outcome);
+        });
+        Running { host: self.clone(), state, first_events: Some(first_events), ended: Some(ended), started }
     }
 }
 
-impl Drop for Host {
+impl Shared {
+    /// The sandbox, made when it is first asked for.
+    fn sandbox(&self) -> Result<Arc<Sandbox>, String> {
+        let made = self.sandbox.get_or_init(|| {
+            let made = Sandbox::new(self.cache.as_deref()).map_err(|error| error.to_string());
+            made.map(|(sandbox, warning)| (Arc::new(sandbox), warning))
+        });
+        made.as_ref().map(|(sandbox, _)| sandbox.clone()).map_err(Clone::clone)
+    }
+}
+
+/// Descriptors that this process may still open, less some for itself.
+fn free_descriptors() -> u32 {
+    const OURS: u64 = 64;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    // Where there are many, it does not matter how many this process has open already.
+    const MANY: u64 = 8192;
+    let count = || std::fs::read_dir("/proc/self/fd").map_or(16, Iterator::count);
+    let used = if limit >= MANY { 1024 } else { count() };
+    u32::try_from(limit.saturating_sub(used as u64 + OURS).clamp(16, 1 << 20)).unwrap_or(16)
+}
+
+impl Drop for Inner {
     fn drop(&mut self) {
+        // A run that is killed ends as soon as its processes do, which the kernel sees to.
+        const KILLED: Duration = Duration::from_secs(10);
+        // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
+        const STUCK: Duration = Duration::from_millis(500);
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for run in running.iter().filter_map(Weak::upgrade) {
+            run.kill();
+        }
+        if let Some(runtime) = self.runtime.as_ref().filter(|_| !self.drives_itself) {
+            let active = self.active.clone();
+            // Nobody else makes them go on.
+            let _ = runtime.block_on(async move {
+                tokio::time::timeout(KILLED, async {
+                    while *active.count.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                })
+                .await
+            });
+        }
+        let count = self.active.count.lock().unwrap_or_else(PoisonError::into_inner);
+        // Beyond that time the runtime drops what is left, which kills it too.
+        drop(self.active.changed.wait_timeout_while(count, KILLED, |count| *count > 0));
         if let Some(runtime) = self.runtime.take() {
-            // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
-            runtime.shutdown_timeout(Duration::from_millis(500));
+            let end = move || runtime.shutdown_timeout(STUCK);
+            if tokio::runtime::Handle::try_current().is_ok() {
+                // A runtime must not be shut down by a thread of a runtime, which may be the embedder's own.
+                let ending = std::thread::Builder::new().name("stagehost-end".into()).spawn(end);
+                let _ = ending.map(std::thread::JoinHandle::join);
+            } else {
+                end();
+            }
         }
     }
 }
@@ -136,200 +390,11 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One run.
-struct Run {
-    sandbox: Arc<Sandbox>,
-    pool: Pool,
-    options: RunOptions,
-}
-
-/// The ends, opened.
-struct Ends {
-    stdin: StdinEnd,
-    stdout: StdoutEnd,
-}
-
-/// What the stages are given at the pipeline's ends: its input, its output, and where each prints.
-struct Halves {
-    stdin: Source,
-    stdout: Sink,
-    logs: Vec<Sink>,
-}
-
 /// An end that could not be opened or written.
+#[derive(Debug)]
 struct EndError {
     name: String,
     error: io::Error,
-}
-
-impl Run {
-    async fn run(self, plan: Plan) -> Outcome {
-        let stop = self.options.control.0.clone();
-        let deadline = plan.timeout.map(|timeout| {
-            let stop = stop.clone();
-            Alarm(tokio::spawn(async move {
-                tokio::time::sleep(timeout).await;
-                stop.request(StopReason::Timeout);
-            }))
-        });
-        let outcome = self.run_within(plan, &stop).await;
-        drop(deadline);
-        outcome
-    }
-
-    async fn run_within(self, mut plan: Plan, stop: &Stop) -> Outcome {
-        let stages: Vec<_> = std::mem::take(&mut plan.stages).into_iter().map(Arc::new).collect();
-        let ends = match open(&plan, &stages, stop).await {
-            Ok(ends) => ends,
-            Err(failed) => return end_failed(&plan, &failed, stop),
-        };
-        let mut stderr = Stderr { tee: self.options.tee_stderr, port: None };
-        let mut logs = Vec::with_capacity(stages.len());
-        for planned in &stages {
-            match stderr.open(planned, stop).await {
-                Ok(log) => logs.push(log),
-                Err(failed) => return end_failed(&plan, &failed, stop),
-            }
-        }
-        let Ends { stdin, stdout } = ends;
-        let rewind = stdin.rewind;
-        let atomic = stdout.atomic;
-        let (mut reports, rings, source, sink) = if stages.is_empty() {
-            let (report, source, sink) = copy(stdin.source, stdout.sink, &plan, stop).await;
-            (vec![report], Vec::new(), source, sink)
-        } else {
-            let halves = Halves { stdin: stdin.source, stdout: stdout.sink, logs };
-            let ended = self.run_stages(&plan, &stages, halves, stop).await;
-            stderr.flush(stop).await;
-            ended
-        };
-        if let (Some(Source::File(file)), Some(rewind)) = (&source, &rewind) {
-            // Whoever shares the offset goes on at the first byte that no stage got. A failure changes nothing for us.
-            let _ = seek(rewind, SeekFrom::Start(file.position()));
-        }
-        let mut stdout_closed = false;
-        if let Some(mut sink) = sink {
-            let flushed = tokio::select! {
-                biased;
-                flushed = poll_fn(|cx| sink.poll_flush(cx)) => flushed,
-                // What was written before a stage failed is handed on all the same.
-                () = stop.requested_from_outside() => Ok(()),
-            };
-            match flushed {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => stdout_closed = true,
-                Err(error) => {
-                    if let Some(last) = reports.last_mut() {
-                        let path = Some(plan.stdout_name.clone());
-                        last.end.exit = StageExit::HostError { message: error.to_string(), path };
-                    }
-                }
-                Ok(()) => {}
-            }
-        }
-        stdout_closed |= reports.last().is_some_and(|last| last.broken);
-        let mut outcome = judge(&plan, &stages, reports, rings, stop, stdout_closed);
-        if let Some(atomic) = atomic
-            && outcome.success
-        {
-            let persisting = tokio::task::spawn_blocking(move || atomic.persist());
-            let persisted = tokio::select! {
-                biased;
-                // Until the rename nothing has happened that anybody can see.
-                () = stop.requested_from_outside() => None,
-                persisted = persisting => Some(persisted.map_err(io::Error::other).and_then(|persisted| persisted)),
-            };
-            let published = match persisted {
-                None => {
-                    outcome.success = false;
-                    stopped_from_outside(&mut outcome, &plan, stop);
-                    Ok(())
-                }
-                Some(persisted) => persisted.and_then(AtomicFile::publish),
-            };
-            if let Err(error) = published {
-                fail_end(&mut outcome, &EndError { name: plan.stdout_name.clone(), error });
-            }
-        }
-        outcome
-    }
-
-    /// Runs the stages and returns how they ended, with what is left of the ends.
-    async fn run_stages(
-        &self,
-        plan: &Plan,
-        stages: &[Arc<PlannedStage>],
-        halves: Halves,
-        stop: &Stop,
-    ) -> (Vec<Ended>, Vec<(usize, Monitor)>, Option<Source>, Option<Sink>) {
-        let mut running = JoinSet::new();
-        let mut rings = Vec::new();
-        let Halves { stdin: mut source, stdout, logs } = halves;
-        let mut stdout = Some(stdout);
-        let last = stages.len() - 1;
-        let mut ended: Vec<Option<Ended>> = stages.iter().map(|_| None).collect();
-        for ((index, planned), stderr) in stages.iter().enumerate().zip(logs) {
-            let (sink, next) = if index < last {
-                let (writer, reader) = ring(&self.pool, Options { capacity: planned.ring, ..Options::default() });
-                rings.push((planned.ring.bytes(), writer.monitor()));
-                (Sink::Ring(writer), Source::Ring(reader))
-            } else {
-                (stdout.take().unwrap_or(Sink::Null), Source::Null)
-            };
-            let stage = WasmStage {
-                index,
-                planned: planned.clone(),
-                source: std::mem::replace(&mut source, next),
-                sink,
-                stderr,
-                tell_aborts: plan.on_failure == OnFailure::Drain,
-                input_name: (index == 0).then(|| plan.stdin.to_string()),
-                output_name: (index == last).then(|| plan.stdout_name.clone()),
-            };
-            running.spawn(stage.run(self.sandbox.clone(), stop.clone()));
-        }
-        let (mut left_source, mut left_sink) = (None, None);
-        while let Some(joined) = running.join_next().await {
-            // A panic of the host inside a stage ends that stage only; its halves were dropped, which aborted its ring.
-            let Ok(mut end) = joined else {
-                if plan.on_failure == OnFailure::Cancel {
-                    stop.request(StopReason::Failure);
-                }
-                continue;
-            };
-            let (index, source, sink) = (end.index, end.source.take(), end.sink.take());
-            let reader_left = matches!(&sink, Some(Sink::Ring(writer)) if writer.is_broken()) || end.broken;
-            end.exit = stages[index].tolerance.excuse(end.exit, reader_left);
-            let verdict = stages[index].tolerance.judge(&end.exit);
-            if index == 0 {
-                left_source = source;
-            } else {
-                drop(source);
-            }
-            let broken = match sink {
-                Some(Sink::Ring(writer)) => {
-                    match verdict {
-                        // A broken pipe's reader is gone; nothing can look complete to it.
-                        Verdict::Good | Verdict::BrokenPipe => writer.finish(),
-                        Verdict::Cancelled | Verdict::Bad => {
-                            writer.abort(Cause::new(format!("stage `{}` {}", stages[index].name, end.exit)));
-                        }
-                    }
-                    reader_left
-                }
-                other => {
-                    left_sink = other;
-                    end.broken
-                }
-            };
-            if verdict == Verdict::Bad && plan.on_failure == OnFailure::Cancel {
-                stop.request(StopReason::Failure);
-            }
-            ended[index] = Some(Ended { end, broken });
-        }
-        let ended =
-            ended.into_iter().enumerate().map(|(index, ended)| ended.unwrap_or_else(|| Ended::lost(index))).collect();
-        (ended, rings, left_source, left_sink)
-    }
 }
 
 /// A task that is ended with its owner.
@@ -338,140 +403,5 @@ struct Alarm(tokio::task::JoinHandle<()>);
 impl Drop for Alarm {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A stage that has ended.
-struct Ended {
-    end: StageEnd,
-    /// Whether its reader left.
-    broken: bool,
-}
-
-impl Ended {
-    /// A stage whose task panicked: a fault of the host.
-    fn lost(index: usize) -> Self {
-        Self::host(index, StageExit::HostError { message: "the host failed inside the stage".into(), path: None }, 0, 0)
-    }
-
-    fn host(index: usize, exit: StageExit, input_bytes: u64, output_bytes: u64) -> Self {
-        let end = StageEnd {
-            index,
-            exit,
-            source: None,
-            sink: None,
-            broken: false,
-            input_bytes,
-            output_bytes,
-            peak_memory: None,
-            lifetime: None,
-            stderr: String::new(),
-        };
-        Self { end, broken: false }
-    }
-}
-
-/// Where stages print. All stages that print through share one sink.
-struct Stderr {
-    tee: bool,
-    port: Option<OutputPort>,
-}
-
-impl Stderr {
-    async fn open(&mut self, planned: &PlannedStage, stop: &Stop) -> Result<Sink, EndError> {
-        match &planned.stderr {
-            None if self.tee => Ok(self.shared()),
-            Some(StderrSpec::Tee | StderrSpec::Inherit) => Ok(self.shared()),
-            None | Some(StderrSpec::Capture | StderrSpec::Null) => Ok(Sink::Null),
-            Some(StderrSpec::File(_)) => {
-                let path = planned.log.as_deref().unwrap_or(Path::new(""));
-                let opened = joint::open_log(path, stop).await;
-                opened.map_err(|error| EndError { name: path.display().to_string(), error })
-            }
-        }
-    }
-
-    /// Hands on what was printed. A reader that does not read holds the end of the run up for no longer than this.
-    async fn flush(&self, stop: &Stop) {
-        if let Some(port) = &self.port {
-            stop.patiently(poll_fn(|cx| port.poll_flush(cx))).await;
-        }
-    }
-
-    fn shared(&mut self) -> Sink {
-        let port = self.port.get_or_insert_with(|| OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null)));
-        Sink::Shared(port.clone())
-    }
-}
-
-async fn open(plan: &Plan, stages: &[Arc<PlannedStage>], stop: &Stop) -> Result<Ends, EndError> {
-    let line_at_a_time = stages.first().is_some_and(|stage| stage.inspection.section.line_at_a_time);
-    let at_stdin = |error| EndError { name: plan.stdin.to_string(), error };
-    let plain = |source| StdinEnd::plain(source);
-    let stdin = match &plan.stdin {
-        Input::Inherit => joint::open_stdin(None, line_at_a_time).map_err(at_stdin)?,
-        Input::File(path) => joint::open_stdin(Some(path), false).map_err(at_stdin)?,
-        Input::Text(text) => plain(Source::Text { text: text.clone() }),
-        Input::Null => plain(Source::Null),
-    };
-    let at_stdout = |error| EndError { name: plan.stdout_name.clone(), error };
-    let stdout = if plan.stdout_null {
-        StdoutEnd::plain(Sink::Null)
-    } else {
-        joint::open_stdout(&plan.stdout, stop).await.map_err(at_stdout)?
-    };
-    if joint::same_file(&stdin, &stdout) {
-        return Err(at_stdout(io::Error::other(
-            "the output is the input, which would be overwritten while it is read",
-        )));
-    }
-    joint::truncate(&stdout, &plan.stdout).map_err(at_stdout)?;
-    Ok(Ends { stdin, stdout })
-}
-
-/// A pipeline without stages: copies stdin to stdout.
-async fn copy(mut source: Source, mut sink: Sink, plan: &Plan, stop: &Stop) -> (Ended, Option<Source>, Option<Sink>) {
-    let (mut read_bytes, mut written_bytes) = (0, 0);
-    let mut broken = false;
-    let copying = async {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = poll_fn(|cx| source.poll_read(cx, &mut buffer))
-                .await
-                .map_err(|error| (plan.stdin.to_string(), error))?;
-            read_bytes += n as u64;
-            let mut left = &buffer[..n];
-            while !left.is_empty() {
-                let written = poll_fn(|cx| sink.poll_write(cx, left)).await;
-                let written = written.map_err(|error| (plan.stdout_name.clone(), error))?;
-                written_bytes += written as u64;
-                left = &left[written..];
-            }
-            if n == 0 {
-                return Ok::<(), (String, io::Error)>(());
-            }
-            // Ends that are always ready must not hold the thread.
-            tokio::task::consume_budget().await;
-        }
-    };
-    let exit = tokio::select! {
-        biased;
-        _ = stop.requested() => StageExit::Cancelled,
-        copied = copying => match copied {
-            Ok(()) => StageExit::Ok,
-            Err((_, error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                broken = true;
-                StageExit::BrokenPipe
-            }
-            Err((name, error)) => StageExit::HostError { message: error.to_string(), path: Some(name) },
-        },
-    };
-    let ended = Ended { broken, ..Ended::host(0, exit, read_bytes, written_bytes) };
-    (ended, Some(source), Some(sink))
-}
-
-impl std::fmt::Debug for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run").finish_non_exhaustive()
     }
 }

@@ -1,32 +1,46 @@
 //! From a [`PipelineSpec`] to a [`Plan`]: names, requirements, joints, and a look at everything the run will need.
 //!
-//! Nothing is opened for the run, compiled or started here; component files are read, because what they are decides
-//! whether the plan holds.
+//! Nothing is opened for the run, compiled or started here; component files and nested pipelines are read, because what
+//! they are decides whether the plan holds.
+
+mod command;
+mod joints;
+mod layers;
+mod nest;
+mod summary;
+mod wasm;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt, fs, io,
+    collections::HashMap,
+    ffi::OsString,
+    fmt, fs,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
 use bytes::Bytes;
-use serde::Serialize;
-use stagehost_ring::Capacity;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+pub(crate) use command::CommandWork;
+pub use joints::JointKind;
+pub(crate) use joints::PlannedJoint;
+pub use layers::Overrides;
+use layers::{Layers, refuse_unknown_names};
+pub(crate) use nest::{Group, Node};
+pub use summary::{JointSummary, LimitsSummary, PlanSummary, StageSummary};
+pub(crate) use wasm::WasmWork;
+pub use wasm::read_component;
 
 use crate::{
-    joint::Output,
-    outcome::{ExitCode, Tolerance},
-    sandbox::{DEFAULT_MEMORY, FIXED_ALLOWANCE, Inspection, Limits, Sandbox, inspect},
+    function::Function,
+    joint::{Output, OutsideSink, OutsideSource},
+    outcome::{ExitCode, Matcher, Tolerance},
     spec::{
-        Bound, FileSink, LimitsSpec, OnFailure, PipelineSpec, Place, Requirement, StageSpec, StderrSpec, StdinSpec,
-        StdoutSpec, nearest,
+        Bound, FileSink, OnFailure, PipelineSpec, Place, Requirement, StageSpec, StderrSpec, StdinSpec, StdoutSpec,
+        Upstream,
     },
-    stock,
 };
-
-/// The largest component file that is loaded, in bytes.
-const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
 /// What a plan cannot be made of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +70,7 @@ pub enum PlanErrorKind {
 }
 
 impl PlanError {
-    fn new(kind: PlanErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: PlanErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
         Self { place: place.into(), message: message.into(), hint: None, kind }
     }
 
@@ -76,28 +90,66 @@ impl PlanError {
     }
 }
 
+/// What a plan is made against.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// The directory that relative paths in the pipeline are relative to. Default: the process's own.
+    pub base: PathBuf,
+    /// The pipeline's file, if it has one: a nested pipeline must not name it again.
+    pub file: Option<PathBuf>,
+    /// The environment that commands inherit, such as `std::env::vars_os()`. Default: an empty one. A sandboxed stage
+    /// sees none of it.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What is said over everything in the file. Default: nothing.
+    pub overrides: Overrides,
+}
+
+impl PlanOptions {
+    /// Options with paths relative to `base`.
+    pub fn at(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into(), ..Self::default() }
+    }
+}
+
 /// A pipeline after negotiation and before anything is opened, compiled or started.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) name: Option<String>,
+    /// The stages, first to last; those of nested pipelines stand among them.
     pub(crate) stages: Vec<PlannedStage>,
+    /// The stages as the file nests them.
+    pub(crate) nodes: Vec<Node>,
+    /// The nested pipelines, in the order of their beginnings.
+    pub(crate) groups: Vec<Group>,
+    /// The joints, each behind the stage of its index.
+    pub(crate) joints: Vec<PlannedJoint>,
     pub(crate) stdin: Input,
-    pub(crate) stdout: Output,
-    /// Whether the output goes nowhere.
-    pub(crate) stdout_null: bool,
+    pub(crate) stdout: Outlet,
     /// The output as messages name it.
     pub(crate) stdout_name: String,
     pub(crate) timeout: Option<Duration>,
     pub(crate) on_failure: OnFailure,
+    pub(crate) kill_after: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) upstream: Upstream,
 }
 
 /// What the first stage will read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Input {
     Inherit,
     Null,
     File(PathBuf),
     Text(Bytes),
+    Outside(OutsideSource),
+}
+
+/// What will take the last stage's output.
+#[derive(Debug)]
+pub(crate) enum Outlet {
+    Null,
+    Place(Output),
+    Outside(OutsideSink),
 }
 
 impl fmt::Display for Input {
@@ -107,6 +159,7 @@ impl fmt::Display for Input {
             Self::Null => f.write_str("nothing"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
+            Self::Outside(_) => f.write_str("the program's reader"),
         }
     }
 }
@@ -115,294 +168,259 @@ impl fmt::Display for Input {
 #[derive(Debug)]
 pub(crate) struct PlannedStage {
     pub(crate) name: String,
-    pub(crate) source: String,
-    pub(crate) bytes: Bytes,
-    pub(crate) digest: [u8; 32],
-    pub(crate) inspection: Inspection,
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) limits: Limits,
+    /// Where it stands in the file, such as `stages[2]`.
+    pub(crate) place: String,
+    pub(crate) work: Work,
     pub(crate) tolerance: Tolerance,
+    pub(crate) wall_time: Option<Duration>,
     pub(crate) stderr: Option<StderrSpec>,
     /// The file it prints to, if `stderr` names one.
     pub(crate) log: Option<PathBuf>,
-    /// The capacity of the ring it writes, if a stage follows.
-    pub(crate) ring: Capacity,
+    /// What it needs its stdin and its stdout to be.
+    pub(crate) requires: (Requirement, Requirement),
+    /// The capacity that its file asks for in the joint it writes, in bytes.
+    buffer: Option<u64>,
 }
 
+/// What a stage runs.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Wasm(WasmWork),
+    Command(CommandWork),
+    /// Taken when it is run, which happens once.
+    Function(Mutex<Option<Function>>),
+}
+
+impl PlannedStage {
+    pub(crate) fn is_command(&self) -> bool {
+        matches!(self.work, Work::Command(_))
+    }
+
+    /// What it runs, for reports.
+    pub(crate) fn source(&self) -> String {
+        match &self.work {
+            Work::Wasm(wasm) => wasm.source.clone(),
+            Work::Command(command) => command.program.display().to_string(),
+            Work::Function(_) => "a function".into(),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.work {
+            Work::Wasm(_) => "wasm",
+            Work::Command(_) => "command",
+            Work::Function(_) => "function",
+        }
+    }
+}
+
+/// How long a stage may take to end after it was asked to, by default.
+const KILL_AFTER: Duration = Duration::from_secs(2);
+/// Longer than anybody waits, and short enough to be added to any time: a hundred years.
+const MOST_PATIENT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How long leftovers may go on, by default.
+const LINGER: Duration = Duration::from_secs(2);
+
 impl Plan {
-    /// Makes a plan. Relative paths in `spec` are relative to `base`.
+    /// Makes a plan.
     ///
     /// # Errors
     ///
     /// The first thing that would keep the run from starting.
-    pub fn new(spec: &PipelineSpec, base: &Path) -> Result<Self, PlanError> {
+    pub fn new(spec: &PipelineSpec, options: &PlanOptions) -> Result<Self, PlanError> {
+        Self::assemble(spec, options, Parts::default())
+    }
+
+    /// Makes a plan with functions and ends that no file can name.
+    pub(crate) fn assemble(spec: &PipelineSpec, options: &PlanOptions, parts: Parts) -> Result<Self, PlanError> {
+        let Parts { functions, matchers, stdin, stdout } = parts;
         let root = Place::root();
-        let mut files = HashMap::new();
-        let names = spec.stage_names();
-        let mut stages = Vec::with_capacity(spec.stages.len());
-        for (index, stage) in spec.stages.iter().enumerate() {
-            stages.push(plan_stage(spec, stage, &root.key("stages").index(index), base, &mut files, &names[index])?);
+        let mut planner = Planner { options, functions, files: HashMap::new(), stages: Vec::new(), groups: Vec::new() };
+        let nodes = planner.pipeline(spec, &Layers::root(spec, options), "", &root, &mut Vec::new())?;
+        for (node, matcher) in nodes.iter().zip(matchers) {
+            match (node, matcher) {
+                (Node::Stage(index), matcher) => planner.stages[*index].tolerance.matcher = matcher,
+                (Node::Group(..), None) => {}
+                (Node::Group(index, _), Some(_)) => {
+                    let message = "what a nested pipeline's end means is for that pipeline to say";
+                    return Err(PlanError::new(PlanErrorKind::Pipeline, &planner.groups[*index].place, message));
+                }
+            }
         }
-        check_requirements(spec)?;
-        let stdin = plan_stdin(spec.stdin.as_ref(), base, &root.key("stdin"))?;
-        let place = root.key("stdout");
-        let (stdout, stdout_name) = match spec.stdout.as_ref().unwrap_or(&StdoutSpec::Inherit) {
-            StdoutSpec::Inherit => (Output::Inherit, "standard output".to_owned()),
-            StdoutSpec::Null => (Output::Inherit, "nothing".to_owned()),
-            StdoutSpec::File(file) => (plan_stdout(file, base, &place)?, base.join(&file.file).display().to_string()),
+        let Planner { mut stages, groups, .. } = planner;
+        refuse_unknown_names(&options.overrides, &stages)?;
+        let stdin = match stdin {
+            Some(outside) => Input::Outside(outside),
+            None => plan_stdin(spec.stdin.as_ref(), &options.base, &root.key("stdin"))?,
         };
+        let (stdout, stdout_name) = match (stdout, spec.stdout.as_ref().unwrap_or(&StdoutSpec::Inherit)) {
+            (Some(outside), _) => (Outlet::Outside(outside), "the program's writer".to_owned()),
+            (None, StdoutSpec::Inherit) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),
+            (None, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
+            (None, StdoutSpec::File(file)) => {
+                let output = plan_stdout(file, &options.base, &root.key("stdout"))?;
+                (Outlet::Place(output), options.base.join(&file.file).display().to_string())
+            }
+        };
+        let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));
+        let joints = joints::negotiate(&mut stages, &groups, connected)?;
+        let (stdin, stdout, stdout_name) = nest::ends_from_within(&groups, stages.len(), stdin, stdout, stdout_name)?;
         Ok(Self {
             name: spec.name.clone(),
             stages,
+            nodes,
+            groups,
+            joints,
             stdin,
             stdout,
-            stdout_null: spec.stdout == Some(StdoutSpec::Null),
             stdout_name,
             timeout: spec.timeout.and_then(Bound::value).map(|span| span.0),
             on_failure: spec.on_failure.unwrap_or_default(),
+            kill_after: spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT)),
+            linger: spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT)),
+            upstream: spec.upstream.unwrap_or_default(),
         })
     }
 
-    /// The plan for tools and people.
-    pub fn summary(&self) -> PlanSummary {
-        let last = self.stages.len().saturating_sub(1);
-        let stages: Vec<_> = self.stages.iter().enumerate().map(|(index, stage)| stage.summary(index < last)).collect();
-        let worst = |memory: Option<u64>| memory.map(|memory| memory.saturating_add(FIXED_ALLOWANCE));
-        let worst_case =
-            stages.iter().map(|stage| worst(stage.memory_bytes).map(|memory| memory + stage.ring_bytes.unwrap_or(0)));
-        PlanSummary {
-            name: self.name.clone(),
-            stdin: self.stdin.to_string(),
-            stdout: self.stdout_name.clone(),
-            timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-            worst_case_memory_bytes: worst_case.sum(),
-            host_allowance_bytes: FIXED_ALLOWANCE,
-            stages,
-        }
+    /// Whether its last stage wants no output connected.
+    pub(crate) fn forbids_output(&self) -> bool {
+        self.stages.last().is_some_and(|last| last.requires.1 == Requirement::Forbid)
+    }
+
+    /// Gives it another output.
+    pub(crate) fn take_output(&mut self, sink: OutsideSink) {
+        self.stdout = Outlet::Outside(sink);
+        self.stdout_name = "the program's writer".into();
+    }
+
+    /// Whether it starts ordinary programs.
+    pub fn has_commands(&self) -> bool {
+        self.stages.iter().any(PlannedStage::is_command)
+    }
+
+    /// How many descriptors a run of it needs at once, at most.
+    pub(crate) fn descriptors(&self) -> u32 {
+        let of_stage = |stage: &PlannedStage| {
+            let log = u32::from(stage.log.is_some());
+            // A leader's pidfd; its stderr's two ends, of which one is open for a moment; a cgroup's.
+            log + if stage.is_command() { 4 } else { 1 }
+        };
+        let of_joint = |joint: &PlannedJoint| if joint.kind == JointKind::Pipe { 3 } else { 0 };
+        let stages: u32 = self.stages.iter().map(of_stage).sum();
+        // Both ends, an atomic output's directory, a copy of each for whom it is handed to.
+        stages + self.joints.iter().map(of_joint).sum::<u32>() + 6
     }
 }
 
-/// A [`Plan`] as `stagehost plan` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlanSummary {
-    /// The pipeline's name.
-    pub name: Option<String>,
-    /// What the first stage reads.
-    pub stdin: String,
-    /// What takes the last stage's output.
-    pub stdout: String,
-    /// The run's timeout in milliseconds; null: none.
-    pub timeout_ms: Option<u64>,
-    /// What all stages and rings may hold together at most, in bytes; null: a stage has no limit.
-    pub worst_case_memory_bytes: Option<u64>,
-    /// What the host may hold for each stage besides its own memory, in bytes.
-    pub host_allowance_bytes: u64,
-    /// The stages, first to last.
-    pub stages: Vec<StageSummary>,
-}
-
-/// A planned stage as `stagehost plan` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct StageSummary {
-    /// The stage's name.
-    pub name: String,
-    /// What it runs.
-    pub wasm: String,
-    /// The digest of what it runs, SHA-256 in hexadecimal.
-    pub sha256: String,
-    /// How it is run.
-    pub shape: crate::sandbox::Shape,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// Its environment.
-    pub env: BTreeMap<String, String>,
-    /// Its memory limit in bytes; null: none.
-    pub memory_bytes: Option<u64>,
-    /// Exit codes that are no failure, besides 0.
-    pub ok_exit: Vec<u8>,
-    /// The capacity of the ring to the next stage, in bytes; null for the last.
-    pub ring_bytes: Option<u64>,
-}
-
-impl PlannedStage {
-    fn summary(&self, followed: bool) -> StageSummary {
-        StageSummary {
-            name: self.name.clone(),
-            wasm: self.source.clone(),
-            sha256: hex(&self.digest),
-            shape: self.inspection.shape,
-            args: self.args.clone(),
-            env: self.env.iter().cloned().collect(),
-            memory_bytes: self.limits.memory,
-            ok_exit: self.tolerance.ok_exit.clone(),
-            ring_bytes: followed.then_some(self.ring.bytes() as u64),
-        }
-    }
+/// What no file can name.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) functions: Vec<Option<Function>>,
+    /// What decides which ends of a stage are no failure, by the stage's index.
+    pub(crate) matchers: Vec<Option<Matcher>>,
+    pub(crate) stdin: Option<OutsideSource>,
+    pub(crate) stdout: Option<OutsideSink>,
 }
 
 pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A `.wasm` file that was read and looked at.
-type Found = (Bytes, [u8; 32], Inspection);
+/// What planning has found so far.
+struct Planner<'a> {
+    options: &'a PlanOptions,
+    functions: Vec<Option<Function>>,
+    /// Component files, each read once.
+    files: HashMap<PathBuf, wasm::Found>,
+    stages: Vec<PlannedStage>,
+    groups: Vec<Group>,
+}
 
-fn plan_stage(
-    spec: &PipelineSpec,
-    stage: &StageSpec,
-    place: &Place,
-    base: &Path,
-    files: &mut HashMap<String, Found>,
-    name: &str,
-) -> Result<PlannedStage, PlanError> {
-    let wasm = stage.wasm.clone().unwrap_or_default();
-    let (bytes, digest, inspection) = match files.get(&wasm) {
-        Some(found) => found.clone(),
-        None => {
-            let found = find(&wasm, &place.key("wasm"), base)?;
-            files.insert(wasm.clone(), found.clone());
-            found
+impl Planner<'_> {
+    /// Plans one stage that is no nested pipeline.
+    fn stage(
+        &mut self,
+        stage: &StageSpec,
+        layers: &Layers<'_>,
+        name: String,
+        place: &Place,
+    ) -> Result<PlannedStage, PlanError> {
+        let mut layers = layers.with(stage);
+        let number = (self.stages.len() + 1).to_string();
+        let is_meant = |named: &str| named == name || named == number;
+        for (named, limits) in layers.overrides.limits.iter().filter(|(named, _)| named.is_none()).chain(
+            // What is said of one stage goes over what is said of all.
+            layers.overrides.limits.iter().filter(|(named, _)| named.as_deref().is_some_and(is_meant)),
+        ) {
+            if let (Some(_), Some(key), None) = (named, limits.keys_of_commands().next(), &stage.command) {
+                let message = format!("the limit {key} cannot be held for stage `{name}`, which is no command");
+                return Err(PlanError::new(PlanErrorKind::End, "the flags", message));
+            }
+            layers.stage_limits.insert(0, limits);
         }
-    };
-    if let Some(expected) = &stage.sha256
-        && !expected.eq_ignore_ascii_case(&hex(&digest))
-    {
-        let message = format!("{wasm} has the digest {}", hex(&digest));
-        return Err(PlanError::new(PlanErrorKind::Refused, place.key("sha256"), message)
-            .hint("it is not the file this pipeline was written for; if it should be, change the digest"));
+        let layers = &layers;
+        let work = match (&stage.wasm, &stage.command, stage.function) {
+            (Some(wasm), ..) => Work::Wasm(self.wasm(stage, wasm, &name, place, layers)?),
+            (_, Some(command), _) => Work::Command(command::plan(stage, command, self.options, place, layers)?),
+            (.., index) => {
+                let function = index.and_then(|index| self.functions.get_mut(index)).and_then(Option::take);
+                Work::Function(Mutex::new(function))
+            }
+        };
+        let mut ok_exit = match &work {
+            Work::Wasm(wasm) => wasm.inspection.section.ok_exit.clone(),
+            Work::Command(_) | Work::Function(_) => Vec::new(),
+        };
+        ok_exit.extend(stage.ok_exit.iter().flatten());
+        ok_exit.extend(layers.overrides.ok_exit.iter().filter(|(named, _)| is_meant(named)).map(|(_, code)| *code));
+        ok_exit.sort_unstable();
+        ok_exit.dedup();
+        let log = match &stage.stderr {
+            Some(StderrSpec::File(path)) => Some(plan_log(&layers.base.join(path), &place.key("stderr"))?),
+            _ => None,
+        };
+        let default = if matches!(work, Work::Command(_)) { Requirement::PreferFile } else { Requirement::Any };
+        let requires = stage.requires.clone().unwrap_or_default();
+        Ok(PlannedStage {
+            name,
+            place: place.to_string(),
+            work,
+            tolerance: Tolerance {
+                ok_exit,
+                ignore: stage.ignore.clone().unwrap_or_default(),
+                broken_pipe: stage.broken_pipe.unwrap_or_default(),
+                matcher: None,
+            },
+            wall_time: layers.limit(|limits| limits.wall_time).and_then(Bound::value).map(|span| span.0),
+            stderr: stage.stderr.clone(),
+            log,
+            requires: (requires.stdin.unwrap_or(default), requires.stdout.unwrap_or(default)),
+            buffer: stage.buffer.map(|size| size.0).or(layers.buffer),
+        })
     }
-    let mut args = vec![name.to_owned()];
-    args.extend(stage.args.iter().flatten().cloned());
-    let mut env = BTreeMap::new();
-    for (key, value) in [&spec.env, &stage.env].into_iter().flatten().flatten() {
-        match value {
-            Some(value) => env.insert(key.clone(), value.clone()),
-            None => env.remove(key),
+}
+
+/// Looks whether a file can be appended to, without making it.
+fn plan_log(path: &Path, place: &Place) -> Result<PathBuf, PlanError> {
+    let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
+    let refused = |why: String| PlanError::new(PlanErrorKind::End, place.key("file"), why);
+    if path.is_dir() {
+        return Err(refused(format!("{} is a directory", path.display())));
+    }
+    let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    if path.exists() {
+        return if writable(path) {
+            Ok(path.to_owned())
+        } else {
+            Err(refused(format!("{} is not writable", path.display())))
         };
     }
-    let mut ok_exit = inspection.section.ok_exit.clone();
-    ok_exit.extend(stage.ok_exit.iter().flatten());
-    ok_exit.sort_unstable();
-    ok_exit.dedup();
-    let buffer = stage.buffer.or(spec.buffer);
-    Ok(PlannedStage {
-        name: name.to_owned(),
-        source: wasm,
-        bytes,
-        digest,
-        inspection,
-        args,
-        env: env.into_iter().collect(),
-        limits: limits(stage.limits.as_ref(), spec.limits.as_ref()),
-        tolerance: Tolerance {
-            ok_exit,
-            ignore: stage.ignore.clone().unwrap_or_default(),
-            broken_pipe: stage.broken_pipe.unwrap_or_default(),
-        },
-        stderr: stage.stderr.clone(),
-        log: match &stage.stderr {
-            Some(StderrSpec::File(path)) => Some(base.join(path)),
-            _ => None,
-        },
-        ring: buffer
-            .map_or(Capacity::default(), |size| Capacity::at_least(usize::try_from(size.0).unwrap_or(usize::MAX))),
-    })
-}
-
-fn limits(stage: Option<&LimitsSpec>, pipeline: Option<&LimitsSpec>) -> Limits {
-    let memory = [stage, pipeline].into_iter().flatten().find_map(|limits| limits.memory);
-    Limits {
-        memory: match memory {
-            None => Some(DEFAULT_MEMORY),
-            Some(Bound::None) => None,
-            Some(Bound::At(size)) => Some(size.0),
-        },
+    match fs::metadata(around) {
+        Ok(metadata) if metadata.is_dir() && writable(around) => Ok(path.to_owned()),
+        Ok(metadata) if metadata.is_dir() => Err(refused(format!("{} is not writable", around.display()))),
+        Ok(_) => Err(refused(format!("{} is no directory", around.display()))),
+        Err(error) => Err(refused(format!("{}: {error}", around.display()))),
     }
-}
-
-fn find(wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
-    let bytes = match wasm.strip_prefix("builtin:") {
-        Some(name) => Bytes::from_static(find_stock(name, place)?.wasm),
-        None => read_stage(wasm, &base.join(wasm), place)?.into(),
-    };
-    let inspection = inspect(&bytes).map_err(|refused| PlanError {
-        hint: refused.hint,
-        ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
-    })?;
-    let digest = Sandbox::digest(&bytes);
-    Ok((bytes, digest, inspection))
-}
-
-fn find_stock(name: &str, place: &Place) -> Result<&'static stock::StockStage, PlanError> {
-    stock::find(name).ok_or_else(|| {
-        let known = || stock::STOCK.iter().map(|stage| stage.name);
-        let list = known().collect::<Vec<_>>().join(", ");
-        let guess = nearest(name, known()).map(|name| format!("did you mean builtin:{name}? ")).unwrap_or_default();
-        PlanError::new(PlanErrorKind::NotFound, place, format!("there is no stock stage {name:?}"))
-            .hint(format!("{guess}there are: {list}"))
-    })
-}
-
-fn read_stage(wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
-    read_component(path).map_err(|error| {
-        if error.kind() != io::ErrorKind::NotFound {
-            return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
-        }
-        let stock = stock::find(wasm).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
-        PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
-            .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
-    })
-}
-
-/// Reads a component's file: a regular file of bounded size.
-///
-/// # Errors
-///
-/// What the system says, or what the file is instead.
-pub fn read_component(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    if metadata.len() > MAX_COMPONENT_BYTES {
-        let message = format!("it has {} bytes, and at most {MAX_COMPONENT_BYTES} are loaded", metadata.len());
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    fs::read(path)
-}
-
-/// Applies the matrix of requirements: two sandboxed stages always get a ring; `forbid` beside a stage is a conflict.
-fn check_requirements(spec: &PipelineSpec) -> Result<(), PlanError> {
-    let last = spec.stages.len().saturating_sub(1);
-    for (index, stage) in spec.stages.iter().enumerate() {
-        let Some(requires) = &stage.requires else { continue };
-        let place = Place::root().key("stages").index(index).key("requires");
-        let first_is_fed = spec.stdin != Some(StdinSpec::Null);
-        if requires.stdin == Some(Requirement::Forbid) && (index > 0 || first_is_fed) {
-            let hint = if index > 0 {
-                "put the stage first, with \"stdin\": \"null\""
-            } else {
-                "give the pipeline \"stdin\": \"null\""
-            };
-            let message = "the stage forbids a connected stdin, and one is connected";
-            return Err(PlanError::new(PlanErrorKind::Pipeline, place.key("stdin"), message).hint(hint));
-        }
-        let last_is_taken = spec.stdout != Some(StdoutSpec::Null);
-        if requires.stdout == Some(Requirement::Forbid) && (index < last || last_is_taken) {
-            let hint = if index < last {
-                "put the stage last, with \"stdout\": \"null\""
-            } else {
-                "give the pipeline \"stdout\": \"null\""
-            };
-            let message = "the stage forbids a connected stdout, and one is connected";
-            return Err(PlanError::new(PlanErrorKind::Pipeline, place.key("stdout"), message).hint(hint));
-        }
-    }
-    Ok(())
 }
 
 fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) -> Result<Input, PlanError> {

@@ -6,15 +6,13 @@
 mod component;
 mod engine;
 mod inspect;
-mod port;
 mod stdio;
 mod store;
-mod tail;
 mod trap;
 
 pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
-pub(crate) use stdio::{EndFailure, InputPort, OutputPort, Stdio};
+pub(crate) use stdio::Stdio;
 pub use store::DEFAULT_MEMORY;
 pub(crate) use store::{FIXED_ALLOWANCE, GuestSpec, Limits, run_guest};

@@ -4,15 +4,17 @@
 //! and durations are numbers, and unknown keys are gone. Files, components and digests are the plan's business. Errors
 //! carry their place (`stages[2].limits.memory`, or line and column for a syntax error) and a hint.
 
+mod check;
 mod node;
 mod shorthand;
 mod types;
 mod value;
+mod words;
 
 pub use shorthand::shorthand;
 pub use types::{
-    BrokenPipe, FileSink, Ignore, LimitsSpec, OnFailure, PipelineSpec, Requirement, StageSpec, StderrSpec, StdinSpec,
-    StdoutSpec, schema,
+    BrokenPipe, Eof, FileSink, Ignore, Leftovers, LimitsSpec, OnFailure, PipelineSpec, Requirement, RequiresSpec,
+    StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
 };
 pub use value::{Bound, Size, Span, parse_duration};
 

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::{Output, PATIENCE};
+use crate::Output;
 
 /// Checks that no process of a group is alive. One that is just dying, because its parent died of the same signal a moment
 /// earlier, has a little time to finish.
@@ -25,6 +25,48 @@ pub fn check_group(group: u32, output: &Output) {
         assert!(Instant::now() < deadline, "processes were left: {left:?}\n{output}");
         thread::yield_now();
     }
+}
+
+/// The environment variable that names the place that a process was started from.
+pub const MARK: &str = "STAGEHOST_TEST_PLACE";
+
+/// The mark of what this very process starts through the library.
+pub fn process_mark() -> String {
+    format!("process-{}", std::process::id())
+}
+
+/// Checks that no process that was started from a place is alive, whatever group or session it is in.
+#[track_caller]
+pub fn check_marked(place: &Path, output: &Output) {
+    const DYING: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + DYING;
+    loop {
+        let left = marked(place);
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "processes were left: {left:?}\n{output}");
+        thread::yield_now();
+    }
+}
+
+/// The living processes that were started from a place.
+pub fn marked(place: &Path) -> Vec<String> {
+    let mark = format!("{MARK}={}", place.display());
+    let mark = mark.trim_end_matches('/');
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc is there").flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            // A zombie has no environment to be read, but one may have died between the two reads.
+            if !stat.is_empty() && !stat.contains(") Z ") {
+                found.push(format!("{} {}", stat.trim(), command.replace('\0', " ")));
+            }
+        }
+    }
+    found
 }
 
 /// The processes of a group that are no zombies.
@@ -53,14 +95,17 @@ pub fn check_files(directory: &Path, output: &Output) {
 
 /// What a process holds: threads and descriptors, by number and by what they are.
 fn held() -> BTreeSet<String> {
-    let list = |directory: &str| fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let threads = list("/proc/self/task").map(|path| format!("thread {}", path.display()));
-    let files = list("/proc/self/fd").filter_map(|path| {
+    // Each is read to its end at once, so that its own descriptor is not in the next.
+    let list = |directory: &str| -> Vec<PathBuf> {
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let threads = list("/proc/self/task").into_iter().map(|path| format!("thread {}", path.display()));
+    let files = list("/proc/self/fd").into_iter().filter_map(|path| {
         let target = fs::read_link(&path).ok()?.display().to_string();
         // The descriptor of this very listing.
         (!target.ends_with("/fd")).then(|| format!("{} -> {target}", path.display()))
     });
-    let children = list("/proc/self/task").flat_map(|path| {
+    let children = list("/proc/self/task").into_iter().flat_map(|path| {
         let children = fs::read_to_string(path.join("children")).unwrap_or_default();
         children.split_whitespace().map(|child| format!("child {child}")).collect::<Vec<_>>()
     });
@@ -75,9 +120,12 @@ pub fn checked<T>(test: impl FnOnce() -> T) -> T {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let before = held();
     let result = test();
-    let deadline = Instant::now() + PATIENCE;
+    const ENDING: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + ENDING;
     loop {
-        let left: Vec<_> = held().difference(&before).cloned().collect();
+        let mut left: Vec<_> = held().difference(&before).cloned().collect();
+        // Whatever the test's commands started has the mark, in whatever group or session it is.
+        left.extend(marked(Path::new(&process_mark())).into_iter().map(|process| format!("process {process}")));
         // A thread that was joined may still be listed for a moment; the test harness itself may start one.
         let ours: Vec<_> = left.into_iter().filter(|thing| !is_test_thread(thing)).collect();
         if ours.is_empty() {

@@ -6,6 +6,7 @@
 
 pub mod guests;
 pub mod leaks;
+pub mod terminal;
 
 use std::{
     ffi::OsStr,
@@ -45,6 +46,16 @@ pub struct Place {
 impl Default for Place {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            for name in self.names() {
+                assert!(!name.contains(".stagehost-"), "a temporary file was left: {name}");
+            }
+        }
     }
 }
 
@@ -92,6 +103,8 @@ impl Place {
             .env("HOME", self.directory.path())
             .env("LC_ALL", "C")
             .env("STAGEHOST", binary())
+            // What a run leaves behind is known by it, whatever group or session it is in.
+            .env(leaks::MARK, self.directory.path())
             // Shared, so that each guest is compiled once for all tests.
             .env("STAGEHOST_CACHE_DIR", cache())
             .stdin(Stdio::null())
@@ -121,7 +134,8 @@ impl Place {
     }
 }
 
-fn cache() -> PathBuf {
+/// A code cache that all tests share, so that each guest is compiled once.
+pub fn cache() -> PathBuf {
     let cache = binary().with_file_name("test-code-cache");
     fs::create_dir_all(&cache).expect("the target directory is writable");
     let private = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
@@ -258,6 +272,11 @@ impl Running {
         }
     }
 
+    /// Waits for the end of a program that was killed. What it left is the caller's to check.
+    pub fn killed(mut self) {
+        wait(&mut self.child, PATIENCE).expect("a killed program ends");
+    }
+
     /// Waits for its end, kills it after [`PATIENCE`], and checks that nothing is left of it.
     #[must_use = "what it did is to be checked"]
     pub fn done(mut self) -> Output {
@@ -279,6 +298,7 @@ impl Running {
         };
         let output = Output { status, stdout: text(self.stdout), stderr: text(self.stderr), took };
         leaks::check_group(group, &output);
+        leaks::check_marked(&self.place, &output);
         leaks::check_files(&self.place, &output);
         output
     }

@@ -1,16 +1,15 @@
 //! The library, used in this process, with a check that nothing outlives it.
 
 use std::{
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use stagehost::{ExitCode, Host, HostOptions, Outcome, Plan, RunControl, RunOptions, StageExit, spec};
+use stagehost::{ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, RunControl, RunOptions, StageExit, spec};
 use stagehost_tests::{Place, guests::probe, leaks::checked};
 
 fn plan(json: &str) -> Plan {
-    Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), Path::new(".")).expect("a good plan")
+    Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), &PlanOptions::at(".")).expect("a good plan")
 }
 
 fn run(json: &str, options: &RunOptions) -> Outcome {
@@ -84,7 +83,7 @@ fn one_host_runs_many_pipelines_at_once() {
                     );
                     let outcome = host.run(plan(&json), &RunOptions::default());
                     assert!(outcome.success, "{outcome:?}");
-                    assert_eq!(outcome.stages[0].output_bytes, n as u64);
+                    assert_eq!(outcome.stages[0].output_bytes, Some(n as u64));
                 });
             }
         });

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use stagehost::spec::{Bound, Size, parse_duration};
+use stagehost::spec::{Bound, LimitsSpec, parse_duration};
 
-/// Runs pipelines of sandboxed WebAssembly stages.
+/// Runs pipelines of sandboxed WebAssembly stages and ordinary programs.
 #[derive(Debug, Parser)]
 #[command(name = "stagehost", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   stagehost run examples/top-words.json < README.md
-  stagehost run -c ':grep -i error | :count --top 5' --stdin app.log
+  stagehost run -c ':grep -i error | sort | uniq -c' --stdin app.log
   stagehost plan pipeline.json
   stagehost inspect builtin:grep";
 
@@ -31,8 +31,10 @@ Exit codes:
   0    success                            127  a stage was not found
   78   bad pipeline file                  134  a stage trapped
   124  time limit                         137  a stage reached its memory limit
-  125  the host's own failure, or usage   128+n  died of signal n
-  126  refused: digest, not a stage       else the exit code of the stage to blame";
+  125  the host's own failure, or usage   152  a stage used up its processor time
+  126  refused: digest, not a stage,      153  a stage wrote too large a file
+       not executable                     128+n  died of signal n
+                                          else the exit code of the stage to blame";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -42,7 +44,7 @@ pub(crate) enum Verb {
     /// Check a pipeline file without running anything.
     #[command(after_help = "Example:\n  stagehost check pipeline.json")]
     Check(PipelineArgs),
-    /// Show what would run: stages, digests, limits, rings, worst-case memory.
+    /// Show what would run: stages, programs, digests, limits, joints, worst-case memory.
     #[command(after_help = "Examples:\n  stagehost plan pipeline.json\n  stagehost plan -c ':words | :count' --json")]
     Plan(PlanArgs),
     /// Show what a .wasm file is: how it runs, its imports and exports, what it says of itself.
@@ -64,7 +66,8 @@ pub(crate) enum Verb {
 pub(crate) struct What {
     /// The pipeline file; `-` reads it from standard input.
     pub(crate) pipeline: Option<PathBuf>,
-    /// The pipeline in shorthand: stages separated by `|`; `:name` is a stock stage, `path.wasm` a component.
+    /// The pipeline in shorthand: stages separated by `|`; `:name` is a stock stage, `path.wasm` a component, anything else
+    /// a command.
     #[arg(short = 'c', value_name = "STAGES")]
     pub(crate) command: Option<String>,
 }
@@ -79,7 +82,7 @@ pub(crate) struct PipelineArgs {
     /// What takes the output: a file, which appears whole or not at all, or `null`.
     #[arg(long, value_name = "FILE|null")]
     pub(crate) stdout: Option<PathBuf>,
-    /// The directory that paths in the pipeline are relative to. Default: the pipeline file's.
+    /// The directory that paths in the pipeline are relative to, and that commands run in. Default: the pipeline file's.
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,
     /// How long the run may take: 250ms, 30s, 1m30s, or none.
@@ -88,8 +91,8 @@ pub(crate) struct PipelineArgs {
     /// An environment variable for every stage.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) env: Vec<(String, String)>,
-    /// A limit, of every stage or of the named one. The one there is: memory.
-    #[arg(long, value_name = "[STAGE.]memory=SIZE", value_parser = limit)]
+    /// A limit, of every stage or of the named one: memory, cpu_time, wall_time, processes, open_files, file_size.
+    #[arg(long, value_name = "[STAGE.]LIMIT=VALUE", value_parser = limit)]
     pub(crate) limit: Vec<LimitArg>,
     /// An exit code of a stage that is no failure.
     #[arg(long, value_name = "STAGE=CODE", value_parser = ok_exit)]
@@ -106,6 +109,10 @@ pub(crate) struct RunArgs {
     /// Write the outcome as JSON to this descriptor.
     #[arg(long, value_name = "FD", conflicts_with = "report")]
     pub(crate) report_fd: Option<u32>,
+    /// A delegated cgroup v2 directory in which commands get cgroups of their own. Default: this process's own, if the
+    /// system has delegated it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cgroup: Option<PathBuf>,
     /// Print nothing but what stages print.
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -140,7 +147,8 @@ pub(crate) struct Timeout(pub(crate) Bound<Duration>);
 #[derive(Clone, Debug)]
 pub(crate) struct LimitArg {
     pub(crate) stage: Option<String>,
-    pub(crate) memory: Bound<Size>,
+    /// The one limit, with all others left alone.
+    pub(crate) limits: LimitsSpec,
 }
 
 fn plain(message: String) -> String {
@@ -163,16 +171,13 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 fn limit(text: &str) -> Result<LimitArg, String> {
-    let (name, value) = text.split_once('=').ok_or("write memory=SIZE or STAGE.memory=SIZE")?;
+    let (name, value) = text.split_once('=').ok_or("write LIMIT=VALUE or STAGE.LIMIT=VALUE, such as memory=64MiB")?;
     let (stage, limit) = match name.rsplit_once('.') {
         Some((stage, limit)) => (Some(stage.to_owned()), limit),
         None => (None, name),
     };
-    if limit != "memory" {
-        return Err(format!("there is no limit {limit:?}; there is: memory"));
-    }
-    let memory = if value == "none" { Bound::None } else { Bound::At(value.parse::<Size>().map_err(plain)?) };
-    Ok(LimitArg { stage, memory })
+    let limits = LimitsSpec::of(limit, value).map_err(plain)?;
+    Ok(LimitArg { stage, limits })
 }
 
 fn ok_exit(text: &str) -> Result<(String, u8), String> {

@@ -8,26 +8,24 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use stagehost::{
-    ExitCode, Plan,
-    spec::{self, Bound, FileSink, LimitsSpec, PipelineSpec, Span, SpecError, StageSpec, StdinSpec, StdoutSpec},
+    ExitCode, Overrides, Plan, PlanOptions,
+    spec::{self, Bound, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
 };
 
 use super::{Failure, args::PipelineArgs};
 
-/// A plan, and the pipeline's name if it got so far.
-pub(crate) struct Planned {
-    pub(crate) plan: Plan,
-}
-
 /// Reads, changes and plans the pipeline that the arguments name.
-pub(crate) fn plan(args: &PipelineArgs) -> Result<Planned, Failure> {
+pub(crate) fn plan(args: &PipelineArgs) -> Result<Plan, Failure> {
     let (mut spec, base) = read(args)?;
     apply(&mut spec, args)?;
-    let plan = Plan::new(&spec, &base).map_err(|error| {
+    // What flags say has to hold as what files say does.
+    spec.check().map_err(|error| bad(error, "with its flags the pipeline"))?;
+    let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
+    let options = PlanOptions { base, file, environment: std::env::vars_os().collect(), overrides: overrides(args) };
+    Plan::new(&spec, &options).map_err(|error| {
         let (code, hint) = (error.exit_code(), error.hint.clone());
         Failure::new(code, error).hint(hint)
-    })?;
-    Ok(Planned { plan })
+    })
 }
 
 fn bad(error: SpecError, source: &str) -> Failure {
@@ -106,41 +104,14 @@ fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
             Bound::At(duration) => Bound::At(Span(duration)),
         });
     }
-    for (key, value) in &args.env {
-        spec.env.get_or_insert_default().insert(key.clone(), Some(value.clone()));
-        // A flag wins over what any stage says.
-        for env in spec.stages.iter_mut().filter_map(|stage| stage.env.as_mut()) {
-            env.remove(key);
-        }
-    }
-    // What is said of all stages first, so that what is said of one holds.
-    let (all, one): (Vec<_>, Vec<_>) = args.limit.iter().partition(|limit| limit.stage.is_none());
-    for limit in all.into_iter().chain(one) {
-        match &limit.stage {
-            None => {
-                spec.limits.get_or_insert_default().memory = Some(limit.memory);
-                spec.stages.iter_mut().filter_map(|stage| stage.limits.as_mut()).for_each(|own| own.memory = None);
-            }
-            Some(name) => stage(spec, name)?.limits.get_or_insert_with(LimitsSpec::default).memory = Some(limit.memory),
-        }
-    }
-    for (name, code) in &args.ok_exit {
-        stage(spec, name)?.ok_exit.get_or_insert_default().push(*code);
-    }
     Ok(())
 }
 
-/// The stage a flag names: by the name that the plan shows, or by its number from 1.
-fn stage<'a>(spec: &'a mut PipelineSpec, name: &str) -> Result<&'a mut StageSpec, Failure> {
-    let by_number = || name.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-    let index = spec
-        .stage_names()
-        .iter()
-        .position(|known| known == name)
-        .or_else(|| by_number().filter(|index| *index < spec.stages.len()));
-    match index {
-        Some(index) => Ok(&mut spec.stages[index]),
-        None => Err(host(anyhow!("no stage is called {name:?}"))
-            .hint(Some("`stagehost plan` shows the stages' names; a number from 1 works too".into()))),
+/// What the flags say of stages, whatever files say.
+fn overrides(args: &PipelineArgs) -> Overrides {
+    Overrides {
+        env: args.env.clone(),
+        limits: args.limit.iter().map(|limit| (limit.stage.clone(), limit.limits.clone())).collect(),
+        ok_exit: args.ok_exit.clone(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use stagehost::{PlanSummary, spec::Size};
+use stagehost::{JointKind, PlanSummary, StageSummary, spec::Size};
 
 use super::{
     Failure,
@@ -11,15 +11,14 @@ use super::{
 };
 
 pub(crate) fn check(args: &PipelineArgs) -> Result<u8, Failure> {
-    let planned = load::plan(args)?;
-    let summary = planned.plan.summary();
+    let summary = load::plan(args)?.summary();
     let stages = summary.stages.len();
     writeln!(io::stdout(), "good: {stages} stage{}", if stages == 1 { "" } else { "s" })?;
     Ok(0)
 }
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
-    let summary = load::plan(&args.pipeline)?.plan.summary();
+    let summary = load::plan(&args.pipeline)?.summary();
     if args.json {
         let json = serde_json::to_string_pretty(&summary).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
@@ -32,39 +31,74 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
 fn text(plan: &PlanSummary) -> String {
     use std::fmt::Write;
     let mut text = String::new();
-    let size = |bytes: Option<u64>| bytes.map_or_else(|| "no limit".to_owned(), |bytes| Size(bytes).to_string());
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", plan.stdin);
     for stage in &plan.stages {
-        let _ = writeln!(text, "  │");
-        let shape = match stage.shape {
-            stagehost::Shape::ComponentP3 => "WASI 0.3 component",
-            stagehost::Shape::ComponentP2 => "WASI 0.2 component",
-            stagehost::Shape::ModuleP1 => "preview1 module",
-        };
-        let _ = writeln!(text, "{}: {} ({shape}, sha256 {}…)", stage.name, stage.wasm, &stage.sha256[..12]);
-        if !stage.args.get(1..).unwrap_or_default().is_empty() {
-            let _ = writeln!(text, "  args: {:?}", &stage.args[1..]);
+        let _ = writeln!(text, "  │\n{}", runs(stage));
+        if !stage.args.is_empty() {
+            let _ = writeln!(text, "  args: {:?}", stage.args);
         }
         if !stage.env.is_empty() {
             let _ = writeln!(text, "  env: {}", stage.env.keys().cloned().collect::<Vec<_>>().join(", "));
         }
-        let _ = writeln!(text, "  memory: {}; ok exit codes: {}", size(stage.memory_bytes), codes(&stage.ok_exit));
-        if let Some(ring) = stage.ring_bytes {
-            let _ = writeln!(text, "  │ ring of {}", Size(ring));
+        if let Some(dir) = &stage.dir {
+            let _ = writeln!(text, "  dir: {dir}");
+        }
+        let grants = if stage.kind == "wasm" { "; grants: none" } else { "" };
+        let _ = writeln!(text, "  {}; ok exit codes: {}{grants}", limits(stage), codes(&stage.ok_exit));
+        if let Some(joint) = stage.joint {
+            let kind = match joint.kind {
+                JointKind::Ring => "ring",
+                JointKind::Pipe => "pipe",
+            };
+            let _ = writeln!(text, "  │ {kind} of {}", Size(joint.bytes));
         }
     }
     let _ = writeln!(text, "  │\n{}", plan.stdout);
     if let Some(timeout) = plan.timeout_ms {
         let _ = writeln!(text, "timeout: {timeout} ms");
     }
-    let _ = writeln!(
-        text,
-        "worst-case memory: {} ({} of it the host's allowance for each stage)",
-        size(plan.worst_case_memory_bytes),
-        Size(plan.host_allowance_bytes)
-    );
+    let worst = plan.worst_case_memory_bytes.map_or_else(|| "no limit".to_owned(), |bytes| Size(bytes).to_string());
+    let _ = write!(text, "worst-case memory: {worst}");
+    if plan.stages.iter().any(|stage| stage.kind == "wasm") {
+        let _ =
+            write!(text, " ({} of it the host's allowance for each sandboxed stage)", Size(plan.host_allowance_bytes));
+    }
+    text.push('\n');
     text
+}
+
+/// What a stage is, in a line.
+fn runs(stage: &StageSummary) -> String {
+    let shape = stage.shape.map(|shape| match shape {
+        stagehost::Shape::ComponentP3 => "WASI 0.3 component",
+        stagehost::Shape::ComponentP2 => "WASI 0.2 component",
+        stagehost::Shape::ModuleP1 => "preview1 module",
+    });
+    match (shape, &stage.sha256) {
+        (Some(shape), Some(sha256)) => format!("{}: {} ({shape}, sha256 {}…)", stage.name, stage.runs, &sha256[..12]),
+        _ => format!("{}: {} ({})", stage.name, stage.runs, stage.kind),
+    }
+}
+
+fn limits(stage: &StageSummary) -> String {
+    let limits = &stage.limits;
+    let size = |name: &str, bytes: Option<u64>| bytes.map(|bytes| format!("{name}: {}", Size(bytes)));
+    let time = |name: &str, ms: Option<u64>| ms.map(|ms| format!("{name}: {ms} ms"));
+    let count = |name: &str, count: Option<u64>| count.map(|count| format!("{name}: {count}"));
+    let memory = size("memory", limits.memory_bytes).unwrap_or_else(|| "memory: no limit".into());
+    [
+        Some(memory),
+        time("cpu_time", limits.cpu_time_ms),
+        time("wall_time", limits.wall_time_ms),
+        count("processes", limits.processes),
+        count("open_files", limits.open_files),
+        size("file_size", limits.file_size_bytes),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join("; ")
 }
 
 fn codes(codes: &[u8]) -> String {

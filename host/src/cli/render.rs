@@ -5,7 +5,11 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use stagehost::{Outcome, outcome::StageReport, spec::Size};
+use stagehost::{
+    Outcome,
+    outcome::{JointReport, StageReport},
+    spec::Size,
+};
 
 use super::Failure;
 
@@ -55,7 +59,7 @@ pub(crate) fn outcome(outcome: &Outcome) {
         return;
     }
     let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
-    if let Some(stage) = outcome.blamed.and_then(|index| outcome.stages.get(index))
+    if let Some(stage) = outcome.blamed.as_deref().and_then(|name| outcome.stage(name))
         && let stagehost::StageExit::Trap { frames, .. } = &stage.exit
     {
         const SHOWN: usize = 8;
@@ -72,36 +76,59 @@ pub(crate) fn outcome(outcome: &Outcome) {
     print(&text);
 }
 
+/// Prints what is to be said of stages besides how they ended.
+pub(crate) fn notes(stages: &[StageReport]) {
+    for stage in stages {
+        for note in &stage.notes {
+            warning(&format!("stage `{}`: {note}", stage.name));
+        }
+        notes(&stage.stages);
+    }
+}
+
 /// Prints what `-v` asks for.
 pub(crate) fn details(outcome: &Outcome) {
     let mut text = String::new();
-    for (index, stage) in outcome.stages.iter().enumerate() {
-        let StageReport { name, exit, input_bytes, output_bytes, .. } = stage;
-        let memory = stage.peak_memory_bytes.map_or_else(|| "-".into(), |bytes| Size(bytes).to_string());
+    stages(&outcome.stages, &outcome.joints, &mut text);
+    let _ = writeln!(text, "exit code {} after {} ms", outcome.exit_code, outcome.duration_ms);
+    print(&text);
+}
+
+fn stages(reports: &[StageReport], joints: &[JointReport], text: &mut String) {
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), |bytes| Size(bytes).to_string());
+    for stage in reports {
+        if !stage.stages.is_empty() {
+            stages(&stage.stages, joints, text);
+            continue;
+        }
         let time = stage.duration_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
         let _ = writeln!(
             text,
-            "{name}: {}; {} in, {} out, {memory} of memory, {time}",
-            safe(&exit.to_string()),
-            Size(*input_bytes),
-            Size(*output_bytes)
+            "{}: {}; {} in, {} out, {} of memory, {time}",
+            stage.name,
+            safe(&stage.exit.to_string()),
+            size(stage.input_bytes),
+            size(stage.output_bytes),
+            size(stage.peak_memory_bytes)
         );
-        if let Some(ring) = outcome.rings.get(index) {
-            let _ = writeln!(
-                text,
-                "  ring of {}: {}, at most {} at once; the writer waited {} times ({} ms), the reader {} times ({} ms)",
-                Size(ring.capacity),
-                Size(ring.bytes),
-                Size(ring.high_water_bytes),
-                ring.writer_waits,
-                ring.writer_wait_ms,
-                ring.reader_waits,
-                ring.reader_wait_ms
-            );
+        let Some(joint) = joints.iter().find(|joint| joint.from == stage.name) else { continue };
+        match &joint.ring {
+            Some(ring) => {
+                let _ = writeln!(
+                    text,
+                    "  ring of {}: {}, at most {} at once; the writer waited {} times ({} ms), the reader {} times ({} ms)",
+                    size(joint.capacity),
+                    size(joint.bytes),
+                    Size(ring.high_water_bytes),
+                    ring.writer_waits,
+                    ring.writer_wait_ms,
+                    ring.reader_waits,
+                    ring.reader_wait_ms
+                );
+            }
+            None => _ = writeln!(text, "  pipe of {}: {}", size(joint.capacity), size(joint.bytes)),
         }
     }
-    let _ = writeln!(text, "exit code {} after {} ms", outcome.exit_code, outcome.duration_ms);
-    print(&text);
 }
 
 /// Prints a warning.

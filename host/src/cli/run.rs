@@ -5,10 +5,12 @@ use std::{
     io::Write,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, anyhow};
-use stagehost::{ExitCode, Host, HostOptions, Outcome, RunControl, RunOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use stagehost::{Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, RunControl, RunOptions};
 
 use super::{Failure, args::RunArgs, load, render, signals};
 
@@ -20,7 +22,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
 fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
     let mut report = Report::open(args)?;
     // Watched until the end: what is printed below may have to wait for a reader.
-    let (outcome, _signals) = match start(args) {
+    let (outcome, _signals, guard) = match start(args) {
         Ok(started) => started,
         Err(failure) => {
             let mut message = failure.error.to_string();
@@ -34,12 +36,16 @@ fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
         }
     };
     if !args.quiet {
+        render::notes(&outcome.stages);
         render::outcome(&outcome);
     }
     if args.verbose {
         render::details(&outcome);
     }
     let reported = report.write_or_warn(&outcome);
+    if let Some(guard) = guard {
+        guard.end();
+    }
     if let Some(signal) = outcome.signal {
         signals::die_of(signal);
     }
@@ -47,23 +53,82 @@ fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
     Ok(if outcome.exit_code == 0 && !reported { ExitCode::Host as u8 } else { outcome.exit_code })
 }
 
-fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals), Failure> {
-    let planned = load::plan(&args.pipeline)?;
+fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), Failure> {
+    let plan = load::plan(&args.pipeline)?;
+    let host = |error: anyhow::Error| Failure::new(ExitCode::Host, error);
+    let open_files = raise_open_files();
+    // Before the first thread: the guard is a fork.
+    let (guard, unguarded) = match plan.has_commands().then(Guard::start).transpose() {
+        Ok(guard) => (guard, None),
+        Err(error) => (None, Some(error)),
+    };
+    let foreground = plan.has_commands() && stagehost::in_foreground();
     let control = RunControl::default();
-    let signals = signals::Signals::watch(&control)
-        .context("signals cannot be watched")
-        .map_err(|error| Failure::new(ExitCode::Host, error))?;
-    let options = HostOptions { cache: cache_directory(), threads: None };
+    let passes_on = plan.has_commands() && !foreground;
+    let signals = signals::Signals::watch(&control, passes_on).context("signals cannot be watched").map_err(host)?;
+    let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
+    let options = HostOptions {
+        cache: cache_directory(),
+        // What programs do needs no threads of ours.
+        threads: only_commands.then_some(0),
+        guard: guard.clone(),
+        open_files: Some(open_files),
+        adopts_orphans: plan.has_commands(),
+        cgroup: if plan.has_commands() { args.cgroup.clone().or_else(delegated_cgroup) } else { None },
+    };
     let host = Host::new(&options).map_err(|error| Failure::new(ExitCode::Host, error))?;
+    drop(options);
+    if let Some(error) = unguarded
+        && args.verbose
+    {
+        render::warning(&format!("there is no guard; should this process be killed, commands may see an end: {error}"));
+    }
+    let quiet = args.quiet;
+    let warn = move |event: &Event| {
+        if let Event::Warning { message, .. } = event
+            && !quiet
+        {
+            render::warning(message);
+        }
+    };
+    let on_event = Some(Observer(Arc::new(warn)));
+    let outcome = host.run(plan, &RunOptions { tee_stderr: true, foreground: Some(foreground), control, on_event });
+    if let Some(guard) = &guard {
+        // It goes while the rest is said.
+        guard.dismiss();
+    }
+    signals.run_is_over(outcome.signal);
     if let Some(warning) = host.warning()
         && args.verbose
     {
         render::warning(warning);
     }
-    let outcome = host.run(planned.plan, &RunOptions { tee_stderr: true, control });
-    signals.run_is_over(outcome.signal);
-    drop(host);
-    Ok((outcome, signals))
+    // The run is over and nothing of it is left but idle threads, which end with the process, and sooner so.
+    std::mem::forget(host);
+    Ok((outcome, signals, guard))
+}
+
+/// Lets this process open as many files as it may, and returns the limits it was started with, which are the commands'.
+fn raise_open_files() -> (u64, u64) {
+    let limit = getrlimit(Resource::Nofile);
+    // As it was, if the system refuses.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// This process's own cgroup, if the system has delegated it: systemd says so by an attribute of the directory.
+fn delegated_cgroup() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    // Nobody delegates the root.
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|path| !path.is_empty())?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mount = mounts.lines().find(|line| line.starts_with("cgroup2 ")).and_then(|line| line.split(' ').nth(1))?;
+    let directory = Path::new(mount).join(path);
+    let delegated = |name| {
+        let mut value = [0; 2];
+        matches!(rustix::fs::getxattr(&directory, name, &mut value), Ok(1..)) && value[0] == b'1'
+    };
+    (delegated("user.delegate") || delegated("trusted.delegate")).then(|| directory.clone())
 }
 
 /// Where compiled code is kept: `STAGEHOST_CACHE_DIR`, else a directory in the user's cache. Empty: nowhere.

@@ -12,9 +12,12 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ},
-    iterator::{Handle, Signals as Iterator},
-    low_level::emulate_default_handler,
+    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ},
+    iterator::{Handle, SignalsInfo, exfiltrator::origin::WithOrigin},
+    low_level::{
+        emulate_default_handler,
+        siginfo::{Cause, Origin},
+    },
 };
 use stagehost::RunControl;
 
@@ -26,26 +29,52 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Stops the run at the first signal, and dies at once at the second. Signals that were inherited as ignored (`nohup`)
-    /// stay ignored.
-    pub(crate) fn watch(control: &RunControl) -> io::Result<Self> {
+    /// Stops the run at the first signal, kills what still runs at the second, and dies at the third. Signals that were
+    /// inherited as ignored (`nohup`) stay ignored. With `passes_on`, suspending and resuming are passed on to the
+    /// commands, which a terminal does not reach.
+    pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
         // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let ignored = ignored_signals();
-        let watched =
-            [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-        let mut signals = Iterator::new(watched)?;
+        let is_ignored = |signal: i32| ignored & (1 << (signal - 1)) != 0;
+        if is_ignored(SIGCHLD) {
+            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
+            signal_hook::flag::register(SIGCHLD, Arc::default())?;
+        }
+        let stopping = [SIGINT, SIGHUP, SIGTERM, SIGQUIT];
+        let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
+        let watched = stopping.iter().chain(suspending).filter(|signal| !is_ignored(**signal));
+        let mut signals = SignalsInfo::<WithOrigin>::new(watched)?;
         let handle = signals.handle();
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
         let thread = std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
-            let mut stopped = false;
-            for signal in signals.forever() {
-                if std::mem::replace(&mut stopped, true) || run_is_over.load(Relaxed) {
+            let mut stopping = 0;
+            for Origin { signal, cause, .. } in &mut signals {
+                match signal {
+                    SIGTSTP => {
+                        control.signal_commands(SIGTSTP);
+                        // Stops this process too, until it is continued.
+                        let _ = emulate_default_handler(SIGTSTP);
+                        continue;
+                    }
+                    SIGCONT => {
+                        control.signal_commands(SIGCONT);
+                        continue;
+                    }
+                    _ => stopping += 1,
+                }
+                if run_is_over.load(Relaxed) {
                     die_of(signal);
                 }
-                control.stop_by_signal(signal);
+                match stopping {
+                    // A key of the terminal comes from the kernel, and goes to every process in front of it.
+                    1 if cause == Cause::Kernel => control.stop_by_terminal(signal),
+                    1 => control.stop_by_signal(signal),
+                    2 => control.kill(),
+                    _ => die_of(signal),
+                }
             }
         })?;
         Ok(Self { handle, over, thread: Some(thread) })

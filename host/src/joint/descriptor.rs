@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, FromRawFd, OwnedFd},
     pin::Pin,
     sync::{
         Arc,
@@ -17,8 +17,9 @@ use std::{
 
 use rustix::{
     event::PollFlags,
-    fs::{Mode, OFlags, open},
+    fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open},
     io::{Errno, read, write},
+    pipe::{SpliceFlags, splice},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -47,9 +48,23 @@ fn reopen(file: &OwnedFd, access: OFlags) -> Option<OwnedFd> {
 }
 
 /// Lets the runtime watch a descriptor. One of the crate's named exceptions to having no `unsafe`.
-fn watch(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` owns its descriptor, always gives the same one, and cannot close it while the `AsyncFd` has it.
     Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
+}
+
+/// A copy of one of the process's own descriptors, by its number: it shares the offset with the original.
+///
+/// # Errors
+///
+/// What the system says; `EBADF` when there is none of that number.
+pub fn inherited_descriptor(number: u32) -> io::Result<OwnedFd> {
+    let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
+    // SAFETY: a system call on a number. It makes a new descriptor, which nobody else knows of, and takes none away.
+    unsafe {
+        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, super::open::ABOVE_STDIO);
+        if copy < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(copy)) }
+    }
 }
 
 impl DescriptorSource {
@@ -61,9 +76,47 @@ impl DescriptorSource {
         }
     }
 
-    /// Takes a descriptor that is ours alone and does not block.
+    /// Takes a pipe's read end that is ours alone.
     pub(crate) fn owned(file: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
         Ok(Self(Waits::Watched(watch(file, Interest::READABLE)?)))
+    }
+
+    /// A copy of the descriptor, if it is a pipe that can be spliced from.
+    pub(crate) fn pipe(&self) -> Option<OwnedFd> {
+        let Waits::Watched(watched) = &self.0 else { return None };
+        let kind = fstat(watched.get_ref()).ok().map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kind == Some(FileType::Fifo) { watched.get_ref().try_clone().ok() } else { None }
+    }
+
+    /// Moves what is there, and at least a byte, to a file without its passing through this process. `from` is a copy of
+    /// this pipe. 0 is the clean end.
+    pub(crate) async fn splice_to(&mut self, from: &Arc<OwnedFd>, to: &Arc<OwnedFd>) -> rustix::io::Result<usize> {
+        const MOST: usize = 1 << 20;
+        let Waits::Watched(watched) = &self.0 else { return Err(Errno::INVAL) };
+        loop {
+            // Taken before the attempt: what comes during it must not be forgotten with it.
+            let mut readiness = watched.readable().await.map_err(|_| Errno::IO)?;
+            let (from, to) = (from.clone(), to.clone());
+            // The file's side may wait for its disk.
+            let moving = tokio::task::spawn_blocking(move || {
+                splice(&*from, None, &*to, None, MOST, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
+            });
+            match moving.await.unwrap_or(Err(Errno::IO)) {
+                Err(Errno::AGAIN) => readiness.clear_ready(),
+                Err(Errno::INTR) => {}
+                moved => return moved,
+            }
+        }
+    }
+
+    /// How many bytes are there to be read, as far as the system says.
+    pub(crate) fn waiting(&self) -> u64 {
+        let file = match &self.0 {
+            Waits::Watched(watched) => watched.get_ref().as_fd(),
+            Waits::Thread { file, .. } => file.as_fd(),
+        };
+        rustix::io::ioctl_fionread(file).unwrap_or(0)
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -149,6 +202,12 @@ impl DescriptorSink {
     pub(crate) fn inherited(file: &OwnedFd) -> Option<Self> {
         let own = reopen(file, OFlags::WRONLY)?;
         watch(own, Interest::WRITABLE).ok().map(Self)
+    }
+
+    /// Takes a pipe's write end that is ours alone.
+    pub(crate) fn owned(file: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
+        watch(file, Interest::WRITABLE).map(Self)
     }
 
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Advice, fadvise},
+    fs::{Advice, OFlags, fadvise, fcntl_getfl},
     io::{Errno, ReadWriteFlags, pread, preadv2, write},
 };
 use tokio::task::JoinHandle;
@@ -137,6 +137,8 @@ pub(crate) struct FileSink {
     /// Whether a write could wait for a reader rather than a disk: then it goes in pieces that do not block, so that it
     /// can be given up.
     waits_for_reader: bool,
+    /// Whether nobody else shares its offset.
+    is_ours: bool,
     given_up: Arc<AtomicBool>,
     filling: Vec<u8>,
     writing: Option<JoinHandle<(Vec<u8>, io::Result<()>)>>,
@@ -144,8 +146,29 @@ pub(crate) struct FileSink {
 }
 
 impl FileSink {
+    /// A regular file that nobody else writes.
+    pub(crate) fn ours(file: Arc<OwnedFd>) -> Self {
+        let mut sink = Self::new(file, false);
+        sink.is_ours = true;
+        sink
+    }
+
     pub(crate) fn new(file: Arc<OwnedFd>, waits_for_reader: bool) -> Self {
-        Self { file, waits_for_reader, given_up: Arc::default(), filling: Vec::new(), writing: None, spare: Vec::new() }
+        Self {
+            file,
+            waits_for_reader,
+            is_ours: false,
+            given_up: Arc::default(),
+            filling: Vec::new(),
+            writing: None,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The file, if it is one of ours that takes bytes at its own offset.
+    pub(crate) fn plain_file(&self) -> Option<Arc<OwnedFd>> {
+        let appends = fcntl_getfl(&self.file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+        (self.is_ours && !self.waits_for_reader && !appends).then(|| self.file.clone())
     }
 
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -11,95 +11,126 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, SeekFrom, fstat, open, seek},
+    fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fstat, memfd_create, open, seek},
     io::fcntl_dupfd_cloexec,
-    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 
 use super::{
     AtomicFile, Sink, Source, Stop, atomic,
-    descriptor::{DescriptorSink, DescriptorSource},
+    descriptor::{DescriptorSink, DescriptorSource, inherited_descriptor},
     file::{FileSink, FileSource, retry},
 };
 
-/// What the first stage reads, opened.
+/// The device and inode of a regular file: to find out whether the output is the input.
+pub(crate) type Identity = Option<(u64, u64)>;
+
+/// An end, opened for a stage of one kind or the other.
 #[derive(Debug)]
-pub(crate) struct StdinEnd {
-    pub(crate) source: Source,
+pub(crate) struct Opened<T> {
+    /// What the stage gets.
+    pub(crate) half: T,
+    pub(crate) identity: Identity,
+    /// An output that is to be put in its place.
+    pub(crate) atomic: Option<AtomicFile>,
     /// The inherited regular file whose offset is set to the first byte not consumed when the run is over.
     pub(crate) rewind: Option<OwnedFd>,
-    /// Device and inode of a regular file, to find out whether the output is the same one.
-    identity: Option<(u64, u64)>,
 }
 
-/// What takes the last stage's output, opened.
-#[derive(Debug)]
-pub(crate) struct StdoutEnd {
-    pub(crate) sink: Sink,
-    pub(crate) atomic: Option<AtomicFile>,
-    identity: Option<(u64, u64)>,
-}
+impl<T> Opened<T> {
+    /// An end that is no file.
+    pub(crate) fn plain(half: T) -> Self {
+        Self { half, identity: None, atomic: None, rewind: None }
+    }
 
-impl StdinEnd {
-    /// An input that is no file.
-    pub(crate) fn plain(source: Source) -> Self {
-        Self { source, rewind: None, identity: None }
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Opened<U> {
+        Opened { half: map(self.half), identity: self.identity, atomic: self.atomic, rewind: self.rewind }
     }
 }
 
-impl StdoutEnd {
-    /// An output that is no file.
-    pub(crate) fn plain(sink: Sink) -> Self {
-        Self { sink, atomic: None, identity: None }
-    }
-}
-
-/// Whether the output would overwrite the input while it is read.
-pub(crate) fn same_file(stdin: &StdinEnd, stdout: &StdoutEnd) -> bool {
-    stdin.identity.is_some() && stdin.identity == stdout.identity
+fn identity(file: &OwnedFd) -> io::Result<Identity> {
+    let stat = fstat(file)?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    Ok(regular.then_some((stat.st_dev, stat.st_ino)))
 }
 
 /// The lowest descriptor that a copy of an inherited one gets: above the standard streams.
-const ABOVE_STDIO: i32 = 3;
+pub(super) const ABOVE_STDIO: i32 = 3;
 
-/// Opens the host's standard input (`None`) or a file for reading. FIFOs are opened without waiting for a writer; the
-/// first read waits for one.
+/// Opens the host's standard input (`None`) or a file for a stage in this process. FIFOs are opened without waiting for a
+/// writer; the first read waits for one.
 ///
 /// # Errors
 ///
 /// What the system says.
-pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool) -> io::Result<StdinEnd> {
+pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool) -> io::Result<Opened<Source>> {
     let Some(path) = path else {
         let file = fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?;
-        let stat = fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            let position = seek(&file, SeekFrom::Current(0))?;
-            let rewind = file.try_clone()?;
-            return Ok(StdinEnd {
-                source: Source::File(FileSource::new(file, position, line_at_a_time)),
-                rewind: Some(rewind),
-                identity: Some((stat.st_dev, stat.st_ino)),
-            });
+        let identity = identity(&file)?;
+        if identity.is_none() {
+            return Ok(Opened::plain(Source::Descriptor(DescriptorSource::inherited(file))));
         }
-        return Ok(StdinEnd {
-            source: Source::Descriptor(DescriptorSource::inherited(file)),
-            rewind: None,
-            identity: None,
-        });
+        let position = seek(&file, SeekFrom::Current(0))?;
+        let rewind = Some(file.try_clone()?);
+        let half = Source::File(FileSource::new(file, position, line_at_a_time));
+        return Ok(Opened { half, identity, atomic: None, rewind });
     };
     let file =
         retry(|| open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()))?;
-    let stat = fstat(&file)?;
-    let (source, identity) = match FileType::from_raw_mode(stat.st_mode) {
+    let half = match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => {
-            (Source::File(FileSource::new(file, 0, line_at_a_time)), Some((stat.st_dev, stat.st_ino)))
+            let identity = identity(&file)?;
+            let half = Source::File(FileSource::new(file, 0, line_at_a_time));
+            return Ok(Opened { identity, ..Opened::plain(half) });
         }
         FileType::Directory => return Err(io::Error::from(io::ErrorKind::IsADirectory)),
         // Devices such as /dev/zero cannot be watched; a FIFO can.
-        FileType::Fifo => (Source::Descriptor(DescriptorSource::owned(file)?), None),
-        _ => (Source::Descriptor(DescriptorSource::inherited(file)), None),
+        FileType::Fifo => Source::Descriptor(DescriptorSource::owned(file)?),
+        _ => Source::Descriptor(DescriptorSource::inherited(file)),
     };
-    Ok(StdinEnd { source, rewind: None, identity })
+    Ok(Opened::plain(half))
+}
+
+/// Opens the host's standard input (`None`) or a file, to be handed to a program as it is.
+///
+/// # Errors
+///
+/// What the system says, or that the run was stopped while a FIFO waited for its writer.
+pub(crate) async fn input_descriptor(path: Option<&Path>, stop: &Stop) -> io::Result<Opened<OwnedFd>> {
+    let file = match path {
+        None => fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?,
+        Some(path) if fs::metadata(path)?.file_type().is_fifo() => open_fifo(path, OFlags::RDONLY, stop).await?,
+        Some(path) => retry(|| open(path, OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()))?,
+    };
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    let identity = identity(&file)?;
+    Ok(Opened { identity, ..Opened::plain(file) })
+}
+
+/// A text as a file in memory, which a program can read without anybody feeding it.
+///
+/// # Errors
+///
+/// Where there are no such files.
+pub(crate) fn text_descriptor(text: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd_create("stdin", MemfdFlags::CLOEXEC)?;
+    let mut left = text;
+    while !left.is_empty() {
+        let written = retry(|| rustix::io::write(&file, left))?;
+        left = &left[written..];
+    }
+    seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// `/dev/null`, for reading and writing.
+///
+/// # Errors
+///
+/// What the system says.
+pub(crate) fn null() -> io::Result<OwnedFd> {
+    retry(|| open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
 }
 
 /// How an output is written.
@@ -148,7 +179,7 @@ impl Output {
     }
 }
 
-/// Opens an output.
+/// Opens an output for a stage in this process.
 ///
 /// # Errors
 ///
@@ -157,20 +188,38 @@ impl Output {
 /// # Cancel safety
 ///
 /// A file that was opened is closed; an atomic one leaves nothing.
-pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<StdoutEnd> {
-    match place {
-        Output::Inherit => inherited(io::stdout().as_fd()),
-        Output::Descriptor(number) => inherited_descriptor(u32::try_from(*number).unwrap_or(u32::MAX)).map(sink_for),
+pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<Opened<Sink>> {
+    if let Output::Atomic(target) = place {
+        let atomic = AtomicFile::create(target.clone())?;
+        let sink = Sink::File(FileSink::ours(atomic.file()));
+        return Ok(Opened { atomic: Some(atomic), ..Opened::plain(sink) });
+    }
+    Ok(output_descriptor(place, stop).await?.map(sink_for))
+}
+
+/// Opens an output, to be handed to a program as it is.
+///
+/// # Errors
+///
+/// What the system says, or that the run was stopped while a FIFO waited for its reader.
+///
+/// # Cancel safety
+///
+/// A file that was opened is closed; an atomic one leaves nothing.
+pub(crate) async fn output_descriptor(place: &Output, stop: &Stop) -> io::Result<Opened<OwnedFd>> {
+    let file = match place {
+        Output::Inherit => fcntl_dupfd_cloexec(io::stdout(), ABOVE_STDIO)?,
+        Output::Descriptor(number) => inherited_descriptor(u32::try_from(*number).unwrap_or(u32::MAX))?,
         Output::Atomic(target) => {
             let atomic = AtomicFile::create(target.clone())?;
-            let sink = Sink::File(FileSink::new(atomic.file(), false));
-            Ok(StdoutEnd { sink, atomic: Some(atomic), identity: None })
+            let file = atomic.file().try_clone()?;
+            return Ok(Opened { atomic: Some(atomic), ..Opened::plain(file) });
         }
-        Output::InPlace { path, append, fifo } => {
-            let file = if *fifo { open_fifo(path, stop).await? } else { open_in_place(path, *append)? };
-            Ok(sink_for(file))
-        }
-    }
+        Output::InPlace { path, fifo: true, .. } => open_fifo(path, OFlags::WRONLY, stop).await?,
+        Output::InPlace { path, append, fifo: false } => open_in_place(path, *append)?,
+    };
+    let identity = identity(&file)?;
+    Ok(Opened { identity, ..Opened::plain(file) })
 }
 
 /// Opens a file that a stage's standard error is appended to.
@@ -178,42 +227,45 @@ pub(crate) async fn open_stdout(place: &Output, stop: &Stop) -> io::Result<Stdou
 /// # Errors
 ///
 /// What the system says, or that the run was stopped while a FIFO waited for its reader.
-pub(crate) async fn open_log(path: &Path, stop: &Stop) -> io::Result<Sink> {
+pub(crate) async fn log_descriptor(path: &Path, stop: &Stop) -> io::Result<OwnedFd> {
     let place = Output::of(path, true, Some(false)).map_err(io::Error::other)?;
-    open_stdout(&place, stop).await.map(|end| end.sink)
+    output_descriptor(&place, stop).await.map(|end| end.half)
 }
 
-/// A copy of one of the process's own descriptors, by its number: it shares the offset with the original.
+/// The same for a stage in this process.
 ///
 /// # Errors
 ///
-/// What the system says; `EBADF` when there is none of that number.
-pub fn inherited_descriptor(number: u32) -> io::Result<OwnedFd> {
-    let number = i32::try_from(number).map_err(|_| rustix::io::Errno::BADF)?;
-    let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty())?)
+/// As [`log_descriptor`].
+pub(crate) async fn open_log(path: &Path, stop: &Stop) -> io::Result<Sink> {
+    log_descriptor(path, stop).await.map(sink_for)
 }
 
-/// The host's own standard error, as a sink.
+/// The host's own standard error.
+///
+/// # Errors
+///
+/// What the system says.
+pub(crate) fn stderr_descriptor() -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(io::stderr(), ABOVE_STDIO)?)
+}
+
+/// The same, as a sink.
+///
+/// # Errors
+///
+/// What the system says.
 pub(crate) fn open_stderr() -> io::Result<Sink> {
-    inherited(io::stderr().as_fd()).map(|end| end.sink)
+    stderr_descriptor().map(sink_for)
 }
 
-fn inherited(file: BorrowedFd<'_>) -> io::Result<StdoutEnd> {
-    Ok(sink_for(fcntl_dupfd_cloexec(file, ABOVE_STDIO)?))
-}
-
-fn sink_for(file: OwnedFd) -> StdoutEnd {
-    let stat = fstat(&file).ok();
-    let kind = stat.as_ref().map(|stat| FileType::from_raw_mode(stat.st_mode));
-    let regular = kind == Some(FileType::RegularFile);
-    let identity = stat.filter(|_| regular).map(|stat| (stat.st_dev, stat.st_ino));
+fn sink_for(file: OwnedFd) -> Sink {
+    let kind = fstat(&file).ok().map(|stat| FileType::from_raw_mode(stat.st_mode));
     let watched = if kind == Some(FileType::Fifo) { DescriptorSink::inherited(&file) } else { None };
-    let sink = match watched {
+    match watched {
         Some(pipe) => Sink::Descriptor(pipe),
-        None => Sink::File(FileSink::new(Arc::new(file), !regular)),
-    };
-    StdoutEnd { sink, atomic: None, identity }
+        None => Sink::File(FileSink::new(Arc::new(file), kind != Some(FileType::RegularFile))),
+    }
 }
 
 fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
@@ -225,8 +277,8 @@ fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
 }
 
 /// Cuts what an in-place output had before; done once it is known not to be the input.
-pub(crate) fn truncate(end: &StdoutEnd, place: &Output) -> io::Result<()> {
-    if let (Output::InPlace { path, append: false, .. }, Some(identity)) = (place, end.identity) {
+pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
+    if let (Output::InPlace { path, append: false, .. }, Some(identity)) = (place, identity) {
         let file = fs::OpenOptions::new().write(true).open(path)?;
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) == identity {
@@ -236,12 +288,12 @@ pub(crate) fn truncate(end: &StdoutEnd, place: &Output) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a FIFO for writing, which waits for a reader, on a thread that can be called back.
-async fn open_fifo(path: &Path, stop: &Stop) -> io::Result<OwnedFd> {
+/// Opens a FIFO, which waits for the other side, on a thread that can be called back.
+async fn open_fifo(path: &Path, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
     let name = path.to_owned();
-    let opening =
-        tokio::task::spawn_blocking(move || retry(|| open(&name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())));
-    let waiting = CalledBack(path.to_owned());
+    let opening = tokio::task::spawn_blocking(move || retry(|| open(&name, access | OFlags::CLOEXEC, Mode::empty())));
+    let other_side = if access == OFlags::RDONLY { OFlags::RDWR } else { OFlags::RDONLY };
+    let waiting = CalledBack(path.to_owned(), other_side);
     tokio::select! {
         opened = opening => {
             std::mem::forget(waiting);
@@ -251,12 +303,12 @@ async fn open_fifo(path: &Path, stop: &Stop) -> io::Result<OwnedFd> {
     }
 }
 
-/// Releases a thread that waits for a FIFO's reader, by being one for a moment.
-struct CalledBack(PathBuf);
+/// Releases a thread that waits for a FIFO's other side, by being it for a moment.
+struct CalledBack(PathBuf, OFlags);
 
 impl Drop for CalledBack {
     fn drop(&mut self) {
         // If this fails the FIFO is gone, and so is the wait.
-        let _ = open(&self.0, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        let _ = open(&self.0, self.1 | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     }
 }

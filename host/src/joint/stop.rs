@@ -1,6 +1,12 @@
 //! The wish to stop a run, known to everything in it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -9,8 +15,10 @@ use tokio::sync::watch;
 pub(crate) enum StopReason {
     /// A stage failed, and the pipeline cancels on failure.
     Failure,
-    /// The run's timeout.
-    Timeout,
+    /// The last stage ended well, and the pipeline stops what is still before it. No failure.
+    Satisfied,
+    /// The timeout of the run, or of the nested pipeline of that number.
+    Timeout(Option<usize>),
     /// The host got this signal.
     Signal(i32),
     /// The caller asked for it, or dropped the run.
@@ -19,27 +27,80 @@ pub(crate) enum StopReason {
 
 /// A switch that can be turned once. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Stop(watch::Sender<Option<StopReason>>);
+pub(crate) struct Stop {
+    reason: watch::Sender<Option<StopReason>>,
+    /// Whether to kill rather than to ask.
+    hurry: watch::Sender<bool>,
+    /// Whether a key of the terminal is what stopped the run.
+    terminal: Arc<AtomicBool>,
+}
+
+impl StopReason {
+    /// Whether it came from outside the stages.
+    fn is_from_outside(self) -> bool {
+        match self {
+            Self::Failure | Self::Satisfied => false,
+            Self::Timeout(_) | Self::Signal(_) | Self::Caller => true,
+        }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { reason: watch::Sender::new(None), hurry: watch::Sender::new(false), terminal: Arc::default() }
+    }
+}
 
 impl Stop {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(None))
-    }
-
-    /// Asks for the stop. The first reason stays, but one from outside takes the place of a stage's failure: what is
-    /// still to be done after a failure can be stopped too.
-    pub(crate) fn request(&self, reason: StopReason) {
-        self.0.send_if_modified(|current| {
-            let news = current.is_none() || (*current == Some(StopReason::Failure) && reason != StopReason::Failure);
+    /// Asks for the stop. The first reason stays, but a failure takes the place of being satisfied, and a reason from
+    /// outside takes the place of both: what is still to be done after a failure can be stopped too.
+    /// Returns whether nobody had asked before.
+    pub(crate) fn request(&self, reason: StopReason) -> bool {
+        let mut first = false;
+        self.reason.send_if_modified(|current| {
+            first = current.is_none();
+            let news = match *current {
+                None => true,
+                Some(StopReason::Satisfied) => reason != StopReason::Satisfied,
+                Some(StopReason::Failure) => reason.is_from_outside(),
+                Some(StopReason::Timeout(_) | StopReason::Signal(_) | StopReason::Caller) => false,
+            };
             if news {
                 *current = Some(reason);
             }
             news
         });
+        first
+    }
+
+    /// Asks for the stop because of a key of the terminal, which every process in front of it was told of.
+    pub(crate) fn request_from_terminal(&self, signal: i32) {
+        self.terminal.store(true, Relaxed);
+        self.request(StopReason::Signal(signal));
+    }
+
+    /// Whether a key of the terminal is what stopped the run.
+    pub(crate) fn came_from_terminal(&self) -> bool {
+        self.terminal.load(Relaxed)
+    }
+
+    /// Asks for the stop to be made short: whatever still runs is killed.
+    pub(crate) fn hurry(&self) {
+        self.hurry.send_replace(true);
+    }
+
+    /// Waits until the stop is to be made short. Cancel safe.
+    pub(crate) async fn hurried(&self) {
+        let _ = self.hurry.subscribe().wait_for(|hurry| *hurry).await;
     }
 
     pub(crate) fn reason(&self) -> Option<StopReason> {
-        *self.0.borrow()
+        *self.reason.borrow()
+    }
+
+    /// Whether the run was stopped by a timeout, a signal or the caller.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        self.reason().is_some_and(StopReason::is_from_outside)
     }
 
     pub(crate) fn is_requested(&self) -> bool {
@@ -49,13 +110,13 @@ impl Stop {
     /// Waits until the stop is asked for. Cancel safe.
     pub(crate) async fn requested(&self) {
         // We hold a sender, so the channel cannot close before there is a reason.
-        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+        let _ = self.reason.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Waits until the stop is asked for from outside: by a timeout, a signal or the caller. Cancel safe.
     pub(crate) async fn requested_from_outside(&self) {
-        let outside = |reason: &Option<StopReason>| !matches!(reason, None | Some(StopReason::Failure));
-        let _ = self.0.subscribe().wait_for(outside).await;
+        let outside = |reason: &Option<StopReason>| reason.is_some_and(StopReason::is_from_outside);
+        let _ = self.reason.subscribe().wait_for(outside).await;
     }
 
     /// Waits for what is left to do after the stages: not for ever, and hardly at all once the run is stopped from
@@ -72,6 +133,25 @@ impl Stop {
             done = last => Some(done),
             () = stopped => None,
             () = tokio::time::sleep(PATIENCE) => None,
+        }
+    }
+}
+
+/// A time limit that stands still while the host is stopped (`SIGSTOP`, Ctrl-Z).
+#[derive(Debug)]
+pub(crate) struct Countdown;
+
+impl Countdown {
+    /// Waits this long. Cancel safe.
+    pub(crate) async fn wait(mut left: Duration) {
+        // A slice that took much longer than it should have is a time in which this process did not run.
+        const SLICE: Duration = Duration::from_millis(250);
+        const LATE: Duration = Duration::from_millis(500);
+        while !left.is_zero() {
+            let slice = left.min(SLICE);
+            let started = tokio::time::Instant::now();
+            tokio::time::sleep(slice).await;
+            left = left.saturating_sub(started.elapsed().min(slice + LATE));
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use stagehost_ring::Monitor;
-
-use super::{EndError, Ended, millis};
+use super::{
+    EndError, millis,
+    supervise::{Ended, Made},
+};
 use crate::{
     joint::{Stop, StopReason},
-    outcome::{ExitCode, LimitKind, Origin, Outcome, RingReport, StageExit, StageReport, Verdict, blame, code_of},
-    plan::{Plan, PlannedStage},
+    outcome::{
+        ExitCode, JointReport, LimitKind, Origin, Outcome, RingReport, StageExit, StageReport, Tolerance, Verdict,
+        blame, code_of,
+    },
+    plan::{Node, Plan, PlannedStage},
     spec::StderrSpec,
 };
 
@@ -17,20 +21,21 @@ pub(super) fn judge(
     plan: &Plan,
     stages: &[Arc<PlannedStage>],
     ended: Vec<Ended>,
-    rings: Vec<(usize, Monitor)>,
+    joints: Vec<Made>,
     stop: &Stop,
     stdout_closed: bool,
 ) -> Outcome {
-    let tolerance = |index: usize| stages.get(index).map(|stage| stage.tolerance.clone()).unwrap_or_default();
-    let exits: Vec<_> =
-        ended.iter().enumerate().map(|(index, ended)| (ended.end.exit.clone(), tolerance(index))).collect();
+    let copying = Tolerance::default();
+    let tolerance = |index: usize| stages.get(index).map_or(&copying, |stage| &stage.tolerance);
+    let exits: Vec<_> = ended.iter().enumerate().map(|(index, ended)| (&ended.end.exit, tolerance(index))).collect();
     let blamed = blame(&exits, stdout_closed);
     let name_of = |index: usize| stages.get(index).map_or("copy", |stage| stage.name.as_str());
     let (exit_code, origin, message, hint) = match blamed {
         Some(index) => {
-            let exit = &exits[index].0;
+            let exit = exits[index].0;
             let (code, origin) = code_of(exit);
-            (code, origin, say(name_of(index), exit), hint_for(index, exit))
+            let hint = stages.get(index).and_then(|stage| hint_for(stage, exit));
+            (code, origin, say(name_of(index), exit), hint)
         }
         // An accepted code of the last stage stays the run's own.
         None => match exits.last() {
@@ -38,6 +43,7 @@ pub(super) fn judge(
             _ => (0, Origin::Stage, String::new(), None),
         },
     };
+    let joints = joint_reports(plan, stages, &ended, joints);
     let mut outcome = Outcome {
         version: 1,
         name: plan.name.clone(),
@@ -46,50 +52,126 @@ pub(super) fn judge(
         origin,
         message,
         hint,
-        blamed,
+        blamed: blamed.map(|index| name_of(index).to_owned()),
         timed_out: false,
         signal: None,
         stdout_closed,
         duration_ms: 0,
-        stages: ended
-            .into_iter()
-            .zip(stages)
-            .map(|(Ended { end, .. }, planned)| StageReport {
-                name: planned.name.clone(),
-                wasm: planned.source.clone(),
-                accepted: planned.tolerance.judge(&end.exit) == Verdict::Good,
-                exit: end.exit,
-                input_bytes: end.input_bytes,
-                output_bytes: end.output_bytes,
-                peak_memory_bytes: end.peak_memory,
-                duration_ms: end.lifetime.map(millis),
-                stderr: match planned.stderr {
-                    None | Some(StderrSpec::Tee | StderrSpec::Capture) => end.stderr,
-                    Some(StderrSpec::Inherit | StderrSpec::Null | StderrSpec::File(_)) => String::new(),
-                },
-            })
-            .collect(),
-        rings: rings.into_iter().map(|(capacity, monitor)| RingReport::new(capacity, monitor.counters())).collect(),
+        stages: if stages.is_empty() { Vec::new() } else { nest(&plan.nodes, plan, stages, &ended) },
+        joints,
     };
+    let unfinished = exits_of_stopped(&outcome.stages);
+    if outcome.success && unfinished && stop.reason() != Some(StopReason::Satisfied) {
+        // Whoever stopped it, a run that was stopped has not done what it should.
+        outcome.success = false;
+        (outcome.exit_code, outcome.origin) = (ExitCode::Host as u8, Origin::Host);
+        outcome.message = "the run was stopped before its stages had ended".into();
+    }
     stopped_from_outside(&mut outcome, plan, stop);
     outcome
+}
+
+/// Whether any of these stages was stopped.
+fn exits_of_stopped(stages: &[StageReport]) -> bool {
+    stages.iter().any(|stage| stage.exit == StageExit::Cancelled || exits_of_stopped(&stage.stages))
+}
+
+fn joint_reports(plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ended], made: Vec<Made>) -> Vec<JointReport> {
+    let report = |(index, (made, planned)): (usize, (Made, &crate::plan::PlannedJoint))| {
+        let counters = made.ring.map(|ring| ring.counters());
+        // Of a pipe only a stage in this process can tell; what it wrote counts before what it read.
+        let told = || ended[index].end.output_bytes.or(ended[index + 1].end.input_bytes);
+        JointReport {
+            from: stages[index].name.clone(),
+            to: stages[index + 1].name.clone(),
+            kind: planned.kind,
+            capacity: made.capacity,
+            bytes: counters.as_ref().map(|counters| counters.bytes).or_else(told),
+            ring: counters.map(RingReport::new),
+        }
+    };
+    made.into_iter().zip(&plan.joints).enumerate().map(report).collect()
+}
+
+/// The stages' reports, nested as the file nests them.
+fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ended]) -> Vec<StageReport> {
+    let report = |node: &Node| match node {
+        Node::Stage(index) => stage_report(&stages[*index], &ended[*index]),
+        Node::Group(index, nodes) => {
+            let group = &plan.groups[*index];
+            let inside = &ended[group.stages.clone()];
+            let exits: Vec<_> = inside
+                .iter()
+                .zip(&stages[group.stages.clone()])
+                .map(|(ended, stage)| (&ended.end.exit, &stage.tolerance))
+                .collect();
+            let blamed = blame(&exits, false);
+            let exit = match blamed {
+                Some(index) => exits[index].0.clone(),
+                None => exits.last().map_or(StageExit::Ok, |(exit, _)| (*exit).clone()),
+            };
+            StageReport {
+                name: group.name.clone(),
+                kind: "pipeline",
+                runs: group.source.clone(),
+                accepted: blamed.is_none() && exit != StageExit::Cancelled,
+                exit,
+                input_bytes: inside.first().and_then(|first| first.end.input_bytes),
+                output_bytes: inside.last().and_then(|last| last.end.output_bytes),
+                peak_memory_bytes: None,
+                cpu_ms: None,
+                duration_ms: inside.iter().filter_map(|ended| ended.end.lifetime).max().map(millis),
+                stderr: String::new(),
+                notes: Vec::new(),
+                stages: nest(nodes, plan, stages, ended),
+            }
+        }
+    };
+    nodes.iter().map(report).collect()
+}
+
+fn stage_report(planned: &PlannedStage, Ended { end }: &Ended) -> StageReport {
+    StageReport {
+        name: planned.name.clone(),
+        kind: planned.kind(),
+        runs: planned.source(),
+        accepted: planned.tolerance.judge(&end.exit) == Verdict::Good,
+        exit: end.exit.clone(),
+        input_bytes: end.input_bytes,
+        output_bytes: end.output_bytes,
+        peak_memory_bytes: end.peak_memory,
+        cpu_ms: end.cpu.map(millis),
+        duration_ms: end.lifetime.map(millis),
+        stderr: match planned.stderr {
+            None | Some(StderrSpec::Tee | StderrSpec::Capture) => end.stderr.clone(),
+            Some(StderrSpec::Inherit | StderrSpec::Null | StderrSpec::File(_)) => String::new(),
+        },
+        notes: end.notes.clone(),
+        stages: Vec::new(),
+    }
 }
 
 /// Makes a stop by a timeout, a signal or the caller what the outcome says: it is a failure, whatever the stages say.
 pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &Stop) {
     let (code, origin, message, hint) = match stop.reason() {
         // The blamed stage says it all.
-        None | Some(StopReason::Failure) => return,
-        Some(StopReason::Timeout) => {
+        None | Some(StopReason::Failure | StopReason::Satisfied) => return,
+        Some(StopReason::Timeout(group)) => {
             outcome.timed_out = true;
-            let limit = humantime::format_duration(plan.timeout.unwrap_or_default());
-            let hint = "raise `timeout` in the pipeline file, or --timeout".to_owned();
-            (
-                ExitCode::TimedOut as u8,
-                Origin::Limit,
-                format!("the run took longer than its timeout of {limit}"),
-                Some(hint),
-            )
+            let group = group.and_then(|group| plan.groups.get(group));
+            let limit = group.map_or(plan.timeout, |group| group.timeout).unwrap_or_default();
+            let limit = humantime::format_duration(limit);
+            let (message, hint) = match group {
+                None => (
+                    format!("the run took longer than its timeout of {limit}"),
+                    "raise `timeout` in the pipeline file, or --timeout".to_owned(),
+                ),
+                Some(group) => (
+                    format!("stage `{}` took longer than its timeout of {limit}", group.name),
+                    format!("raise `timeout` in {}", group.source),
+                ),
+            };
+            (ExitCode::TimedOut as u8, Origin::Limit, message, Some(hint))
         }
         Some(StopReason::Signal(signal)) => {
             outcome.signal = Some(signal);
@@ -109,22 +191,29 @@ fn say(name: &str, exit: &StageExit) -> String {
     }
 }
 
-fn hint_for(index: usize, exit: &StageExit) -> Option<String> {
+fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
+    let field = |name: &str| Some(format!("raise `{}.limits.{name}`, or --limit {name}=…", stage.place));
     match exit {
-        StageExit::Limit { which: LimitKind::Memory, .. } => {
-            Some(format!("raise `stages[{index}].limits.memory`, or --limit memory=…"))
-        }
-        StageExit::StartFailed { message } if message.contains("it imports") => {
+        StageExit::Limit { which, .. } => match which {
+            LimitKind::Memory
+            | LimitKind::CpuTime
+            | LimitKind::WallTime
+            | LimitKind::Processes
+            | LimitKind::FileSize => field(&which.to_string()),
+            LimitKind::Handles | LimitKind::Instances => None,
+        },
+        StageExit::StartFailed { message, .. } if message.contains("it imports") => {
             Some("`stagehost inspect` lists what it imports".into())
         }
         _ => None,
     }
 }
 
-pub(super) fn end_failed(plan: &Plan, failed: &EndError, stop: &Stop) -> Outcome {
+pub(super) fn end_failed(plan: &Plan, stages: &[Arc<PlannedStage>], failed: &EndError, stop: &Stop) -> Outcome {
     if stop.is_requested() {
         // Stopped while an end was being opened; nothing ran.
-        return judge(plan, &[], vec![Ended::host(0, StageExit::Cancelled, 0, 0)], Vec::new(), stop, false);
+        let ended = (0..stages.len().max(1)).map(|index| Ended::host(index, StageExit::Cancelled)).collect();
+        return judge(plan, stages, ended, Vec::new(), stop, false);
     }
     let mut outcome = Outcome::not_started(plan.name.clone(), ExitCode::Host, String::new(), None);
     fail_end(&mut outcome, failed);

@@ -27,7 +27,7 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
         return StageExit::Cancelled;
     }
     if let Some(NotACommand(message)) = error.downcast_ref() {
-        return StageExit::StartFailed { message: message.clone() };
+        return StageExit::StartFailed { message: message.clone(), missing: false };
     }
     if let Some(denied) = denied {
         return out_of_memory(denied);

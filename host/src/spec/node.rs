@@ -145,7 +145,23 @@ impl de::Error for NodeError {
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self(SpecError::new("", format!("{expected} is expected here, not {}", describe(&unexpected))))
+        // serde's names of the language's types, in the file's words.
+        let expected = match expected.to_string().as_str() {
+            "a sequence" => "a list".to_owned(),
+            "a string" => "a text".to_owned(),
+            "a boolean" => "true or false".to_owned(),
+            "u8" => "a number from 0 to 255".to_owned(),
+            "u64" => "a whole number".to_owned(),
+            other => other.to_owned(),
+        };
+        let error = SpecError::new("", format!("{expected} is expected here, not {}", describe(&unexpected)));
+        Self(match unexpected {
+            Unexpected::Str(text) if expected == "a list" => {
+                let words: Vec<_> = text.split_whitespace().map(|word| format!("{word:?}")).collect();
+                error.hint(format!("a list is written [{}]", words.join(", ")))
+            }
+            _ => error,
+        })
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -154,7 +170,7 @@ impl de::Error for NodeError {
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let known = || match field {
-            "command" | "pipeline" => "the stages of this version are \"wasm\" stages".to_owned(),
+            "coprocess" => "the stages of this version are \"wasm\", \"command\" and \"pipeline\" stages".to_owned(),
             _ => format!("known here: {}", expected.join(", ")),
         };
         let hint = nearest(field, expected.iter().copied()).map_or_else(known, |key| format!("did you mean {key:?}?"));

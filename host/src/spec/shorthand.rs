@@ -1,4 +1,4 @@
-//! The shorthand of `-c`: `':words | :lower | ./plugin.wasm --x'`.
+//! The shorthand of `-c`: `':words | sort -u | ./plugin.wasm --x'`.
 //!
 //! Words and quoting are a shell's, read by a shell-grammar crate; what only a shell could do is refused with a hint.
 
@@ -18,6 +18,8 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     if text.contains('\0') {
         return Err(SpecError::new("-c", "the text holds a NUL character"));
     }
+    // Line breaks around the pipeline, and behind a `|`, mean nothing, as in a shell.
+    let text = text.trim_matches(['\n', '\r']);
     let tokens = uncached_tokenize_str(text, &Default::default()).map_err(|error| {
         SpecError::new("-c", error.to_string())
             .hint("a quote or bracket is not closed; single quotes keep a text as it is")
@@ -26,10 +28,16 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     let mut words: Vec<String> = Vec::new();
     for token in tokens {
         match token {
-            Token::Word(word, span) => words.push(plain_word(&word, span.start.column)?),
+            Token::Word(word, span) => {
+                if words.is_empty() {
+                    refuse_first_word(&word, span.start.column)?;
+                }
+                words.push(plain_word(&word, span.start.column)?);
+            }
             Token::Operator(operator, span) if operator == "|" => {
                 stages.push(stage(std::mem::take(&mut words), span.start.column)?);
             }
+            Token::Operator(operator, _) if operator == "\n" && words.is_empty() && !stages.is_empty() => {}
             Token::Operator(operator, span) => {
                 let what = if operator == "\n" { "a line break".into() } else { format!("`{operator}`") };
                 return Err(refused(&what, span.start.column, operator_hint(&operator)));
@@ -45,19 +53,34 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
 }
 
 fn stage(words: Vec<String>, column: usize) -> Result<StageSpec, SpecError> {
-    let mut words = words.into_iter();
-    let Some(first) = words.next() else {
+    let Some(first) = words.first() else {
         return Err(SpecError::new(format!("-c, column {column}"), "a stage is missing beside `|`"));
     };
     let wasm = match first.strip_prefix(':') {
         Some(name) => format!("builtin:{name}"),
-        None if first.ends_with(".wasm") => first,
-        None => {
-            return Err(SpecError::new(format!("-c, column {column}"), format!("{first:?} is no stage"))
-                .hint("a stage is `:name` (a stock stage) or a path that ends in `.wasm`"));
-        }
+        None if first.ends_with(".wasm") => first.clone(),
+        None => return Ok(StageSpec { command: Some(words), ..StageSpec::default() }),
     };
-    Ok(StageSpec { wasm: Some(wasm), args: Some(words.collect()), ..StageSpec::default() })
+    Ok(StageSpec { wasm: Some(wasm), args: Some(words[1..].to_vec()), ..StageSpec::default() })
+}
+
+/// Refuses what a shell would not take as a program's name.
+fn refuse_first_word(word: &str, column: usize) -> Result<(), SpecError> {
+    const RESERVED: [&str; 19] = [
+        "!", "{", "}", "[[", "case", "coproc", "do", "done", "elif", "else", "fi", "for", "function", "if", "select",
+        "then", "time", "until", "while",
+    ];
+    if RESERVED.contains(&word) {
+        return Err(refused(&format!("`{word}`"), column, "use your shell around `stagehost run`"));
+    }
+    let name = word.split_once('=').map(|(name, _)| name).unwrap_or_default();
+    if !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    {
+        return Err(refused(&format!("`{name}=`"), column, "use --env KEY=VALUE, or `env KEY=VALUE program`"));
+    }
+    Ok(())
 }
 
 /// The text that a word stands for, if a shell would not have to expand anything to know it.
@@ -118,7 +141,8 @@ fn refused(what: &str, column: usize, hint: &str) -> SpecError {
 
 fn operator_hint(operator: &str) -> &'static str {
     match operator {
-        ">" | ">>" | ">|" => "use --stdout FILE",
+        ">" | ">>" | ">|" => "use --stdout FILE; where a stage prints is its `stderr` in a pipeline file",
+        ">&" | "<&" => "where a stage prints is its `stderr` in a pipeline file",
         "<" | "<<" | "<<<" => "use --stdin FILE",
         "&" | "&&" | "||" | ";" | "\n" => "one pipeline a run; use your shell for more",
         _ => "quote it, or use your shell around `stagehost run`",

@@ -30,7 +30,7 @@ fn the_report_is_written_whatever_happens() {
     assert_eq!(good["origin"], "stage", "{good}");
     assert_eq!(good["stages"][0]["input_bytes"], 5, "{good}");
     assert_eq!(good["stages"][0]["exit"]["kind"], "ok", "{good}");
-    assert_eq!(good["rings"][0]["bytes"], 6, "{good}");
+    assert_eq!(good["joints"][0]["bytes"], 6, "{good}");
     assert!(good["stages"][0]["peak_memory_bytes"].as_u64().unwrap() > 65_536, "{good}");
     let bad = report(place.shorthand(":nothing"), 127);
     assert_eq!(bad["origin"], "host", "{bad}");
@@ -39,7 +39,7 @@ fn the_report_is_written_whatever_happens() {
     let refused = place.write("text.wasm", "text");
     assert_eq!(report(place.shorthand(&refused.display().to_string()), 126)["exit_code"], 126);
     let failed = report(place.shorthand(&format!("{} exit 9", probe())), 9);
-    assert_eq!(failed["blamed"], 0, "{failed}");
+    assert_eq!(failed["blamed"], "probe", "{failed}");
     assert_eq!(failed["stages"][0]["exit"], serde_json::json!({"kind": "exit", "code": 9}));
 }
 
@@ -80,7 +80,11 @@ fn wrong_usage_is_125_for_run_and_2_for_the_rest() {
     place.stagehost(["run"]).done().code(125).says(&["PIPELINE"]);
     place.stagehost(["run", "--timeout", "30", "-c", ":cat"]).done().code(125).says(&["has no unit", "30s"]);
     place.stagehost(["run", "--limit", "memory=64M", "-c", ":cat"]).done().code(125).says(&["64MiB"]);
-    place.stagehost(["run", "--limit", "speed=3", "-c", ":cat"]).done().code(125).says(&["there is: memory"]);
+    place
+        .stagehost(["run", "--limit", "speed=3", "-c", ":cat"])
+        .done()
+        .code(125)
+        .says(&["there are: memory, cpu_time"]);
     place.stagehost(["run", "--ok-exit", "x=1", "-c", ":cat"]).done().code(125).says(&["no stage is called"]);
     place.stagehost(["plan"]).done().code(2).says(&["PIPELINE"]);
     place.stagehost(["fly"]).done().code(2).says(&["fly"]);
@@ -115,7 +119,7 @@ fn plan_shows_stages_rings_and_memory() {
     }
     let output = place.stagehost(["plan", "-c", ":words | :grep x", "--json"]).done().code(0);
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(plan["stages"][0]["ring_bytes"], 262_144, "{plan}");
+    assert_eq!(plan["stages"][0]["joint"], serde_json::json!({"kind": "ring", "bytes": 262_144}), "{plan}");
     assert_eq!(plan["stages"][1]["ok_exit"], serde_json::json!([1]), "{plan}");
     assert!(plan["worst_case_memory_bytes"].as_u64().unwrap() > 512 << 20, "{plan}");
 }

@@ -354,3 +354,21 @@ fn paths_of_the_file_are_relative_to_it_and_paths_of_flags_to_the_caller() {
     place.stagehost(["run", "sub/p.json", "--stdin", "in"]).done().code(0).prints("of the caller\n");
     place.stagehost(["run", "sub/p.json", "--cwd", "."]).done().code(0).prints("of the caller\n");
 }
+
+#[test]
+fn without_stages_a_pipe_is_moved_to_a_file() {
+    let place = Place::new();
+    place.write("empty.json", r#"{"version": 1, "stages": []}"#);
+    let run = place
+        .shell("(seq 300000; sleep 0.2; seq 300000) | $STAGEHOST run empty.json --stdout out --report report.json");
+    run.done().code(0).is_quiet();
+    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    assert!(place.read("out") == format!("{expected}{expected}"));
+    // What cannot be moved is copied.
+    place.write("log", "old\n");
+    place.write("append.json", r#"{"version": 1, "stages": [], "stdout": {"file": "log", "append": true}}"#);
+    place.shell("seq 3 | $STAGEHOST run append.json").done().code(0).is_quiet();
+    assert_eq!(place.read("log"), "old\n1\n2\n3\n");
+    let run = place.shell("ulimit -f 8; seq 300000 | $STAGEHOST run empty.json --stdout out");
+    run.done().code(125).says(&["out: File too large"]);
+}

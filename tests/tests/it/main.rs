@@ -2,12 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers are part of the test")]
 
 mod cli;
+mod commands;
 mod endings;
 mod files;
 mod generations;
+mod guard;
 mod house;
 mod limits;
 mod messages;
 mod sdk;
 mod signals;
 mod stock;
+mod surroundings;
+mod terminal;

@@ -1,0 +1,469 @@
+//! Pipelines made by a program: stages of all kinds, and ends from whatever the program has.
+
+mod lend;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use lend::{Lent, Returned, lend};
+
+use crate::{
+    function::{self, AsyncInput, AsyncOutput, Body, Function},
+    joint::{OutsideSink, OutsideSource},
+    outcome::{ExitCode, Matcher, Outcome, StageExit},
+    pipeline::{Host, RunOptions, Running},
+    plan::{Parts, Plan, PlanError, PlanErrorKind, PlanOptions},
+    spec::{
+        Bound, BrokenPipe, Eof, FileSink, Ignore, Leftovers, LimitsSpec, OnFailure, PipelineSpec, Requirement,
+        RequiresSpec, Size, Span, SpecError, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream,
+    },
+};
+
+/// A pipeline that is ready to run.
+///
+/// ```
+/// use stagehost::{Host, HostOptions, Pipeline, Stage};
+///
+/// let host = Host::new(&HostOptions::default())?;
+/// let pipeline = Pipeline::builder()
+///     .environment(std::env::vars_os())
+///     .stdin_bytes("pear\nfig\napple\n")
+///     .stage(Stage::command(["sort"]))
+///     .stage(Stage::wasm("builtin:head").args(["-n", "1"]))
+///     .build()?;
+/// let (outcome, output) = pipeline.output(&host, 1 << 20);
+/// assert!(outcome.success, "{}", outcome.message);
+/// assert_eq!(output, b"apple\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Pipeline {
+    plan: Plan,
+    options: RunOptions,
+}
+
+/// Makes a [`Pipeline`].
+#[derive(Debug, Default)]
+pub struct PipelineBuilder {
+    spec: PipelineSpec,
+    plan: PlanOptions,
+    run: RunOptions,
+    parts: Parts,
+}
+
+/// A stage of a [`PipelineBuilder`].
+#[derive(Debug)]
+pub struct Stage {
+    spec: StageSpec,
+    function: Option<Function>,
+    ignore: Option<Matcher>,
+}
+
+/// Why a pipeline could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// It cannot be as it was described.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Something that it needs is not there.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+impl Pipeline {
+    /// Begins a pipeline. Its ends are the process's own standard streams unless something else is said.
+    pub fn builder() -> PipelineBuilder {
+        PipelineBuilder { spec: PipelineSpec { version: 1, ..PipelineSpec::default() }, ..PipelineBuilder::default() }
+    }
+
+    /// The plan, for [`Plan::summary`].
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The plan, for [`Host::start`] with options of one's own.
+    pub fn into_plan(self) -> Plan {
+        self.plan
+    }
+
+    /// Runs it to its end and blocks until then.
+    pub fn run(self, host: &Host) -> Outcome {
+        self.start(host).wait()
+    }
+
+    /// Starts it.
+    pub fn start(self, host: &Host) -> Running {
+        host.start(self.plan, &self.options)
+    }
+
+    /// Runs it to its end and returns what the last stage wrote, whatever the builder said of stdout. More than `most` bytes
+    /// are refused, which fails the run.
+    pub fn output(mut self, host: &Host, most: usize) -> (Outcome, Vec<u8>) {
+        if self.plan.forbids_output() {
+            let message = "the last stage forbids a connected stdout, and its output was asked for".to_owned();
+            return (Outcome::not_started(self.plan.name, ExitCode::BadPipeline, message, None), Vec::new());
+        }
+        let captured = Captured { bytes: Arc::default(), most };
+        let bytes = captured.bytes.clone();
+        self.plan.take_output(OutsideSink::new(Box::pin(captured)));
+        let outcome = self.run(host);
+        let bytes = std::mem::take(&mut *bytes.lock().unwrap_or_else(PoisonError::into_inner));
+        (outcome, bytes)
+    }
+}
+
+/// Output kept in memory, up to a bound.
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    most: usize,
+}
+
+impl AsyncWrite for Captured {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut kept = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = bytes.len().min(self.most - kept.len());
+        if n == 0 && !bytes.is_empty() {
+            let message = format!("there is more output than the {} bytes that were asked for", self.most);
+            return Poll::Ready(Err(io::Error::other(message)));
+        }
+        kept.extend_from_slice(&bytes[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl PipelineBuilder {
+    /// Adds a stage behind those that are there.
+    #[must_use]
+    pub fn stage(mut self, stage: Stage) -> Self {
+        let Stage { mut spec, function, ignore } = stage;
+        if let Some(function) = function {
+            spec.function = Some(self.parts.functions.len());
+            self.parts.functions.push(Some(function));
+        }
+        self.parts.matchers.push(ignore);
+        self.spec.stages.push(spec);
+        self
+    }
+
+    /// Names the pipeline, for reports.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.spec.name = Some(name.into());
+        self
+    }
+
+    /// The directory that relative paths are relative to. Default: the process's own.
+    #[must_use]
+    pub fn base(mut self, base: impl Into<PathBuf>) -> Self {
+        self.plan.base = base.into();
+        self
+    }
+
+    /// The environment that commands inherit. Default: an empty one.
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        self.plan.environment = variables.into_iter().collect();
+        self
+    }
+
+    /// Sets a variable for every stage.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.env.get_or_insert_default().insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Removes a variable for every stage.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl Into<String>) -> Self {
+        self.spec.env.get_or_insert_default().insert(key.into(), None);
+        self
+    }
+
+    /// Limits for every stage that sets none of its own.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsSpec) -> Self {
+        self.spec.limits = Some(limits);
+        self
+    }
+
+    /// How long the run may take. Default: as long as it likes.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.spec.timeout = Some(Bound::At(Span(timeout)));
+        self
+    }
+
+    /// What the first failure does to the other stages.
+    #[must_use]
+    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
+        self.spec.on_failure = Some(on_failure);
+        self
+    }
+
+    /// How long a stage may take to end after it was asked to. Default: 2 s.
+    #[must_use]
+    pub fn kill_after(mut self, time: Duration) -> Self {
+        self.spec.kill_after = Some(Span(time));
+        self
+    }
+
+    /// How long what commands leave behind may go on. Default: 2 s.
+    #[must_use]
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.spec.linger = Some(Span(time));
+        self
+    }
+
+    /// What becomes of the stages before the last one when that has ended well.
+    #[must_use]
+    pub fn upstream(mut self, upstream: Upstream) -> Self {
+        self.spec.upstream = Some(upstream);
+        self
+    }
+
+    /// The capacity of rings and pipes in bytes.
+    #[must_use]
+    pub fn buffer(mut self, bytes: u64) -> Self {
+        self.spec.buffer = Some(Size(bytes));
+        self
+    }
+
+    /// Reads this file.
+    #[must_use]
+    pub fn stdin_file(mut self, path: impl Into<String>) -> Self {
+        self.spec.stdin = Some(StdinSpec::File(path.into()));
+        self
+    }
+
+    /// Reads nothing.
+    #[must_use]
+    pub fn stdin_null(mut self) -> Self {
+        self.spec.stdin = Some(StdinSpec::Null);
+        self
+    }
+
+    /// Reads these bytes.
+    #[must_use]
+    pub fn stdin_bytes(self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin_reader(io::Cursor::new(bytes.into()))
+    }
+
+    /// Reads from this reader, which is dropped when the run needs it no longer. To have it back, [`lend`] it.
+    #[must_use]
+    pub fn stdin_reader(mut self, reader: impl AsyncRead + Send + 'static) -> Self {
+        self.parts.stdin = Some(OutsideSource::new(Box::pin(reader)));
+        self
+    }
+
+    /// Writes to this file, which appears whole when the run succeeded, and not at all when it did not.
+    #[must_use]
+    pub fn stdout_file(mut self, path: impl Into<String>) -> Self {
+        let file = path.into();
+        self.spec.stdout = Some(StdoutSpec::File(FileSink { file, append: None, atomic: None }));
+        self
+    }
+
+    /// Writes to nowhere.
+    #[must_use]
+    pub fn stdout_null(mut self) -> Self {
+        self.spec.stdout = Some(StdoutSpec::Null);
+        self
+    }
+
+    /// Writes to this writer, which is shut down and dropped when the last stage has ended. To have it back, [`lend`] it.
+    #[must_use]
+    pub fn stdout_writer(mut self, writer: impl AsyncWrite + Send + 'static) -> Self {
+        self.parts.stdout = Some(OutsideSink::new(Box::pin(writer)));
+        self
+    }
+
+    /// Whether stages that say nothing of their stderr print through to the process's own.
+    #[must_use]
+    pub fn tee_stderr(mut self, tee: bool) -> Self {
+        self.run.tee_stderr = tee;
+        self
+    }
+
+    /// Plans the pipeline.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that would keep it from starting.
+    pub fn build(self) -> Result<Pipeline, BuildError> {
+        let Self { spec, plan, run, parts } = self;
+        spec.check()?;
+        if parts.stdin.is_some() && spec.stdin.is_some() || parts.stdout.is_some() && spec.stdout.is_some() {
+            let two = PlanError::new(PlanErrorKind::Pipeline, "the builder", "an end was given twice");
+            return Err(two.into());
+        }
+        Ok(Pipeline { plan: Plan::assemble(&spec, &plan, parts)?, options: run })
+    }
+}
+
+impl Stage {
+    fn of(spec: StageSpec) -> Self {
+        Self { spec, function: None, ignore: None }
+    }
+
+    /// A sandboxed stage: the path of a component or preview1 module, or `builtin:NAME`.
+    pub fn wasm(wasm: impl Into<String>) -> Self {
+        Self::of(StageSpec { wasm: Some(wasm.into()), ..StageSpec::default() })
+    }
+
+    /// An ordinary program and its arguments.
+    pub fn command<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Self {
+        let command = words.into_iter().map(Into::into).collect();
+        Self::of(StageSpec { command: Some(command), ..StageSpec::default() })
+    }
+
+    /// A pipeline file used as a stage.
+    pub fn pipeline(path: impl Into<String>) -> Self {
+        Self::of(StageSpec { pipeline: Some(path.into()), ..StageSpec::default() })
+    }
+
+    /// A function that blocks, on a thread of its own.
+    pub fn blocking(
+        name: impl Into<String>,
+        body: impl FnOnce(&mut function::Input, &mut function::Output) -> function::Result + Send + 'static,
+    ) -> Self {
+        Self::function(name.into(), Body::Blocking(Box::new(body)))
+    }
+
+    /// An asynchronous function. It runs on the host's runtime and must not block it.
+    pub fn asynchronous<F: Future<Output = function::Result> + Send + 'static>(
+        name: impl Into<String>,
+        body: impl FnOnce(AsyncInput, AsyncOutput) -> F + Send + 'static,
+    ) -> Self {
+        Self::function(name.into(), Body::Async(Box::new(|input, output| Box::pin(body(input, output)))))
+    }
+
+    fn function(name: String, body: Body) -> Self {
+        let function = Some(Function { body });
+        // The index among the builder's functions is known when the stage is added.
+        Self { spec: StageSpec { name: Some(name), ..StageSpec::default() }, function, ignore: None }
+    }
+
+    /// Names it. Names are unique; the default is the file's or the program's.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.spec.name = Some(name.into());
+        self
+    }
+
+    /// A sandboxed stage's arguments.
+    #[must_use]
+    pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.spec.args.get_or_insert_default().extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.env.get_or_insert_with(BTreeMap::new).insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Removes a variable.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl Into<String>) -> Self {
+        self.spec.env.get_or_insert_with(BTreeMap::new).insert(key.into(), None);
+        self
+    }
+
+    /// The directory a command runs in.
+    #[must_use]
+    pub fn dir(mut self, dir: impl Into<String>) -> Self {
+        self.spec.dir = Some(dir.into());
+        self
+    }
+
+    /// Its limits, over the pipeline's.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsSpec) -> Self {
+        self.spec.limits = Some(limits);
+        self
+    }
+
+    /// What it needs its ends to be.
+    #[must_use]
+    pub fn requires(mut self, stdin: Requirement, stdout: Requirement) -> Self {
+        self.spec.requires = Some(RequiresSpec { stdin: Some(stdin), stdout: Some(stdout) });
+        self
+    }
+
+    /// Where it prints.
+    #[must_use]
+    pub fn stderr(mut self, stderr: StderrSpec) -> Self {
+        self.spec.stderr = Some(stderr);
+        self
+    }
+
+    /// The capacity of the joint that it writes, in bytes.
+    #[must_use]
+    pub fn buffer(mut self, bytes: u64) -> Self {
+        self.spec.buffer = Some(Size(bytes));
+        self
+    }
+
+    /// Exit codes that are no failure.
+    #[must_use]
+    pub fn ok_exit(mut self, codes: impl IntoIterator<Item = u8>) -> Self {
+        self.spec.ok_exit.get_or_insert_default().extend(codes);
+        self
+    }
+
+    /// A way to end that is no failure.
+    #[must_use]
+    pub fn ignore(mut self, ignore: Ignore) -> Self {
+        self.spec.ignore.get_or_insert_default().push(ignore);
+        self
+    }
+
+    /// Decides which ends are no failure. What the host did, or could not do, is not asked about. Not for a nested pipeline.
+    #[must_use]
+    pub fn ignore_if(mut self, matches: impl Fn(&StageExit) -> bool + Send + Sync + 'static) -> Self {
+        self.ignore = Some(Matcher(Arc::new(matches)));
+        self
+    }
+
+    /// What a broken pipe on its output means.
+    #[must_use]
+    pub fn broken_pipe(mut self, broken_pipe: BrokenPipe) -> Self {
+        self.spec.broken_pipe = Some(broken_pipe);
+        self
+    }
+
+    /// When the reader of a command's output sees its end.
+    #[must_use]
+    pub fn eof(mut self, eof: Eof) -> Self {
+        self.spec.eof = Some(eof);
+        self
+    }
+
+    /// What becomes of the processes that a command leaves behind.
+    #[must_use]
+    pub fn leftovers(mut self, leftovers: Leftovers) -> Self {
+        self.spec.leftovers = Some(leftovers);
+        self
+    }
+}

@@ -1,0 +1,333 @@
+//! Ports: a stage's standard streams in this process, as the stage sees them.
+//!
+//! A stage may look at its streams from several places, one after the other or at once. Every view is of the same port;
+//! dropping a view closes nothing. What went wrong at an end is recorded here, whatever the stage makes of it. Each operation first
+//! takes a unit of the runtime's cooperative budget, so that no stage holds a thread by moving bytes between ends that are
+//! always ready.
+
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use stagehost_ring::{Cause, ReadError};
+use tokio::{sync::Notify, task::coop::poll_proceed};
+
+use super::{
+    Sink, Source,
+    fan_out::{Port, lock},
+    tail::Tail,
+};
+
+/// Why an end of a stage failed, recorded by the host whatever the guest makes of it.
+#[derive(Clone, Debug)]
+pub(crate) enum EndFailure {
+    /// The stage before ended badly.
+    Aborted(Cause),
+    /// The system refused.
+    Io(Arc<io::Error>),
+}
+
+/// A stage's standard input.
+#[derive(Clone)]
+pub(crate) struct InputPort(Arc<Port<InputState>>);
+
+struct InputState {
+    source: Option<Source>,
+    ended: bool,
+    delivered: u64,
+    failure: Option<EndFailure>,
+    /// Whether the guest is told of an abort, rather than stopped.
+    tell_aborts: bool,
+}
+
+impl InputPort {
+    pub(crate) fn new(source: Source, tell_aborts: bool) -> Self {
+        let state = InputState { source: Some(source), ended: false, delivered: 0, failure: None, tell_aborts };
+        Self(Arc::new(Port::new(state)))
+    }
+
+    /// Waits until the input failed. Cancel safe.
+    pub(crate) async fn failed(&self) -> EndFailure {
+        loop {
+            let failure = lock(&self.0.state).failure.clone();
+            match failure {
+                Some(failure) if !self.is_told(&failure) => return failure,
+                _ => self.0.failed.notified().await,
+            }
+        }
+    }
+
+    fn is_told(&self, failure: &EndFailure) -> bool {
+        matches!(failure, EndFailure::Aborted(_)) && lock(&self.0.state).tell_aborts
+    }
+
+    pub(crate) fn failure(&self) -> Option<EndFailure> {
+        lock(&self.0.state).failure.clone()
+    }
+
+    /// Bytes handed to the guest.
+    pub(crate) fn delivered(&self) -> u64 {
+        lock(&self.0.state).delivered
+    }
+
+    /// Whether the guest saw the end.
+    pub(crate) fn ended(&self) -> bool {
+        lock(&self.0.state).ended
+    }
+
+    /// Takes the half back; views see an end from now on.
+    pub(crate) fn take(&self) -> Option<Source> {
+        lock(&self.0.state).source.take()
+    }
+
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_proceed(cx));
+        let read = self.0.poll(cx, |state, cx| state.poll_read(cx, into, &self.0.failed));
+        if read.is_ready() {
+            budget.made_progress();
+        }
+        read
+    }
+
+    /// Waits until a read would not wait.
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_proceed(cx));
+        let ready = self.0.poll(cx, |state, cx| match (&mut state.source, &state.failure) {
+            (_, Some(_)) | (None, _) => Poll::Ready(()),
+            (Some(source), None) => source.poll_ready(cx),
+        });
+        if ready.is_ready() {
+            budget.made_progress();
+        }
+        ready
+    }
+}
+
+impl InputState {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
+        let Some(source) = &mut self.source else { return Poll::Ready(Ok(0)) };
+        if self.failure.is_none() {
+            match ready!(source.poll_read(cx, into)) {
+                Ok(n) => {
+                    self.ended |= n == 0 && !into.is_empty();
+                    self.delivered += n as u64;
+                    return Poll::Ready(Ok(n));
+                }
+                Err(error) => {
+                    self.failure = Some(match error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>()) {
+                        Some(ReadError::Aborted(cause)) => EndFailure::Aborted(cause.clone()),
+                        _ => EndFailure::Io(Arc::new(error)),
+                    });
+                    failed.notify_one();
+                }
+            }
+        }
+        match &self.failure {
+            Some(EndFailure::Aborted(cause)) if self.tell_aborts => Poll::Ready(Err(io::Error::other(cause.clone()))),
+            // An end or an error would let the guest go on as if it had all its input: the stage is stopped instead.
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// A stage's standard output, or standard error.
+#[derive(Clone)]
+pub(crate) struct OutputPort(Arc<Port<OutputState>>);
+
+struct OutputState {
+    sink: Option<Sink>,
+    /// What a 0.2 stream took and the sink did not yet.
+    pending: Bytes,
+    written: u64,
+    /// The reader is gone.
+    broken: bool,
+    failure: Option<EndFailure>,
+    /// Whether a failure only closes the output: standard error never fails a stage.
+    lenient: bool,
+    tail: Option<Tail>,
+}
+
+/// How much a 0.2 stream may hand over at a time, in bytes.
+pub(crate) const PERMIT: usize = 64 << 10;
+
+impl OutputPort {
+    pub(crate) fn new(sink: Sink) -> Self {
+        Self::with(sink, false, None)
+    }
+
+    /// An output whose end is kept for the report, and whose failures are nobody's failure.
+    pub(crate) fn with_tail(sink: Sink) -> Self {
+        Self::with(sink, true, Some(Tail::default()))
+    }
+
+    fn with(sink: Sink, lenient: bool, tail: Option<Tail>) -> Self {
+        let state = OutputState {
+            sink: Some(sink),
+            pending: Bytes::new(),
+            written: 0,
+            broken: false,
+            failure: None,
+            lenient,
+            tail,
+        };
+        Self(Arc::new(Port::new(state)))
+    }
+
+    /// Waits until the output failed, other than by a reader that is gone. Cancel safe.
+    pub(crate) async fn failed(&self) -> EndFailure {
+        loop {
+            let failure = lock(&self.0.state).failure.clone();
+            match failure {
+                Some(failure) => return failure,
+                None => self.0.failed.notified().await,
+            }
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<EndFailure> {
+        lock(&self.0.state).failure.clone()
+    }
+
+    /// Bytes taken from the guest.
+    pub(crate) fn written(&self) -> u64 {
+        lock(&self.0.state).written
+    }
+
+    /// Whether a write was refused because the reader is gone.
+    pub(crate) fn is_broken(&self) -> bool {
+        lock(&self.0.state).broken
+    }
+
+    /// The end of what was written, as text, if it is kept.
+    pub(crate) fn tail_text(&self) -> String {
+        lock(&self.0.state).tail.as_ref().map(Tail::text).unwrap_or_default()
+    }
+
+    /// Takes the half back; views see a reader that is gone from now on.
+    pub(crate) fn take(&self) -> Option<Sink> {
+        lock(&self.0.state).sink.take()
+    }
+
+    /// Says that nothing will be written for a while.
+    pub(crate) fn idle(&self) {
+        if let Some(sink) = &mut lock(&self.0.state).sink {
+            sink.idle();
+        }
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_proceed(cx));
+        let written = self.0.poll(cx, |state, cx| {
+            ready!(state.poll_drain(cx, &self.0.failed))?;
+            state.poll_write(cx, bytes, &self.0.failed)
+        });
+        if written.is_ready() {
+            budget.made_progress();
+        }
+        written
+    }
+
+    /// Waits until what 0.2 streams handed over is with the sink. A reader that is gone is no error here.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let budget = ready!(poll_proceed(cx));
+        let drained = self.0.poll(cx, |state, cx| state.poll_drain(cx, &self.0.failed));
+        if drained.is_ready() {
+            budget.made_progress();
+        }
+        drained.map(|_| Ok(()))
+    }
+
+    /// How much may be queued now, in bytes; `None`: the reader is gone.
+    pub(crate) fn room(&self) -> Option<usize> {
+        let state = lock(&self.0.state);
+        (!state.broken).then_some(if state.pending.is_empty() { PERMIT } else { 0 })
+    }
+
+    /// Takes bytes at once, for which there was [room](Self::room), and writes what finds room behind them. `false`: the
+    /// reader is gone.
+    pub(crate) fn queue(&self, bytes: Bytes) -> bool {
+        {
+            let mut state = lock(&self.0.state);
+            if state.broken {
+                return false;
+            }
+            state.pending = bytes;
+        }
+        let written =
+            self.0.poll(&mut Context::from_waker(Waker::noop()), |state, cx| state.poll_drain(cx, &self.0.failed));
+        !matches!(written, Poll::Ready(Err(_)))
+    }
+
+    /// Waits until everything that was taken is written.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll(cx, |state, cx| {
+            ready!(state.poll_drain(cx, &self.0.failed))?;
+            match &mut state.sink {
+                Some(sink) => sink.poll_flush(cx),
+                None => Poll::Ready(Ok(())),
+            }
+        })
+    }
+}
+
+impl OutputState {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8], failed: &Notify) -> Poll<io::Result<usize>> {
+        if self.failure.is_some() {
+            // The stage is being stopped; nothing it writes now would be kept.
+            return Poll::Pending;
+        }
+        let Some(sink) = self.sink.as_mut().filter(|_| !self.broken) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let n = match ready!(sink.poll_write(cx, bytes)) {
+            Ok(n) => n,
+            Err(_) if self.lenient => {
+                self.sink = Some(Sink::Null);
+                bytes.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.broken = true;
+                return Poll::Ready(Err(error));
+            }
+            Err(error) => {
+                self.failure = Some(EndFailure::Io(Arc::new(error)));
+                failed.notify_one();
+                return Poll::Pending;
+            }
+        };
+        self.written += n as u64;
+        if let Some(tail) = &mut self.tail {
+            tail.push(&bytes[..n]);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, failed: &Notify) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let pending = self.pending.clone();
+            match ready!(self.poll_write(cx, &pending, failed)) {
+                Ok(n) => drop(self.pending.split_to(n)),
+                Err(error) => {
+                    self.pending.clear();
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl std::fmt::Debug for InputPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InputPort").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for OutputPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputPort").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,194 @@
+//! The ends of a pipeline, opened for the kind of stage that gets them.
+
+use std::{io, os::fd::OwnedFd, sync::Arc};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{EndError, Shared};
+use crate::{
+    joint::{self, Opened, Output, OutputPort, Sink, Source, Stop},
+    plan::{Input, Outlet, Plan, PlannedStage, Work},
+    spec::StderrSpec,
+    stage::{ChildInput, ChildOutput, ChildStderr},
+};
+
+/// What the first stage reads.
+#[derive(Debug)]
+pub(super) enum FirstInput {
+    Inside(Source),
+    Child(ChildInput),
+}
+
+/// What the last stage writes.
+#[derive(Debug)]
+pub(super) enum LastOutput {
+    Inside(Sink),
+    Child(ChildOutput),
+}
+
+/// Where a stage prints.
+#[derive(Debug)]
+pub(super) enum Stderr {
+    Inside(Sink),
+    Child(ChildStderr),
+}
+
+/// Opens the pipeline's input.
+pub(super) async fn input(
+    plan: &mut Plan,
+    first: Option<&PlannedStage>,
+    shared: &Shared,
+    stop: &Stop,
+) -> Result<Opened<FirstInput>, EndError> {
+    let name = plan.stdin.to_string();
+    let failed = |error| EndError { name: name.clone(), error };
+    let given = std::mem::replace(&mut plan.stdin, Input::Null);
+    let is_command = first.is_some_and(PlannedStage::is_command);
+    let inside = |source| FirstInput::Inside(source);
+    if is_command {
+        let child = |file| FirstInput::Child(ChildInput { file, feed: None });
+        let fed = |source| -> io::Result<FirstInput> {
+            let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY)?;
+            Ok(FirstInput::Child(ChildInput { file: pipe.read, feed: Some((source, pipe.write, pipe.kept)) }))
+        };
+        return match given {
+            Input::Inherit => joint::input_descriptor(None, stop).await.map(|opened| opened.map(child)),
+            Input::File(path) => joint::input_descriptor(Some(&path), stop).await.map(|opened| opened.map(child)),
+            Input::Null => joint::null().map(|file| Opened::plain(child(file))),
+            Input::Text(text) => match joint::text_descriptor(&text) {
+                Ok(file) => Ok(Opened::plain(child(file))),
+                Err(_) => fed(Source::Text { text }).map(Opened::plain),
+            },
+            Input::Outside(outside) => fed(Source::Outside(outside)).map(Opened::plain),
+        }
+        .map_err(failed);
+    }
+    let line_at_a_time = first.is_some_and(|stage| match &stage.work {
+        Work::Wasm(wasm) => wasm.inspection.section.line_at_a_time,
+        Work::Command(_) | Work::Function(_) => false,
+    });
+    match given {
+        Input::Inherit => joint::open_stdin(None, line_at_a_time).map(|opened| opened.map(inside)),
+        Input::File(path) => joint::open_stdin(Some(&path), false).map(|opened| opened.map(inside)),
+        Input::Text(text) => Ok(Opened::plain(inside(Source::Text { text }))),
+        Input::Null => Ok(Opened::plain(inside(Source::Null))),
+        Input::Outside(outside) => Ok(Opened::plain(inside(Source::Outside(outside)))),
+    }
+    .map_err(failed)
+}
+
+/// Opens the pipeline's output.
+pub(super) async fn output(
+    plan: &mut Plan,
+    last: Option<&PlannedStage>,
+    shared: &Shared,
+    stop: &Stop,
+) -> Result<Opened<LastOutput>, EndError> {
+    let name = plan.stdout_name.clone();
+    let failed = |error| EndError { name: name.clone(), error };
+    let outlet = std::mem::replace(&mut plan.stdout, Outlet::Null);
+    if last.is_some_and(PlannedStage::is_command) {
+        return child_output(&outlet, shared, stop)
+            .await
+            .map(|opened| match outlet {
+                Outlet::Outside(outside) => opened.map(|mut child| {
+                    if let Some((_, sink)) = &mut child.drain {
+                        *sink = Sink::Outside(outside);
+                    }
+                    LastOutput::Child(child)
+                }),
+                Outlet::Null => opened.map(LastOutput::Child),
+                Outlet::Place(output) => {
+                    plan.stdout = Outlet::Place(output);
+                    opened.map(LastOutput::Child)
+                }
+            })
+            .map_err(failed);
+    }
+    match outlet {
+        Outlet::Null => Ok(Opened::plain(LastOutput::Inside(Sink::Null))),
+        Outlet::Outside(outside) => Ok(Opened::plain(LastOutput::Inside(Sink::Outside(outside)))),
+        Outlet::Place(output) => {
+            let opened = joint::open_stdout(&output, stop).await.map_err(failed)?;
+            plan.stdout = Outlet::Place(output);
+            Ok(opened.map(LastOutput::Inside))
+        }
+    }
+}
+
+async fn child_output(outlet: &Outlet, shared: &Shared, stop: &Stop) -> io::Result<Opened<ChildOutput>> {
+    match outlet {
+        Outlet::Null => {
+            let file = joint::null()?;
+            Ok(Opened::plain(ChildOutput { file, drain: None, kept: None, end: None }))
+        }
+        Outlet::Outside(_) => {
+            let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY)?;
+            // The caller puts the embedder's writer in.
+            let drain = Some((pipe.read, Sink::Null));
+            Ok(Opened::plain(ChildOutput { file: pipe.write, drain, kept: Some(pipe.kept), end: None }))
+        }
+        Outlet::Place(output) => {
+            let opened = joint::output_descriptor(output, stop).await?;
+            // Whether a reader is gone can be seen of what has readers.
+            let has_readers = opened.identity.is_none() && !matches!(output, Output::Atomic(_));
+            let end = if has_readers { Some(opened.half.try_clone()?) } else { None };
+            Ok(opened.map(|file| ChildOutput { file, drain: None, kept: None, end }))
+        }
+    }
+}
+
+/// Opens what stages print to. All that print through share one sink.
+pub(super) struct Logs {
+    /// Whether stages whose `stderr` says nothing print through.
+    tee: bool,
+    port: Option<OutputPort>,
+}
+
+impl Logs {
+    pub(super) fn new(tee: bool) -> Self {
+        Self { tee, port: None }
+    }
+
+    pub(super) async fn open(&mut self, stage: &Arc<PlannedStage>, stop: &Stop) -> Result<Stderr, EndError> {
+        let name = || stage.log.as_ref().map_or_else(|| "standard error".into(), |path| path.display().to_string());
+        let failed = |error| EndError { name: name(), error };
+        if !stage.is_command() {
+            let sink = match (&stage.stderr, &stage.log) {
+                (Some(StderrSpec::File(_)), Some(path)) => joint::open_log(path, stop).await.map_err(failed)?,
+                (spec, _) => self.sink(spec.as_ref()),
+            };
+            return Ok(Stderr::Inside(sink));
+        }
+        let plain = |file: OwnedFd| Stderr::Child(ChildStderr { file, log: None });
+        match (&stage.stderr, &stage.log) {
+            (Some(StderrSpec::File(_)), Some(path)) => joint::log_descriptor(path, stop).await.map(plain),
+            (Some(StderrSpec::Inherit), _) => joint::stderr_descriptor().map(plain),
+            (Some(StderrSpec::Null), _) => joint::null().map(plain),
+            (spec, _) => pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map(|(read, write)| {
+                Stderr::Child(ChildStderr { file: write, log: Some((read, self.sink(spec.as_ref()))) })
+            }),
+        }
+        .map_err(failed)
+    }
+
+    fn sink(&mut self, spec: Option<&StderrSpec>) -> Sink {
+        let through = match spec {
+            None => self.tee,
+            Some(StderrSpec::Tee | StderrSpec::Inherit) => true,
+            Some(StderrSpec::Capture | StderrSpec::Null | StderrSpec::File(_)) => false,
+        };
+        if !through {
+            return Sink::Null;
+        }
+        let port = self.port.get_or_insert_with(|| OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null)));
+        Sink::Shared(port.clone())
+    }
+
+    /// Hands on what was printed. A reader that does not read holds the end of the run up for no longer than this.
+    pub(super) async fn flush(&self, stop: &Stop) {
+        if let Some(port) = &self.port {
+            stop.patiently(std::future::poll_fn(|cx| port.poll_flush(cx))).await;
+        }
+    }
+}

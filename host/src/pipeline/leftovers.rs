@@ -1,0 +1,213 @@
+//! What commands leave behind: their standard error still open, processes of their group still running.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use super::{Commands, supervise::Ended};
+use crate::{
+    joint::Stop,
+    plan::{PlannedStage, Work},
+    process::{Cgroup, Member, group_members, name_of, orphans},
+    spec::Leftovers,
+    stage::Surroundings,
+};
+
+/// How long what was killed may take to let go of what it held.
+const KILLED: Duration = Duration::from_millis(200);
+
+fn keeps(stages: &[Arc<PlannedStage>], index: usize) -> bool {
+    match &stages[index].work {
+        Work::Command(work) => work.leftovers == Leftovers::Keep,
+        Work::Wasm(_) | Work::Function(_) => false,
+    }
+}
+
+/// Kills what ended stages left behind in their groups. Leaders that have ended are zombies still, so their groups are theirs.
+pub(super) fn kill<'a>(ended: impl Iterator<Item = &'a Ended>, stages: &[Arc<PlannedStage>]) {
+    for Ended { end } in ended.filter(|ended| !keeps(stages, ended.end.index)) {
+        if let Some(leader) = &end.leader {
+            leader.kill();
+        }
+    }
+}
+
+/// Reaps adopted orphans from time to time, where this process adopts them. Never returns where it does not.
+pub(super) async fn reap_orphans(around: &Surroundings, commands: &Commands) {
+    const NOW_AND_THEN: Duration = Duration::from_secs(1);
+    let Some(guard) = around.orphans else { return std::future::pending().await };
+    tokio::time::sleep(NOW_AND_THEN).await;
+    let known: Vec<_> = commands.all().iter().map(|leader| leader.pid()).chain(guard).collect();
+    orphans(&known);
+}
+
+/// Ends what commands left behind, once it has lingered long enough, and reaps their leaders. All stages have ended.
+pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Surroundings, stop: &Stop) {
+    if ended.iter().all(|ended| ended.end.leader.is_none()) {
+        return;
+    }
+    let mut deadline = Instant::now() + around.linger;
+    if stop.is_requested() {
+        kill(ended.iter(), stages);
+        deadline = Instant::now() + KILLED;
+    }
+    let outside = async {
+        stop.requested_from_outside().await;
+        tokio::time::sleep(KILLED).await;
+    };
+    let waiting = async {
+        for ended in ended.iter_mut() {
+            if let Some(log) = &mut ended.end.log {
+                log.ended().await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = waiting => {}
+        () = tokio::time::sleep_until(deadline.into()) => {}
+        () = outside => {}
+    }
+    reap(ended, stages, deadline).await;
+    adopted(ended, stages, around, deadline).await;
+    for Ended { end } in ended.iter_mut() {
+        let Some(mut log) = end.log.take() else { continue };
+        if log.is_open() && !keeps(stages, end.index) {
+            let _ = tokio::time::timeout(KILLED, log.ended()).await;
+        }
+        if log.is_open() {
+            end.notes.push("a process that it left behind still holds its standard error open".into());
+        }
+        end.stderr = log.text();
+    }
+}
+
+async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Instant) {
+    let mut groups = Vec::new();
+    for Ended { end } in ended.iter_mut() {
+        let Some(leader) = &end.leader else { continue };
+        let has_members = leader.reap();
+        let keeps = keeps(stages, end.index);
+        if has_members && !keeps {
+            groups.extend(leader.group().map(|group| (end.index, group)));
+        } else {
+            leader.forget();
+        }
+        if let Some(cgroup) = end.cgroup.take() {
+            if keeps {
+                cgroup.leave();
+                continue;
+            }
+            wait_for_cgroup(&cgroup, deadline).await;
+            if cgroup.population() > 0 {
+                end.notes.push(format!("{} left behind in its cgroup, killed", processes(cgroup.population())));
+            }
+            // Killing takes a moment, and so does the removal that waits for it.
+            let _ = tokio::task::spawn_blocking(move || drop(cgroup)).await;
+        }
+    }
+    if groups.is_empty() {
+        return;
+    }
+    let ids: Vec<_> = groups.iter().map(|(_, group)| *group).collect();
+    let members = loop {
+        let members = group_members(&ids);
+        if members.is_empty() || Instant::now() >= deadline {
+            break members;
+        }
+        wait_for(&members.into_values().flatten().collect::<Vec<_>>(), deadline).await;
+    };
+    for (index, group) in groups {
+        let Some(left) = members.get(&group) else {
+            forget(&ended[index]);
+            continue;
+        };
+        let names: Vec<_> =
+            left.iter().map(|member| format!("{} ({})", name_of(member.pid), member.pid.as_raw_nonzero())).collect();
+        kill_group(left, group).await;
+        forget(&ended[index]);
+        let note = format!("{} left behind, killed: {}", processes(left.len()), names.join(", "));
+        ended[index].end.notes.push(note);
+    }
+}
+
+fn forget(ended: &Ended) {
+    if let Some(leader) = &ended.end.leader {
+        leader.forget();
+    }
+}
+
+/// Ends what this process adopted, where commands have no groups of their own by which it would be found.
+async fn adopted(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Surroundings, deadline: Instant) {
+    let Some(guard) = around.orphans.filter(|_| !around.own_groups) else { return };
+    let known: Vec<_> = guard.into_iter().collect();
+    if (0..stages.len()).any(|index| keeps(stages, index)) {
+        return;
+    }
+    let mut left = orphans(&known);
+    while !left.is_empty() && Instant::now() < deadline {
+        wait_for(&left, deadline).await;
+        left = orphans(&known);
+    }
+    if left.is_empty() {
+        return;
+    }
+    let names: Vec<_> =
+        left.iter().map(|member| format!("{} ({})", name_of(member.pid), member.pid.as_raw_nonzero())).collect();
+    if let Some(last) = ended.iter_mut().rev().find(|ended| ended.end.leader.is_some()) {
+        last.end.notes.push(format!(
+            "{} left behind by this or another stage, killed: {}",
+            processes(left.len()),
+            names.join(", ")
+        ));
+    }
+    const ROUNDS: usize = 20;
+    for _ in 0..ROUNDS {
+        for member in &left {
+            member.signal(Signal::KILL);
+        }
+        wait_for(&left, Instant::now() + KILLED).await;
+        left = orphans(&known);
+        if left.is_empty() {
+            return;
+        }
+    }
+}
+
+fn processes(count: usize) -> String {
+    if count == 1 { "a process".into() } else { format!("{count} processes") }
+}
+
+/// Waits until none of these processes lives, or the deadline.
+async fn wait_for(members: &[Member], deadline: Instant) {
+    const LOOK: Duration = Duration::from_millis(10);
+    while members.iter().any(|member| member.is_alive()) && Instant::now() < deadline {
+        tokio::time::sleep(LOOK.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+async fn wait_for_cgroup(cgroup: &Cgroup, deadline: Instant) {
+    const LOOK: Duration = Duration::from_millis(10);
+    while cgroup.population() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Kills the members of a group, and those that appear meanwhile.
+async fn kill_group(members: &[Member], group: rustix::process::Pid) {
+    const ROUNDS: usize = 20;
+    let mut left = members.to_vec();
+    for _ in 0..ROUNDS {
+        for member in &left {
+            member.signal(Signal::KILL);
+        }
+        wait_for(&left, Instant::now() + KILLED).await;
+        left = group_members(&[group]).remove(&group).unwrap_or_default();
+        if left.is_empty() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Whose word counts: files, the files around them, stages, and flags.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use super::{PlanError, PlanErrorKind, PlanOptions, PlannedStage};
+use crate::spec::{LimitsSpec, PipelineSpec, StageSpec};
+
+/// What holds whatever a pipeline's file says, and the files nested in it: what flags of a command line say. A stage is named by its
+/// name, as `stagehost plan` shows it, or by its number from 1.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Variables of every stage.
+    pub env: Vec<(String, String)>,
+    /// Limits of the named stage, or of every stage.
+    pub limits: Vec<(Option<String>, LimitsSpec)>,
+    /// Exit codes of the named stage that are no failure.
+    pub ok_exit: Vec<(String, u8)>,
+}
+
+/// What holds for a stage besides its own words: those of its pipeline, and of the pipelines around that.
+#[derive(Clone, Debug)]
+pub(super) struct Layers<'a> {
+    pub(super) base: &'a Path,
+    /// The directory of commands, and where it is said.
+    pub(super) dir: Option<PathBuf>,
+    /// What files say, outermost first, and what stages say: a stage's own word goes over that of the file it names.
+    file_env: Vec<&'a BTreeMap<String, Option<String>>>,
+    stage_env: Vec<&'a BTreeMap<String, Option<String>>>,
+    /// The same of limits, innermost first.
+    file_limits: Vec<&'a LimitsSpec>,
+    pub(super) stage_limits: Vec<&'a LimitsSpec>,
+    /// What goes over all of that.
+    pub(super) overrides: &'a Overrides,
+    pub(super) buffer: Option<u64>,
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn root(spec: &'a PipelineSpec, options: &'a PlanOptions) -> Self {
+        let mut layers = Self {
+            base: &options.base,
+            dir: None,
+            file_env: Vec::new(),
+            stage_env: Vec::new(),
+            file_limits: Vec::new(),
+            stage_limits: Vec::new(),
+            overrides: &options.overrides,
+            buffer: None,
+        };
+        layers.enter(spec, &options.base);
+        layers
+    }
+
+    /// Goes into a pipeline.
+    pub(super) fn enter(&mut self, spec: &'a PipelineSpec, base: &'a Path) {
+        self.base = base;
+        self.dir = spec.dir.as_ref().map(|dir| base.join(dir));
+        self.file_env.extend(&spec.env);
+        self.file_limits.splice(0..0, &spec.limits);
+        self.buffer = spec.buffer.map(|size| size.0).or(self.buffer);
+    }
+
+    /// Goes into a stage.
+    pub(super) fn with(&self, stage: &'a StageSpec) -> Self {
+        let mut layers = self.clone();
+        layers.stage_env.extend(&stage.env);
+        layers.stage_limits.splice(0..0, &stage.limits);
+        layers
+    }
+
+    /// The word on a limit that counts.
+    pub(super) fn limit<T>(&self, pick: impl Fn(&LimitsSpec) -> Option<T>) -> Option<T> {
+        self.stage_limits.iter().chain(&self.file_limits).find_map(|limits| pick(limits))
+    }
+
+    /// What is said of variables, from what is said first to what goes over it.
+    pub(super) fn env(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+        let files = self.file_env.iter().chain(&self.stage_env).copied().flatten();
+        let files = files.map(|(key, value)| (key.as_str(), value.as_deref()));
+        files.chain(self.overrides.env.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))))
+    }
+
+    /// The variables that the pipeline gives.
+    pub(super) fn variables(&self) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        for (key, value) in self.env() {
+            match value {
+                Some(value) => variables.insert(key.to_owned(), value.to_owned()),
+                None => variables.remove(key),
+            };
+        }
+        variables
+    }
+}
+
+/// Refuses to say something of a stage that is not there.
+pub(super) fn refuse_unknown_names(overrides: &Overrides, stages: &[PlannedStage]) -> Result<(), PlanError> {
+    let of_limits = overrides.limits.iter().filter_map(|(name, _)| name.as_deref());
+    for name in of_limits.chain(overrides.ok_exit.iter().map(|(name, _)| name.as_str())) {
+        let by_number = name.parse::<usize>().is_ok_and(|number| (1..=stages.len()).contains(&number));
+        if !by_number && stages.iter().all(|stage| stage.name != name) {
+            return Err(PlanError::new(PlanErrorKind::End, "the flags", format!("no stage is called {name:?}"))
+                .hint("`stagehost plan` shows the stages' names; a number from 1 works too"));
+        }
+    }
+    Ok(())
+}

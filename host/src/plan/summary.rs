@@ -1,0 +1,171 @@
+//! A plan, for people and tools.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{JointKind, Outlet, Plan, PlannedJoint, PlannedStage, Work, hex};
+use crate::{
+    joint::Output,
+    sandbox::{FIXED_ALLOWANCE, Shape},
+};
+
+/// A [`Plan`] as `stagehost plan` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanSummary {
+    /// The pipeline's name.
+    pub name: Option<String>,
+    /// What the first stage reads.
+    pub stdin: String,
+    /// What takes the last stage's output.
+    pub stdout: String,
+    /// The run's timeout in milliseconds; null: none.
+    pub timeout_ms: Option<u64>,
+    /// What all stages, rings and pipes may hold together at most, in bytes; null: a stage has no limit.
+    pub worst_case_memory_bytes: Option<u64>,
+    /// What the host may hold for each sandboxed stage besides its own memory, in bytes.
+    pub host_allowance_bytes: u64,
+    /// The stages, first to last; those of nested pipelines stand among them.
+    pub stages: Vec<StageSummary>,
+}
+
+/// A planned stage as `stagehost plan` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageSummary {
+    /// The stage's name. A stage of a nested pipeline has that one's name before it.
+    pub name: String,
+    /// `wasm`, `command` or `function`.
+    pub kind: &'static str,
+    /// What it runs: the component as the file names it, or the program's path.
+    pub runs: String,
+    /// The digest of the component, SHA-256 in hexadecimal.
+    pub sha256: Option<String>,
+    /// How the component is run.
+    pub shape: Option<Shape>,
+    /// Its arguments, without its name.
+    pub args: Vec<String>,
+    /// The variables that the pipeline gives it. A command inherits the host's too.
+    pub env: BTreeMap<String, String>,
+    /// The directory a command runs in; null: the host's own.
+    pub dir: Option<String>,
+    /// Its limits.
+    pub limits: LimitsSummary,
+    /// The rights granted to it. A sandboxed stage has none in this version; a command has those of whoever runs the host.
+    pub grants: Vec<String>,
+    /// Exit codes that are no failure, besides 0.
+    pub ok_exit: Vec<u8>,
+    /// What connects it to the next stage; null for the last.
+    pub joint: Option<JointSummary>,
+}
+
+/// A stage's limits; null: none.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct LimitsSummary {
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processor time in milliseconds.
+    pub cpu_time_ms: Option<u64>,
+    /// Time in milliseconds.
+    pub wall_time_ms: Option<u64>,
+    /// Processes.
+    pub processes: Option<u64>,
+    /// Open files of each process.
+    pub open_files: Option<u64>,
+    /// The largest file in bytes.
+    pub file_size_bytes: Option<u64>,
+}
+
+/// A joint as `stagehost plan` shows it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct JointSummary {
+    /// A ring or a pipe.
+    pub kind: JointKind,
+    /// The capacity it is to have, in bytes. A pipe gets less where the user's quota is used up.
+    pub bytes: u64,
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Plan {
+    /// The plan for tools and people.
+    pub fn summary(&self) -> PlanSummary {
+        let stages: Vec<_> =
+            self.stages.iter().enumerate().map(|(index, stage)| stage.summary(self.joints.get(index))).collect();
+        let worst = |stage: &StageSummary| {
+            let joint = stage.joint.map_or(0, |joint| joint.bytes);
+            let allowance = if stage.kind == "wasm" { FIXED_ALLOWANCE } else { 0 };
+            stage.limits.memory_bytes.map(|memory| memory.saturating_add(allowance).saturating_add(joint))
+        };
+        let worst_case =
+            stages.iter().map(worst).try_fold(0_u64, |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
+        let handed_over = |at_command: Option<&PlannedStage>, is_file: bool| {
+            if at_command.is_some_and(PlannedStage::is_command) && is_file { " (handed over as it is)" } else { "" }
+        };
+        let given = matches!(self.stdin, super::Input::Inherit | super::Input::File(_));
+        let taken =
+            matches!(self.stdout, Outlet::Place(Output::Inherit | Output::Descriptor(_) | Output::InPlace { .. }));
+        PlanSummary {
+            name: self.name.clone(),
+            stdin: format!("{}{}", self.stdin, handed_over(self.stages.first(), given)),
+            stdout: format!("{}{}", self.stdout_name, handed_over(self.stages.last(), taken)),
+            timeout_ms: self.timeout.map(millis),
+            worst_case_memory_bytes: worst_case,
+            host_allowance_bytes: FIXED_ALLOWANCE,
+            stages,
+        }
+    }
+}
+
+impl PlannedStage {
+    fn summary(&self, joint: Option<&PlannedJoint>) -> StageSummary {
+        let wall_time_ms = self.wall_time.map(millis);
+        let (sha256, shape, args, env, dir, limits) = match &self.work {
+            Work::Wasm(wasm) => {
+                let limits =
+                    LimitsSummary { memory_bytes: wasm.limits.memory, wall_time_ms, ..LimitsSummary::default() };
+                let args = wasm.args.iter().skip(1).cloned().collect();
+                (
+                    Some(hex(&wasm.digest)),
+                    Some(wasm.inspection.shape),
+                    args,
+                    wasm.env.iter().cloned().collect(),
+                    None,
+                    limits,
+                )
+            }
+            Work::Command(command) => {
+                let limits = LimitsSummary {
+                    memory_bytes: command.limits.memory,
+                    cpu_time_ms: command.limits.cpu_time.map(millis),
+                    wall_time_ms,
+                    processes: command.limits.processes,
+                    open_files: command.limits.rlimits.open_files.map(|(files, _)| files),
+                    file_size_bytes: command.limits.rlimits.file_size,
+                };
+                let args = command.arguments.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+                let dir = command.directory.as_ref().map(|dir| dir.display().to_string());
+                (None, None, args, command.variables.clone(), dir, limits)
+            }
+            Work::Function(_) => {
+                let limits = LimitsSummary { wall_time_ms, ..LimitsSummary::default() };
+                (None, None, Vec::new(), BTreeMap::new(), None, limits)
+            }
+        };
+        StageSummary {
+            name: self.name.clone(),
+            kind: self.kind(),
+            runs: self.source(),
+            sha256,
+            shape,
+            args,
+            env,
+            dir,
+            limits,
+            grants: Vec::new(),
+            ok_exit: self.tolerance.ok_exit.clone(),
+            joint: joint.map(|joint| JointSummary { kind: joint.kind, bytes: joint.capacity }),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Planning a sandboxed stage: finding its component and looking at it.
+
+use std::{fs, io, path::Path};
+
+use bytes::Bytes;
+
+use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
+use crate::{
+    sandbox::{DEFAULT_MEMORY, Inspection, Limits, Sandbox, inspect},
+    spec::{Bound, Place, StageSpec, nearest},
+    stock,
+};
+
+/// The largest component file that is loaded, in bytes.
+const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+
+/// A sandboxed stage that can run.
+#[derive(Debug)]
+pub(crate) struct WasmWork {
+    pub(crate) source: String,
+    pub(crate) bytes: Bytes,
+    pub(crate) digest: [u8; 32],
+    pub(crate) inspection: Inspection,
+    /// Its arguments, its name first.
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) limits: Limits,
+}
+
+/// A `.wasm` file that was read and looked at.
+pub(super) type Found = (Bytes, [u8; 32], Inspection);
+
+impl Planner<'_> {
+    pub(super) fn wasm(
+        &mut self,
+        stage: &StageSpec,
+        wasm: &str,
+        name: &str,
+        place: &Place,
+        layers: &Layers<'_>,
+    ) -> Result<WasmWork, PlanError> {
+        let path = layers.base.join(wasm);
+        let key = if wasm.starts_with("builtin:") { wasm.into() } else { path.clone() };
+        let (bytes, digest, inspection) = match self.files.get(&key) {
+            Some(found) => found.clone(),
+            None => {
+                let found = find(wasm, &place.key("wasm"), layers.base)?;
+                self.files.insert(key, found.clone());
+                found
+            }
+        };
+        if let Some(expected) = &stage.sha256
+            && !expected.eq_ignore_ascii_case(&hex(&digest))
+        {
+            let message = format!("{wasm} has the digest {}", hex(&digest));
+            return Err(PlanError::new(PlanErrorKind::Refused, place.key("sha256"), message)
+                .hint("it is not the file this pipeline was written for; if it should be, change the digest"));
+        }
+        let mut args = vec![name.to_owned()];
+        args.extend(stage.args.iter().flatten().cloned());
+        let limits = Limits {
+            memory: match layers.limit(|limits| limits.memory) {
+                None => Some(DEFAULT_MEMORY),
+                Some(Bound::None) => None,
+                Some(Bound::At(size)) => Some(size.0),
+            },
+        };
+        let env = layers.variables().into_iter().collect();
+        Ok(WasmWork { source: wasm.to_owned(), bytes, digest, inspection, args, env, limits })
+    }
+}
+
+fn find(wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
+    let bytes = match wasm.strip_prefix("builtin:") {
+        Some(name) => Bytes::from_static(find_stock(name, place)?.wasm),
+        None => read_stage(wasm, &base.join(wasm), place)?.into(),
+    };
+    let inspection = inspect(&bytes).map_err(|refused| PlanError {
+        hint: refused.hint,
+        ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
+    })?;
+    let digest = Sandbox::digest(&bytes);
+    Ok((bytes, digest, inspection))
+}
+
+fn find_stock(name: &str, place: &Place) -> Result<&'static stock::StockStage, PlanError> {
+    stock::find(name).ok_or_else(|| {
+        let known = || stock::STOCK.iter().map(|stage| stage.name);
+        let list = known().collect::<Vec<_>>().join(", ");
+        let guess = nearest(name, known()).map(|name| format!("did you mean builtin:{name}? ")).unwrap_or_default();
+        PlanError::new(PlanErrorKind::NotFound, place, format!("there is no stock stage {name:?}"))
+            .hint(format!("{guess}there are: {list}"))
+    })
+}
+
+fn read_stage(wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
+    read_component(path).map_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
+        }
+        let stock = stock::find(wasm).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
+        PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
+            .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
+    })
+}
+
+/// Reads a component's file: a regular file of bounded size.
+///
+/// # Errors
+///
+/// What the system says, or what the file is instead.
+pub fn read_component(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if metadata.len() > MAX_COMPONENT_BYTES {
+        let message = format!("it has {} bytes, and at most {MAX_COMPONENT_BYTES} are loaded", metadata.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    fs::read(path)
+}

@@ -1,0 +1,31 @@
+//! Processes: the one file that spawns them, their leaders, their trees, and the guard that outlives the host.
+//!
+//! A command is a leader and whatever it starts. The leader stays a zombie until its run is over: until then the kernel
+//! gives its id to nobody else, and signalling its group can hit no stranger.
+
+mod cgroup;
+mod guard;
+mod leader;
+mod spawn;
+mod tree;
+
+pub(crate) use cgroup::{Cgroup, CgroupParent};
+pub use guard::Guard;
+pub(crate) use guard::{GuardLink, Hold};
+pub(crate) use leader::{Leader, Status};
+pub(crate) use spawn::{Launch, Rlimits, Spawner};
+pub(crate) use tree::{Member, cpu_of, group_members, name_of, orphans, usage, writes_to};
+
+/// Makes this process the parent of what its descendants leave behind.
+pub(crate) fn adopt_orphans() -> std::io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Whether this process is in the foreground group of its controlling terminal.
+pub fn in_foreground() -> bool {
+    use rustix::fs::{Mode, OFlags, open};
+    let Ok(terminal) = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    rustix::termios::tcgetpgrp(&terminal) == Ok(rustix::process::getpgrp())
+}

@@ -1,0 +1,399 @@
+//! The one file that spawns processes.
+//!
+//! A thread of its own does it: the kernel's parent-death signal is bound to the thread that forked, so that thread must
+//! live as long as its children may.
+
+use std::{
+    convert::Infallible,
+    ffi::{CStr, CString, OsString},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+};
+
+use rustix::{
+    io::fcntl_dupfd_cloexec,
+    process::{
+        Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, kill_process_group,
+        set_parent_process_death_signal, setrlimit, waitid,
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{GuardLink, Leader};
+
+/// A program that is to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// The program's path.
+    pub(crate) program: PathBuf,
+    /// Its arguments, its name first.
+    pub(crate) arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub(crate) environment: Arc<Vec<(OsString, OsString)>>,
+    /// The directory it starts in; `None`: the host's.
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// Whether it leads a process group of its own.
+    pub(crate) own_group: bool,
+    pub(crate) rlimits: Rlimits,
+    pub(crate) guard: Option<GuardLink>,
+    /// The `cgroup.procs` file of the cgroup it is to start in.
+    pub(crate) cgroup: Option<OwnedFd>,
+}
+
+/// Limits that the kernel holds, per process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rlimits {
+    /// Open files: the soft and the hard limit.
+    pub(crate) open_files: Option<(u64, u64)>,
+    /// The largest file, in bytes.
+    pub(crate) file_size: Option<u64>,
+}
+
+struct Request {
+    launch: Launch,
+    reply: oneshot::Sender<io::Result<Pid>>,
+}
+
+/// Starts programs. Its thread starts with the first of them and ends with it.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    worker: Mutex<Option<Worker>>,
+    /// Whether the calling thread starts them, because it lives as long as they may.
+    inline: bool,
+}
+
+#[derive(Debug)]
+struct Worker {
+    requests: mpsc::Sender<Request>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts that may wait for the thread at once.
+const QUEUE: usize = 64;
+
+impl Spawner {
+    /// Makes one. `inline`: whoever calls starts the programs itself, on a thread that outlives them.
+    pub(crate) fn new(inline: bool) -> Self {
+        Self { worker: Mutex::default(), inline }
+    }
+
+    /// Starts a program and waits until it runs.
+    ///
+    /// # Errors
+    ///
+    /// What the system says: no such program or interpreter, no right to run it, no room for a process.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, a program that was started meanwhile is killed.
+    pub(crate) async fn start(&self, launch: Launch) -> io::Result<Arc<Leader>> {
+        let (own_group, guard) = (launch.own_group, launch.guard.clone());
+        if self.inline {
+            let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+            let pid = spawn(launch, &mut stack)?;
+            return Leader::new(pid, own_group, guard.clone()).inspect_err(|_| abandon(pid, own_group, guard.as_ref()));
+        }
+        let (reply, replied) = oneshot::channel();
+        let lost = || io::Error::other("the thread that starts programs is gone");
+        self.requests()?.send(Request { launch, reply }).await.map_err(|_| lost())?;
+        let pid = replied.await.map_err(|_| lost())??;
+        Leader::new(pid, own_group, guard.clone()).inspect_err(|_| abandon(pid, own_group, guard.as_ref()))
+    }
+
+    fn requests(&self) -> io::Result<mpsc::Sender<Request>> {
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(worker) = &*worker {
+            return Ok(worker.requests.clone());
+        }
+        let (requests, mut queue) = mpsc::channel::<Request>(QUEUE);
+        let thread = std::thread::Builder::new().name("stagehost-spawn".into()).spawn(move || {
+            let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+            while let Some(Request { launch, reply }) = queue.blocking_recv() {
+                let (own_group, guard) = (launch.own_group, launch.guard.clone());
+                if let Err(Ok(pid)) = reply.send(spawn(launch, &mut stack)) {
+                    abandon(pid, own_group, guard.as_ref());
+                }
+            }
+        })?;
+        *worker = Some(Worker { requests: requests.clone(), thread });
+        Ok(requests)
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        let worker = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Worker { requests, thread }) = worker {
+            drop(requests);
+            // It cannot have panicked: it only starts programs.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ends a program that nobody waits for any more.
+fn abandon(pid: Pid, own_group: bool, guard: Option<&GuardLink>) {
+    if own_group {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    let _ = rustix::process::kill_process(pid, Signal::KILL);
+    let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    if let Some(guard) = guard {
+        guard.gone(pid);
+    }
+}
+
+/// Everything that the child needs between its birth and its program, made before it is born: there it may neither
+/// allocate nor take a lock.
+struct Child {
+    program: CString,
+    arguments: Strings,
+    /// The same for a shell, which is given programs without a format of their own, as every shell does.
+    shell: Strings,
+    environment: Strings,
+    directory: Option<CString>,
+    streams: [OwnedFd; 3],
+    own_group: bool,
+    dies_with_host: bool,
+    host: libc::pid_t,
+    rlimits: Rlimits,
+    guard: Option<GuardLink>,
+    cgroup: Option<OwnedFd>,
+    /// What went wrong there, as an error number. The child shares this memory.
+    failed: AtomicI32,
+    /// Whether that was going to its directory.
+    at_directory: AtomicBool,
+}
+
+/// Strings as `execve` takes them: the texts, and a list of where they are that ends with a null.
+struct Strings {
+    list: Vec<*const libc::c_char>,
+    _texts: Vec<CString>,
+}
+
+impl Strings {
+    fn new(texts: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Self> {
+        let texts: Vec<CString> = texts.into_iter().map(CString::new).collect::<Result<_, _>>()?;
+        // The texts are on the heap: they stay where they are when the vector moves.
+        let list = texts.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect();
+        Ok(Self { list, _texts: texts })
+    }
+}
+
+/// The stack of a child until it runs its program, in bytes. It calls a dozen system calls.
+const CHILD_STACK: usize = 64 << 10;
+
+/// The shell for programs without a format of their own.
+const SHELL: &CStr = c"/bin/sh";
+
+impl Child {
+    fn new(launch: Launch) -> io::Result<Self> {
+        let Launch {
+            program,
+            arguments,
+            environment,
+            directory,
+            stdin,
+            stdout,
+            stderr,
+            own_group,
+            rlimits,
+            guard,
+            cgroup,
+        } = launch;
+        let text = |path: PathBuf| CString::new(path.into_os_string().into_vec());
+        let program = text(program)?;
+        let arguments: Vec<Vec<u8>> = arguments.into_iter().map(OsString::into_vec).collect();
+        let mut shell = arguments.clone();
+        shell.truncate(1);
+        shell.push(program.as_bytes().to_vec());
+        shell.extend(arguments.iter().skip(1).cloned());
+        let variable = |(key, value): &(OsString, OsString)| [key.as_bytes(), b"=", value.as_bytes()].concat();
+        // A descriptor in the place of a standard stream would be closed by putting the stream there.
+        let above = |file: OwnedFd| -> io::Result<OwnedFd> {
+            if file.as_raw_fd() > 2 { Ok(file) } else { Ok(fcntl_dupfd_cloexec(&file, 3)?) }
+        };
+        Ok(Self {
+            program,
+            arguments: Strings::new(arguments)?,
+            shell: Strings::new(shell)?,
+            environment: Strings::new(environment.iter().map(variable))?,
+            directory: directory.map(text).transpose()?,
+            streams: [above(stdin)?, above(stdout)?, above(stderr)?],
+            own_group,
+            // In a group that is shared with others the guard needs the leader to find what it started.
+            dies_with_host: own_group || guard.is_none(),
+            host: rustix::process::getpid().as_raw_nonzero().get(),
+            rlimits,
+            guard,
+            cgroup,
+            failed: AtomicI32::new(0),
+            at_directory: AtomicBool::new(false),
+        })
+    }
+
+    /// Becomes the program. Returns only if that failed.
+    ///
+    /// # Safety
+    ///
+    /// To be called in a process of its own that shares this memory with a thread which waits, with all signals blocked.
+    unsafe fn become_program(&self) -> Result<Infallible, rustix::io::Errno> {
+        if self.own_group {
+            rustix::process::setpgid(None, None)?;
+        }
+        if let Some(guard) = &self.guard {
+            guard.register_self(self.own_group);
+        }
+        if self.dies_with_host {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
+        if getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(self.host) {
+            // The host died before the line above.
+            return Err(rustix::io::Errno::SRCH);
+        }
+        for (standard, file) in (0..).zip(&self.streams) {
+            // SAFETY: a system call on numbers; this process owns nothing that it could take away.
+            if unsafe { libc::dup2(file.as_raw_fd(), standard) } < 0 {
+                return Err(last_error());
+            }
+        }
+        if let Some(directory) = &self.directory {
+            rustix::process::chdir(directory).inspect_err(|_| self.at_directory.store(true, SeqCst))?;
+        }
+        // Before the limit on open files is lowered: descriptors beyond it are there all the same.
+        close_on_exec();
+        if let Some((soft, hard)) = self.rlimits.open_files {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })?;
+        }
+        if let Some(bytes) = self.rlimits.file_size {
+            setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            rustix::io::write(cgroup, b"0")?;
+        }
+        // SAFETY: no handler of the host's is left when signals are let through, so none runs here.
+        unsafe { reset_signals() };
+        // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
+        unsafe {
+            libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());
+            if last_error() == rustix::io::Errno::NOEXEC {
+                libc::execve(SHELL.as_ptr(), self.shell.list.as_ptr(), self.environment.list.as_ptr());
+            }
+        }
+        Err(last_error())
+    }
+}
+
+fn last_error() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
+}
+
+/// Gives every signal but the ignored ones its default, SIGPIPE too, and blocks none.
+///
+/// # Safety
+///
+/// To be called in a child that is about to run its program.
+unsafe fn reset_signals() {
+    const HIGHEST: libc::c_int = 64;
+    // SAFETY: `action` and `none` are plain data that the calls fill in; a number that is no signal is an error that
+    // changes nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=HIGHEST {
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0 {
+                continue;
+            }
+            // The language's runtime ignores SIGPIPE, for itself.
+            if action.sa_sigaction != libc::SIG_DFL && (action.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE)
+            {
+                action.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// The child's first and last function.
+extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn` passes a `Child` and waits until this process has its program or is gone, with all signals blocked.
+    let child = unsafe { &*child.cast::<Child>() };
+    // SAFETY: as above.
+    let Err(error) = unsafe { child.become_program() };
+    child.failed.store(error.raw_os_error(), SeqCst);
+    // SAFETY: ends this process, and nothing that it shares with the host.
+    unsafe { libc::_exit(127) }
+}
+
+/// Starts a program.
+///
+/// The child is made as `posix_spawn` makes it: it shares the host's memory, and this thread waits until it has its program.
+/// To copy the page tables of a host with many sandboxed stages would take many times longer than everything else here.
+fn spawn(launch: Launch, stack: &mut [u128]) -> io::Result<Pid> {
+    let mut child = Child::new(launch)?;
+    let top = stack.as_mut_ptr_range().end;
+    // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
+    // is done with both. Signals are blocked meanwhile, so that no handler runs on the shared memory.
+    let pid = unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(begin, top.cast(), flags, (&raw mut child).cast());
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        if pid < 0 {
+            return Err(error);
+        }
+        pid
+    };
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without an id"))?;
+    match child.failed.load(SeqCst) {
+        0 => Ok(pid),
+        error => {
+            if let Some(guard) = &child.guard {
+                guard.gone(pid);
+            }
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+            let error = io::Error::from_raw_os_error(error);
+            match &child.directory {
+                Some(directory) if child.at_directory.load(SeqCst) => {
+                    Err(io::Error::other(format!("its directory {}: {error}", directory.to_string_lossy())))
+                }
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+/// Marks everything but the standard streams close-on-exec, whoever opened it. Async-signal-safe.
+fn close_on_exec() {
+    // SAFETY: plain system calls on numbers; a number without a descriptor is an error that is not looked at. Nothing is
+    // closed here, so nobody's descriptor is taken away.
+    unsafe {
+        let done = libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        if done == 0 {
+            return;
+        }
+        // Before Linux 5.11, or where the call is denied.
+        const MOST: u64 = 1 << 20;
+        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST);
+        for number in 3..libc::c_int::try_from(limit).unwrap_or(1024) {
+            libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Process trees, as `/proc` shows them.
+
+use std::{collections::HashMap, fs, time::Duration};
+
+use procfs::process::{Process, Stat};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
+};
+
+/// A process that was seen, told from a later one of the same id by when it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Member {
+    pub(crate) pid: Pid,
+    started: u64,
+}
+
+impl Member {
+    fn of(stat: &Stat) -> Option<Self> {
+        Some(Self { pid: Pid::from_raw(stat.pid)?, started: stat.starttime })
+    }
+
+    /// Whether it still lives (a zombie does not).
+    pub(crate) fn is_alive(self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.starttime == self.started && !is_dead(&stat))
+    }
+
+    /// Signals this very process, or nobody.
+    pub(crate) fn signal(self, signal: Signal) {
+        match pidfd_open(self.pid, PidfdFlags::empty()) {
+            // The descriptor stands for whoever has the id now; that it is the one we mean is checked afterwards.
+            Ok(pidfd) if self.is_alive() => _ = pidfd_send_signal(pidfd, signal),
+            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+            // Where there are no pidfds.
+            Err(_) if self.is_alive() => _ = kill_process(self.pid, signal),
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
+    Process::new(pid.as_raw_nonzero().get()).and_then(|process| process.stat()).ok()
+}
+
+/// What a process tree uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) processes: u64,
+    /// Resident memory of all of them, in bytes.
+    pub(crate) resident: u64,
+    /// Processor time of all of them, and of those they waited for.
+    pub(crate) cpu: Duration,
+    pub(crate) members: Vec<Member>,
+}
+
+/// What a command uses: its leader, what that started, and, if it leads a group and `thorough` is asked for, whoever else
+/// is in the group. Being thorough looks at every process of the machine.
+pub(crate) fn usage(leader: Pid, group: Option<Pid>, thorough: bool) -> Usage {
+    let stats = match group {
+        Some(group) if thorough => tree_of_all(leader, Some(group)),
+        _ => tree_by_children(leader).unwrap_or_else(|| tree_of_all(leader, None)),
+    };
+    let page = rustix::param::page_size() as u64;
+    let mut usage = Usage::default();
+    for stat in &stats {
+        usage.cpu += cpu_time(stat);
+        if is_dead(stat) {
+            continue;
+        }
+        usage.processes += 1;
+        usage.resident += stat.rss * page;
+        usage.members.extend(Member::of(stat));
+    }
+    usage
+}
+
+/// What is below `root`, without it.
+pub(super) fn descendants(root: Pid) -> Vec<Member> {
+    let stats = tree_by_children(root).unwrap_or_else(|| tree_of_all(root, None));
+    stats.iter().filter(|stat| stat.pid != root.as_raw_nonzero().get()).filter_map(Member::of).collect()
+}
+
+/// The living members of process groups, by group. Looks at every process of the machine.
+pub(crate) fn group_members(groups: &[Pid]) -> HashMap<Pid, Vec<Member>> {
+    let mut found: HashMap<Pid, Vec<Member>> = HashMap::new();
+    let mut given_away = Vec::new();
+    for stat in all_stats() {
+        let Some(group) = Pid::from_raw(stat.pgrp).filter(|group| groups.contains(group)) else { continue };
+        if stat.pid == stat.pgrp {
+            // A process of the group's own id: the id belongs to somebody else now, and so does the group.
+            given_away.push(group);
+        } else if !is_dead(&stat) {
+            found.entry(group).or_default().extend(Member::of(&stat));
+        }
+    }
+    found.retain(|group, _| !given_away.contains(group));
+    found
+}
+
+/// What this process has adopted, where it adopts orphans: its children that are neither `known` nor dead, and that are still in
+/// its own process group. Those that are dead are reaped.
+pub(crate) fn orphans(known: &[Pid]) -> Vec<Member> {
+    let own = rustix::process::getpid();
+    let group = rustix::process::getpgrp().as_raw_nonzero().get();
+    let below = tree_by_children(own).unwrap_or_else(|| tree_of_all(own, None));
+    let mut living = Vec::new();
+    for stat in below.iter().filter(|stat| stat.pid != own.as_raw_nonzero().get()) {
+        let Some(member) = Member::of(stat).filter(|member| !known.contains(&member.pid)) else { continue };
+        if is_dead(stat) && stat.ppid == own.as_raw_nonzero().get() {
+            let _ = waitid(WaitId::Pid(member.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        } else if !is_dead(stat) && stat.pgrp == group {
+            living.push(member);
+        }
+    }
+    living
+}
+
+/// The name of a process, for people.
+pub(crate) fn name_of(pid: Pid) -> String {
+    stat(pid).map_or_else(|| "a process".into(), |stat| stat.comm)
+}
+
+/// The processor time that an ended leader and those it waited for used.
+pub(crate) fn cpu_of(leader: Pid) -> Option<Duration> {
+    stat(leader).as_ref().map(cpu_time)
+}
+
+/// Whether any of these processes has the file with this inode number open: `None`, if that cannot be seen.
+pub(crate) fn writes_to(members: &[Member], inode: u64) -> Option<bool> {
+    let target = format!("pipe:[{inode}]");
+    for member in members {
+        let files = fs::read_dir(format!("/proc/{}/fd", member.pid.as_raw_nonzero())).ok()?;
+        if files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == target.as_str()))
+        {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// Kills a process and everything below it. Each is stopped before what it started is looked for, so that nothing new
+/// appears behind our back.
+pub(super) fn kill_tree(root: Pid) {
+    let mut all = Vec::new();
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        if all.contains(&pid) || kill_process(pid, Signal::STOP).is_err() {
+            continue;
+        }
+        all.push(pid);
+        next.extend(descendants(pid).iter().map(|member| member.pid));
+    }
+    for pid in all {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn cpu_time(stat: &Stat) -> Duration {
+    let waited = u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0);
+    let ticks = stat.utime.saturating_add(stat.stime).saturating_add(waited);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_millis(ticks.saturating_mul(1000) / per_second)
+}
+
+/// A process and everything below it, by the kernel's lists of children; `None` where it keeps none.
+fn tree_by_children(root: Pid) -> Option<Vec<Stat>> {
+    let mut found = Vec::new();
+    let mut next = vec![root.as_raw_nonzero().get()];
+    while let Some(pid) = next.pop() {
+        // Processes come and go while we look.
+        let Ok(process) = Process::new(pid) else { continue };
+        let Ok(stat) = process.stat() else { continue };
+        if !is_dead(&stat) {
+            for task in process.tasks().into_iter().flatten().flatten() {
+                match task.children() {
+                    Ok(children) => next.extend(children.into_iter().filter_map(|child| i32::try_from(child).ok())),
+                    Err(procfs::ProcError::NotFound(_))
+                        if Process::new(pid).is_ok_and(|process| process.is_alive()) =>
+                    {
+                        return None;
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        found.push(stat);
+    }
+    Some(found)
+}
+
+/// A process, everything below it, and whoever is in `group`, by looking at every process.
+fn tree_of_all(root: Pid, group: Option<Pid>) -> Vec<Stat> {
+    let mut others: Vec<Stat> = all_stats().collect();
+    let mut found: Vec<Stat> = Vec::new();
+    let belongs = |stat: &Stat, found: &[Stat]| {
+        stat.pid == root.as_raw_nonzero().get()
+            || group.is_some_and(|group| stat.pgrp == group.as_raw_nonzero().get())
+            || found.iter().any(|parent| parent.pid == stat.ppid)
+    };
+    loop {
+        let (new, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|stat| belongs(stat, &found));
+        if new.is_empty() {
+            return found;
+        }
+        found.extend(new);
+        others = rest;
+    }
+}
+
+fn all_stats() -> impl Iterator<Item = Stat> {
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    processes.filter_map(|process| process.stat().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    use procfs::FromRead;
+
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it looks at")]
+    fn shell(arguments: &[&str]) -> (Child, Pid) {
+        let mut child = Command::new("sh").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        // It says when it is as deep as it will be.
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        (child, pid)
+    }
+
+    #[test]
+    fn gp_82_five_nested_shells_are_five_children() {
+        // Each shell runs its own text once more, until the last one sleeps.
+        let script = r#"if [ $1 -gt 0 ]; then sh -c "$0" "$0" $(($1 - 1)); :; else echo ready; exec sleep 100; fi"#;
+        let (mut child, pid) = shell(&["-c", script, script, "5"]);
+        assert_eq!(descendants(pid).len(), 5);
+        assert_eq!(tree_of_all(pid, None).len(), 6);
+        let usage = usage(pid, None, false);
+        assert_eq!((usage.processes, usage.members.len()), (6, 6));
+        assert!(usage.resident > 0);
+        kill_tree(pid);
+        child.wait().unwrap();
+        // Dying takes a moment.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while usage.members.iter().any(|member| member.is_alive()) {
+            assert!(std::time::Instant::now() < deadline, "they live on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn gp_83_a_process_without_children_has_none() {
+        let (mut child, pid) = shell(&["-c", "echo ready; exec sleep 100"]);
+        assert!(descendants(pid).is_empty());
+        kill_tree(pid);
+        child.wait().unwrap();
+        assert!(descendants(pid).is_empty());
+        assert_eq!(usage(pid, None, false).processes, 0);
+    }
+
+    #[test]
+    fn gp_84_malformed_lines_are_refused() {
+        for line in ["", "1", "1 (sh", "1 sh) S 1", "x (sh) S 1 1 1 0 -1", "1 (a) b (c) S 1 2"] {
+            assert!(Stat::from_read(line.as_bytes()).is_err(), "{line:?}");
+        }
+        let own = fs::read("/proc/self/stat").unwrap();
+        assert!(Stat::from_read(&own[..]).is_ok());
+        // A name may hold anything.
+        let odd = String::from_utf8_lossy(&own).into_owned();
+        let (_, rest) = odd.rsplit_once(')').unwrap();
+        let odd = format!("1 (a) (b c){rest}");
+        assert_eq!(Stat::from_read(odd.as_bytes()).unwrap().comm, "a) (b c");
+    }
+}

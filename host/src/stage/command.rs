@@ -1,0 +1,492 @@
+//! An ordinary program as a stage.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal};
+use tokio::sync::watch;
+
+use super::{
+    StageEnd,
+    copying::{Drained, Fed, Log, Task, drain, feed},
+    wasm::over_time,
+};
+use crate::{
+    joint::{Buffers, DescriptorSink, DescriptorSource, Kept, Sink, Source, Stop, StopReason, has_no_reader},
+    outcome::{LimitKind, StageExit},
+    pipeline::{Event, Events},
+    plan::{CommandWork, PlannedStage},
+    process::{
+        Cgroup, CgroupParent, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of, usage, writes_to,
+    },
+    spec::Eof,
+};
+
+/// What every command of a run needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) spawner: Arc<Spawner>,
+    pub(crate) guard: Option<GuardLink>,
+    pub(crate) cgroups: Option<CgroupParent>,
+    pub(crate) buffers: Buffers,
+    /// Whether each command leads a process group of its own, rather than staying in the terminal's.
+    pub(crate) own_groups: bool,
+    /// Whether this process adopts orphans, and then the one child that is none: the guard.
+    pub(crate) orphans: Option<Option<Pid>>,
+    /// The limits on open files that the host itself was started with.
+    pub(crate) open_files: Option<(u64, u64)>,
+    pub(crate) kill_after: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) events: Events,
+}
+
+/// A program's standard input.
+#[derive(Debug)]
+pub(crate) struct ChildInput {
+    pub(crate) file: OwnedFd,
+    /// What it is fed from, through the pipe whose write end this is, and what the host keeps of that pipe.
+    pub(crate) feed: Option<(Source, OwnedFd, Arc<Kept>)>,
+}
+
+/// A program's standard output.
+#[derive(Debug)]
+pub(crate) struct ChildOutput {
+    pub(crate) file: OwnedFd,
+    /// Where it is taken to, from the pipe whose read end this is.
+    pub(crate) drain: Option<(OwnedFd, Sink)>,
+    /// The pipe it writes.
+    pub(crate) kept: Option<Arc<Kept>>,
+    /// The output at the pipeline's end, to see whether its reader has left.
+    pub(crate) end: Option<OwnedFd>,
+}
+
+/// A program's standard error.
+#[derive(Debug)]
+pub(crate) struct ChildStderr {
+    pub(crate) file: OwnedFd,
+    /// Where it is passed on to, from the pipe whose read end this is.
+    pub(crate) log: Option<(OwnedFd, Sink)>,
+}
+
+/// A command with its ends, ready to start.
+#[derive(Debug)]
+pub(crate) struct CommandStage {
+    pub(crate) index: usize,
+    pub(crate) planned: Arc<PlannedStage>,
+    pub(crate) stdin: ChildInput,
+    pub(crate) stdout: ChildOutput,
+    pub(crate) stderr: ChildStderr,
+    pub(crate) input_name: Option<String>,
+    pub(crate) output_name: Option<String>,
+    pub(crate) around: Surroundings,
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub(crate) struct RunningCommand {
+    index: usize,
+    planned: Arc<PlannedStage>,
+    leader: Arc<Leader>,
+    cgroup: Option<Cgroup>,
+    feed: Option<Task<Fed>>,
+    /// What the host keeps of the pipe that it is fed through.
+    fed_through: Option<Arc<Kept>>,
+    drain: Option<Task<Drained>>,
+    gone: watch::Sender<bool>,
+    log: Option<Log>,
+    kept: Option<Arc<Kept>>,
+    end: Option<OwnedFd>,
+    input_name: Option<String>,
+    output_name: Option<String>,
+    around: Surroundings,
+    measured: Arc<Mutex<Measured>>,
+    started: Instant,
+}
+
+/// What was seen of a running command.
+#[derive(Debug, Default)]
+struct Measured {
+    peak_memory: Option<u64>,
+    /// Everything that was below the leader when it was last looked at.
+    members: Vec<Member>,
+    /// Since when no process of it has its output open.
+    closed_since: Option<Instant>,
+    warned: bool,
+}
+
+impl CommandStage {
+    /// Starts the program.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be started.
+    pub(crate) async fn start(self, work: &CommandWork) -> Result<RunningCommand, StageExit> {
+        let Self { index, planned, stdin, stdout, stderr, input_name, output_name, around } = self;
+        let failed = |error: io::Error| match error.kind() {
+            // The plan has seen the program: what is missing is what its first line names, or it has just gone.
+            io::ErrorKind::NotFound => StageExit::StartFailed {
+                message: format!("{}: {error} (or its interpreter)", work.program.display()),
+                missing: true,
+            },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
+                StageExit::StartFailed { message: format!("{}: {error}", work.program.display()), missing: false }
+            }
+            // No room for a process or a descriptor, a directory that has gone: the program itself is not to blame.
+            _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::NOEXEC) => {
+                    StageExit::StartFailed { message: format!("{}: {error}", work.program.display()), missing: false }
+                }
+                _ => StageExit::HostError {
+                    message: format!("cannot be started: {error}"),
+                    path: Some(work.program.display().to_string()),
+                },
+            },
+        };
+        let (cgroup, procs) = match &around.cgroups {
+            Some(parent) => {
+                parent.group(work.limits.memory).map(|(group, procs)| (Some(group), Some(procs))).map_err(failed)?
+            }
+            None => (None, None),
+        };
+        let launch = Launch {
+            program: work.program.clone(),
+            arguments: work.arguments.clone(),
+            environment: work.environment.clone(),
+            directory: work.directory.clone(),
+            stdin: stdin.file,
+            stdout: stdout.file,
+            stderr: stderr.file,
+            own_group: around.own_groups,
+            rlimits: Rlimits {
+                open_files: work.limits.rlimits.open_files.or(around.open_files),
+                file_size: work.limits.rlimits.file_size,
+            },
+            guard: around.guard.clone(),
+            cgroup: procs,
+        };
+        let started = Instant::now();
+        let leader = around.spawner.start(launch).await.map_err(failed)?;
+        if let (Eof::Early, Some(kept)) = (work.eof, &stdout.kept) {
+            kept.let_go_early();
+        }
+        around.events.send(Event::Started {
+            stage: planned.name.clone(),
+            pid: u32::try_from(leader.pid().as_raw_nonzero().get()).ok(),
+        });
+        let (feed, fed_through) = match stdin.feed {
+            Some((source, file, kept)) => {
+                let sink = DescriptorSink::owned(file).map_err(failed)?;
+                (Some(feed(source, sink, &around.buffers)), Some(kept))
+            }
+            None => (None, None),
+        };
+        let (gone, seen_gone) = watch::channel(false);
+        let drain = match stdout.drain {
+            Some((file, sink)) => {
+                let source = DescriptorSource::owned(file).map_err(failed)?;
+                Some(drain(source, sink, seen_gone, around.linger, &around.buffers))
+            }
+            None => None,
+        };
+        let log = match stderr.log {
+            Some((file, sink)) => Some(Log::start(file, sink, &around.buffers).map_err(failed)?),
+            None => None,
+        };
+        Ok(RunningCommand {
+            index,
+            planned,
+            leader,
+            cgroup,
+            feed,
+            fed_through,
+            drain,
+            gone,
+            log,
+            kept: stdout.kept,
+            end: stdout.end,
+            input_name,
+            output_name,
+            around,
+            measured: Arc::default(),
+            started,
+        })
+    }
+}
+
+impl RunningCommand {
+    pub(crate) fn leader(&self) -> &Arc<Leader> {
+        &self.leader
+    }
+
+    /// Waits for the program and returns how it ended. Its leader is a zombie then, until the run reaps it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future kills the program.
+    pub(crate) async fn run(mut self, work: &CommandWork, stop: Stop) -> StageEnd {
+        let mut input_bytes = None;
+        let mut source = None;
+        let mut out_of_time = std::pin::pin!(over_time(self.planned.wall_time));
+        let stopped = loop {
+            let mut feed = self.feed.take();
+            tokio::select! {
+                biased;
+                () = self.leader.ended() => {
+                    self.feed = feed;
+                    break None;
+                }
+                () = stop.requested() => {
+                    self.feed = feed;
+                    break self.stop(&stop).await;
+                }
+                fed = async { feed.as_mut().expect("guarded below").ended().await }, if feed.is_some() => match fed {
+                    Ok(Fed { bytes, source: left, failed: None }) => {
+                        (input_bytes, source) = (Some(bytes), Some(left));
+                        // Its input is whole: now it may see the end.
+                        self.fed_through = None;
+                    }
+                    Ok(Fed { bytes, failed: Some((error, sink)), .. }) => {
+                        input_bytes = Some(bytes);
+                        // Its input must not look complete: it is gone before the pipe closes.
+                        self.kill().await;
+                        drop(sink);
+                        break Some(StageExit::HostError { message: error.to_string(), path: self.input_name.clone() });
+                    }
+                    Err(error) => {
+                        self.kill().await;
+                        break Some(StageExit::HostError { message: error.to_string(), path: None });
+                    }
+                },
+                exit = self.over_limits(work) => {
+                    self.feed = feed;
+                    self.kill().await;
+                    break Some(exit);
+                }
+                exit = &mut out_of_time => {
+                    self.feed = feed;
+                    self.kill().await;
+                    break Some(exit);
+                }
+            }
+        };
+        let lifetime = self.started.elapsed();
+        let broken = self.reader_is_gone();
+        let cgroup = self.cgroup.take();
+        let mut exit = stopped.unwrap_or_else(|| self.exit(work, broken, cgroup.as_ref()));
+        if let Some(feed) = self.feed.as_mut().filter(|feed| feed.is_finished()) {
+            // It may have failed in the same moment as the program ended well.
+            match feed.ended().await {
+                Ok(Fed { failed: None, .. }) => {}
+                Ok(Fed { failed: Some((error, _)), .. }) | Err(error) => {
+                    exit = StageExit::HostError { message: error.to_string(), path: self.input_name.clone() };
+                }
+            }
+        }
+        let cpu = cgroup.as_ref().and_then(Cgroup::cpu).or_else(|| cpu_of(self.leader.pid()));
+        let peak_memory = cgroup.as_ref().and_then(Cgroup::peak).or(self.measured().peak_memory);
+        self.gone.send_replace(true);
+        let mut end = StageEnd {
+            index: self.index,
+            exit,
+            broken,
+            cpu,
+            peak_memory,
+            lifetime: Some(lifetime),
+            leader: Some(self.leader.clone()),
+            cgroup,
+            log: self.log.take(),
+            source,
+            input_bytes,
+            ..StageEnd::default()
+        };
+        (self.feed, self.fed_through, self.kept) = (None, None, None);
+        self.finish_draining(&mut end, &stop).await;
+        end
+    }
+
+    fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reader_is_gone(&self) -> bool {
+        match (&self.kept, &self.end) {
+            (Some(kept), _) => kept.reader_is_gone(),
+            (None, Some(end)) => has_no_reader(end),
+            (None, None) => false,
+        }
+    }
+
+    /// How the program ended by itself.
+    fn exit(&self, work: &CommandWork, reader_is_gone: bool, cgroup: Option<&Cgroup>) -> StageExit {
+        const BROKEN_PIPE: u8 = 128 + 13;
+        let limit = |which, limit| StageExit::Limit { which, limit, used: None, asked: None };
+        match self.leader.status() {
+            Ok(Some(Status::Exited(0))) => StageExit::Ok,
+            Ok(Some(Status::Exited(BROKEN_PIPE))) if reader_is_gone => StageExit::BrokenPipe,
+            Ok(Some(Status::Exited(code))) => StageExit::Exit { code },
+            Ok(Some(Status::Signaled(signal))) if signal == Signal::PIPE.as_raw() && reader_is_gone => {
+                StageExit::BrokenPipe
+            }
+            Ok(Some(Status::Signaled(signal)))
+                if signal == Signal::XFSZ.as_raw() && work.limits.rlimits.file_size.is_some() =>
+            {
+                limit(LimitKind::FileSize, work.limits.rlimits.file_size)
+            }
+            Ok(Some(Status::Signaled(signal)))
+                if signal == Signal::KILL.as_raw() && cgroup.is_some_and(Cgroup::was_out_of_memory) =>
+            {
+                limit(LimitKind::Memory, work.limits.memory)
+            }
+            Ok(Some(Status::Signaled(signal))) => StageExit::Signal { signal },
+            Ok(None) => StageExit::HostError { message: "its end was not seen".into(), path: None },
+            Err(error) => StageExit::HostError {
+                message: format!(
+                    "its exit status is not known: {error} (somebody else waits for this program's children)"
+                ),
+                path: None,
+            },
+        }
+    }
+
+    /// Ends the program because the run is stopped. `None`: it had ended already, by itself.
+    async fn stop(&self, stop: &Stop) -> Option<StageExit> {
+        if !matches!(self.leader.status(), Ok(None)) {
+            return None;
+        }
+        let signal = match stop.reason() {
+            Some(StopReason::Signal(number)) => Signal::from_named_raw(number).unwrap_or(Signal::TERM),
+            _ => Signal::TERM,
+        };
+        if !self.around.own_groups {
+            // Once the leader is gone, nothing says what was below it.
+            let usage = usage(self.leader.pid(), None, false);
+            self.measured().members = usage.members;
+        }
+        // In the terminal's group it got a key's signal when we did.
+        if self.around.own_groups || !stop.came_from_terminal() {
+            self.leader.ask(signal);
+        }
+        let mut ended = self.ends_within(self.around.kill_after, stop).await;
+        if !ended && signal != Signal::TERM {
+            // Many programs that ignore the keyboard tidy up when they are asked to end.
+            self.leader.ask(Signal::TERM);
+            ended = self.ends_within(self.around.kill_after.min(Duration::from_millis(500)), stop).await;
+        }
+        if !ended {
+            self.kill().await;
+        }
+        Some(StageExit::Cancelled)
+    }
+
+    async fn ends_within(&self, time: Duration, stop: &Stop) -> bool {
+        tokio::select! {
+            biased;
+            () = self.leader.ended() => true,
+            () = stop.hurried() => false,
+            () = tokio::time::sleep(time) => false,
+        }
+    }
+
+    async fn kill(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        for member in self.measured().members.drain(..) {
+            // What was below it and may have left its group.
+            member.signal(Signal::KILL);
+        }
+        self.leader.kill();
+        // One that is stuck in a system call of a dead device is not waited for.
+        const STUCK: Duration = Duration::from_secs(10);
+        let _ = tokio::time::timeout(STUCK, self.leader.ended()).await;
+    }
+
+    /// Looks at what the command uses, again and again, until that is too much. Cancel safe.
+    async fn over_limits(&self, work: &CommandWork) -> StageExit {
+        const WATCHED: Duration = Duration::from_millis(50);
+        const FIRST: Duration = Duration::from_millis(20);
+        const RARELY: Duration = Duration::from_secs(1);
+        let watched = work.limits.are_watched();
+        let mut interval = if watched { WATCHED } else { FIRST };
+        loop {
+            tokio::time::sleep(interval).await;
+            if !watched {
+                interval = (interval * 2).min(RARELY);
+            }
+            let usage = usage(self.leader.pid(), self.leader.group(), watched);
+            let mut measured = self.measured();
+            if usage.resident > 0 {
+                measured.peak_memory = measured.peak_memory.max(Some(usage.resident));
+            }
+            let over = |which, limit: Option<u64>, used: u64| {
+                limit.filter(|limit| used > *limit).map(|limit| StageExit::Limit {
+                    which,
+                    limit: Some(limit),
+                    used: Some(used),
+                    asked: None,
+                })
+            };
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let over = over(LimitKind::Memory, work.limits.memory, usage.resident)
+                .or_else(|| over(LimitKind::CpuTime, work.limits.cpu_time.map(millis), millis(usage.cpu)))
+                .or_else(|| over(LimitKind::Processes, work.limits.processes, usage.processes));
+            measured.members.clone_from(&usage.members);
+            if let Some(exit) = over {
+                return exit;
+            }
+            self.look_at_output(work, &mut measured);
+        }
+    }
+
+    /// Warns if the command has closed its output and runs on: its reader waits for an end that only its exit brings.
+    fn look_at_output(&self, work: &CommandWork, measured: &mut Measured) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let Some(kept) = self.kept.as_ref().filter(|_| work.eof == Eof::Exit && !measured.warned) else { return };
+        if measured.members.is_empty() || writes_to(&measured.members, kept.inode) != Some(false) {
+            measured.closed_since = None;
+            return;
+        }
+        if measured.closed_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+            measured.warned = true;
+            let name = &self.planned.name;
+            self.around.events.send(Event::Warning {
+                stage: name.clone(),
+                message: format!(
+                    "stage `{name}` closed its output but still runs; its reader waits: \"eof\": \"early\" lets it go on"
+                ),
+            });
+        }
+    }
+
+    /// Takes what the program wrote to where it goes.
+    async fn finish_draining(&mut self, end: &mut StageEnd, stop: &Stop) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let drained = tokio::select! {
+            biased;
+            drained = drain.ended() => drained,
+            () = stop.requested_from_outside() => return,
+        };
+        match drained {
+            Ok(Drained { bytes, sink, failure, held_open }) => {
+                end.output_bytes = Some(bytes);
+                if held_open {
+                    end.notes.push("a process that it left behind still held its standard output open".into());
+                }
+                match failure {
+                    Some(error) if error.kind() == io::ErrorKind::BrokenPipe => end.broken = true,
+                    Some(error) => {
+                        let path = self.output_name.clone();
+                        end.exit = StageExit::HostError { message: error.to_string(), path };
+                    }
+                    None => {}
+                }
+                end.sink = Some(sink);
+            }
+            Err(error) => end.exit = StageExit::HostError { message: error.to_string(), path: None },
+        }
+    }
+}

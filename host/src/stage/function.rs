@@ -1,0 +1,174 @@
+//! A stage that is a function of the program that embeds the library.
+
+use std::{
+    any::Any,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle, sync::oneshot};
+
+use super::{InProcess, StageEnd, settle, wasm::over_time};
+use crate::{
+    function::{AsyncInput, AsyncOutput, Body, Error, FinishedEarly, Function, Input, Output, Release, Result},
+    joint::{InputPort, OutputPort, Stop},
+    outcome::{StageExit, TrapKind},
+};
+
+/// A function with its halves, ready to run.
+#[derive(Debug)]
+pub(crate) struct FunctionStage {
+    pub(crate) inside: InProcess,
+    pub(crate) function: Option<Function>,
+    pub(crate) wall_time: Option<Duration>,
+    /// How long it may take to return after it was released.
+    pub(crate) kill_after: Duration,
+}
+
+impl FunctionStage {
+    /// Runs the function and returns how it ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future releases the function and drops both halves, which aborts a ring.
+    pub(crate) async fn run(self, stop: Stop) -> StageEnd {
+        let Self { inside, function, wall_time, kill_after } = self;
+        let (input, output) = inside.ports();
+        let started = Instant::now();
+        let mut notes = Vec::new();
+        let Some(Function { body }) = function else {
+            let exit = StageExit::StartFailed { message: "a function runs once".into(), missing: false };
+            return inside.end(exit, &input, &output, StageEnd::default());
+        };
+        let release = Releasing(Arc::default());
+        let returned = start(body, &input, &output, &release.0);
+        let ended = async {
+            let mut returned = match returned {
+                Ok(returned) => returned,
+                Err(error) => return Err(StageExit::StartFailed { message: error.to_string(), missing: false }),
+            };
+            let stopped = tokio::select! {
+                biased;
+                () = stop.requested() => StageExit::Cancelled,
+                failure = input.failed() => inside.input_failed(&failure),
+                failure = output.failed() => inside.output_failed(&failure),
+                exit = over_time(wall_time) => exit,
+                returned = &mut returned.0 => return Ok(returned),
+            };
+            release.0.release();
+            // An asynchronous function is simply dropped; a thread has to come back by itself.
+            if returned.1.is_none() && tokio::time::timeout(kill_after, &mut returned.0).await.is_err() {
+                notes.push("its function did not return when the run was stopped; its thread goes on".to_owned());
+            }
+            Err(stopped)
+        };
+        let exit = match ended.await {
+            Err(exit) => exit,
+            Ok(Ok(returned)) => settle(exit_of(returned), &inside, &input, &output),
+            Ok(Err(_)) => StageExit::HostError { message: "the function was lost".into(), path: None },
+        };
+        let end = StageEnd { lifetime: Some(started.elapsed()), notes, ..StageEnd::default() };
+        inside.end(exit, &input, &output, end)
+    }
+}
+
+/// Releases a function when dropped.
+struct Releasing(Arc<Release>);
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// How a function came back: its result, or the text of its panic.
+type Returned = std::result::Result<Result, String>;
+
+/// An asynchronous function's task, ended with its owner.
+struct Task(tokio::task::AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts a function: on a thread of its own, or as a task.
+fn start(
+    body: Body,
+    input: &InputPort,
+    output: &OutputPort,
+    release: &Arc<Release>,
+) -> io::Result<(oneshot::Receiver<Returned>, Option<Task>)> {
+    let (sender, receiver) = oneshot::channel();
+    match body {
+        Body::Blocking(body) => {
+            let runtime = Handle::current();
+            let mut input = Input { port: input.clone(), release: release.clone(), runtime: runtime.clone() };
+            let mut output = Output { port: output.clone(), release: release.clone(), runtime };
+            std::thread::Builder::new().name("stagehost-function".into()).spawn(move || {
+                let returned = catch_unwind(AssertUnwindSafe(|| body(&mut input, &mut output)));
+                // Nobody waits any longer if the run was stopped and gave this thread up.
+                let _ = sender.send(returned.map_err(|panic| panic_text(&*panic)));
+            })?;
+            Ok((receiver, None))
+        }
+        Body::Async(body) => {
+            let running =
+                catch_unwind(AssertUnwindSafe(|| body(AsyncInput(input.clone()), AsyncOutput(output.clone()))));
+            let task = tokio::spawn(async move {
+                let returned = match running {
+                    Ok(running) => CatchUnwind(running).await,
+                    Err(panic) => Err(panic_text(&*panic)),
+                };
+                let _ = sender.send(returned);
+            });
+            Ok((receiver, Some(Task(task.abort_handle()))))
+        }
+    }
+}
+
+/// Turns a panic inside a future into a value.
+struct CatchUnwind<F>(F);
+
+impl<F: Future<Output = Result> + Unpin> Future for CatchUnwind<F> {
+    type Output = Returned;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Returned> {
+        let inner = std::pin::Pin::new(&mut self.0);
+        match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(panic_text(&*panic))),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".into())
+}
+
+fn exit_of(returned: Returned) -> StageExit {
+    match returned {
+        Ok(Ok(())) => StageExit::Ok,
+        Ok(Err(error)) if error.as_dyn().is::<FinishedEarly>() => StageExit::FinishedEarly,
+        Ok(Err(error)) if is_broken_pipe(&error) => StageExit::BrokenPipe,
+        Ok(Err(error)) => StageExit::Failed { message: error.to_string() },
+        Err(text) => {
+            StageExit::Trap { trap: TrapKind::Panic, message: format!("panicked: {text}"), frames: Vec::new() }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_dyn());
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
