@@ -106,6 +106,12 @@ impl Drop for Terminal {
             if left.is_empty() {
                 return;
             }
+            // The shell itself may not have come to the end of what was typed.
+            for shell in left.iter().filter(|process| process.contains("(bash)")) {
+                let id =
+                    shell.split(' ').next().and_then(|id| id.parse().ok()).and_then(rustix::process::Pid::from_raw);
+                let _ = id.map(|id| rustix::process::kill_process(id, rustix::process::Signal::KILL));
+            }
             let shown = self.shown.0.lock().expect("nobody panics with it");
             assert!(Instant::now() < deadline, "processes were left: {left:#?}\n{shown}");
             drop(shown);
