@@ -17,11 +17,15 @@ fn caught(id: u32) -> u64 {
     u64::from_str_radix(&mask, 16).unwrap_or(0)
 }
 
+/// Tests may themselves run where the keyboard's signals are ignored, as in the background of a script.
+const LISTENING: [&str; 1] = ["--default-signal=INT,QUIT"];
+
 #[test]
 fn each_signal_stops_the_run_and_leaves_no_file() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
         let place = Place::new();
-        let run = place.shorthand(&format!(":cat | {} wait", probe()));
+        let run = place.program("env").args(LISTENING).arg(stagehost_tests::binary());
+        let run = run.args(["run", "-c", &format!(":cat | {} wait", probe())]);
         let (reader, writer) = std::io::pipe().unwrap();
         let run = run.stdin(reader).args(["--stdout", "out", "--report", "report.json"]);
         let mut running = run.start();
@@ -53,7 +57,7 @@ fn a_shell_loop_around_the_run_ends_too() {
     // The loop's shell dies of the signal that its child died of.
     let script =
         format!("for i in 1 2 3; do $STAGEHOST run -c '{} spin' --report report.$i; echo again; done", probe());
-    let mut running = place.shell(&script).start();
+    let mut running = place.program("env").args(LISTENING).args(["/bin/bash", "-c", &script]).start();
     let (shell, report) = (running.id(), place.path("report.1"));
     running.until("the run has started", || report.exists());
     let child = || fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap_or_default();
