@@ -22,10 +22,27 @@ pub(crate) fn adopt_orphans() -> std::io::Result<()> {
 }
 
 /// Whether this process is in the foreground group of its controlling terminal.
+///
+/// A shell starts a job and gives it the terminal a moment later: while the shell itself is in front, this waits for up to 100 ms.
 pub fn in_foreground() -> bool {
-    use rustix::fs::{Mode, OFlags, open};
+    use rustix::{
+        fs::{Mode, OFlags, open},
+        process::{getpgrp, getsid},
+    };
+    const LOOKS: usize = 50;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
     let Ok(terminal) = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) else {
         return false;
     };
-    rustix::termios::tcgetpgrp(&terminal) == Ok(rustix::process::getpgrp())
+    for _ in 0..LOOKS {
+        let in_front = rustix::termios::tcgetpgrp(&terminal);
+        if in_front == Ok(getpgrp()) {
+            return true;
+        }
+        if in_front.is_err() || in_front != getsid(None) {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    false
 }

@@ -11,13 +11,14 @@ fn a_command_reads_the_terminal() {
     let mut terminal = Terminal::open(&place);
     // What is typed before the command reads would still be the shell's line editor's.
     terminal
-        .types("$STAGEHOST run -c 'sh -c \"echo begun >&2; exec cat\" | tr a-z A-Z'; echo code=$?=\n")
+        .types("$STAGEHOST run -c 'sh -c \"{ printf be; echo gun; } >&2; exec cat\" | tr a-z A-Z'; echo code=$?=\n")
         .shows("code=$?=");
     terminal.shows("begun");
     terminal.types("hello there\n").shows("hello there");
     terminal.types("\x04").shows("HELLO THERE");
     terminal.shows("code=0=");
-    let script = "sh -c \"echo begun >&2; read -r word < /dev/tty; echo got \\$word\"";
+    terminal.shows("ready> ");
+    let script = "sh -c \"{ printf be; echo gun; } >&2; read -r word < /dev/tty; echo got \\$word\"";
     terminal.types(&format!("$STAGEHOST run -c '{script}' --stdin null; echo code=$?=\n")).shows("code=$?=");
     terminal.shows("begun");
     terminal.types("something\n").shows("got something");
@@ -38,16 +39,19 @@ fn a_pager_works() {
 fn ctrl_c_ends_the_run_and_the_loop_around_it() {
     let place = Place::new();
     let mut terminal = Terminal::open(&place);
-    terminal.types("for i in 1 2 3; do $STAGEHOST run -c 'sh -c \"echo begun; exec sleep 1000\"'; echo again; done\n");
+    terminal.types(
+        "for i in 1 2 3; do $STAGEHOST run -c 'sh -c \"printf be; echo gun; exec sleep 1000\"'; echo again; done\n",
+    );
     terminal.shows("echo again; done");
     terminal.shows("begun");
     terminal.types("\x03").shows("ready> ");
     terminal.types("echo code=$?=\n").shows("code=$?=");
     let between = terminal.shows("code=130=");
     assert!(!between.contains("again"), "{between}");
+    terminal.shows("ready> ");
     // A command that ignores the key is asked, and then killed.
     terminal
-        .types("$STAGEHOST run -c 'sh -c \"trap : INT; echo begun; while :; do sleep 0.1; done\"'\n")
+        .types("$STAGEHOST run -c 'sh -c \"trap : INT; printf be; echo gun; while :; do sleep 0.1; done\"'\n")
         .shows("done\"'");
     terminal.shows("begun");
     terminal.types("\x03").shows("ready> ");
@@ -60,7 +64,7 @@ fn ctrl_z_stops_and_fg_continues() {
     let place = Place::new();
     let mut terminal = Terminal::open(&place);
     // The time in which everything stands still does not count.
-    let script = "sh -c \"echo begun; read -r word; echo got \\$word\"";
+    let script = "sh -c \"printf be; echo gun; read -r word; echo got \\$word\"";
     terminal.types(&format!("$STAGEHOST run -c '{script}' --timeout 4s; echo code=$?=\n")).shows("code=$?=");
     terminal.shows("begun");
     terminal.types("\x1a").shows("Stopped");
@@ -78,7 +82,7 @@ fn a_run_in_the_background_leaves_the_terminal_alone() {
     let place = Place::new();
     let mut terminal = Terminal::open(&place);
     terminal
-        .types("$STAGEHOST run -c 'sh -c \"echo begun; exec sleep 1000\"' < /dev/null > out 2>&1 &\n")
+        .types("$STAGEHOST run -c 'sh -c \"printf be; echo gun; exec sleep 1000\"' < /dev/null > out 2>&1 &\n")
         .shows("ready> ");
     let deadline = std::time::Instant::now() + stagehost_tests::PATIENCE;
     while !std::fs::read_to_string(place.path("out")).is_ok_and(|text| text.contains("begun")) {
@@ -87,6 +91,7 @@ fn a_run_in_the_background_leaves_the_terminal_alone() {
     }
     terminal.types("\x03").shows("ready> ");
     terminal.types("jobs\n").shows("Running");
+    terminal.shows("ready> ");
     terminal.types("kill %1; wait %1; echo code=$?=\n").shows("code=$?=");
     terminal.shows("code=143=");
 }
@@ -100,6 +105,7 @@ fn leftovers_in_front_of_a_terminal_are_ended_too() {
         .shows("code=$?=");
     terminal.shows("left behind by this or another stage, killed: sleep");
     terminal.shows("code=0=");
+    terminal.shows("ready> ");
     let stubborn = "sh -c \"(trap : TERM; while :; do sleep 0.1; done) & wait\"";
     terminal.types(&format!("$STAGEHOST run -c '{stubborn}' --timeout 300ms; echo code=$?=\n")).shows("code=$?=");
     terminal.shows("code=124=");
