@@ -267,7 +267,7 @@ impl PipelineBuilder {
         self.stdin_reader(io::Cursor::new(bytes.into()))
     }
 
-    /// Reads from this reader, which is dropped when the run needs it no longer. To have it back, [`lend`] it.
+    /// Reads from this reader, which is dropped when the run needs it no longer. To have it back, [`lend()`] it.
     #[must_use]
     pub fn stdin_reader(mut self, reader: impl AsyncRead + Send + 'static) -> Self {
         self.parts.stdin = Some(OutsideSource::new(Box::pin(reader)));
@@ -289,7 +289,7 @@ impl PipelineBuilder {
         self
     }
 
-    /// Writes to this writer, which is shut down and dropped when the last stage has ended. To have it back, [`lend`] it.
+    /// Writes to this writer, which is shut down and dropped when the last stage has ended. To have it back, [`lend()`] it.
     #[must_use]
     pub fn stdout_writer(mut self, writer: impl AsyncWrite + Send + 'static) -> Self {
         self.parts.stdout = Some(OutsideSink::new(Box::pin(writer)));

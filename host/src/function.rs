@@ -1,7 +1,7 @@
 //! Stages that are Rust functions of the program that embeds the library.
 //!
 //! A blocking function gets a [`Read`] and a [`Write`] and a thread of its own; an asynchronous one gets an
-//! [`AsyncRead`](tokio::io::AsyncRead) and an [`AsyncWrite`](tokio::io::AsyncWrite). Both stand in a pipeline like any other
+//! [`AsyncRead`] and an [`AsyncWrite`]. Both stand in a pipeline like any other
 //! stage: a panic is how the stage ended and nothing more, and a read or write that waits is released when the run stops.
 //!
 //! ```
