@@ -8,10 +8,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use rustix::{
@@ -20,6 +20,8 @@ use rustix::{
     io::{Errno, ReadWriteFlags, pread, preadv2, write},
 };
 use tokio::task::JoinHandle;
+
+use super::fan_out::lock;
 
 /// How much a thread reads or gathers at a time, in bytes.
 const BLOCK: usize = 256 << 10;
@@ -130,7 +132,8 @@ impl FileSource {
     }
 }
 
-/// A file, or anything else whose writes may block. One buffer is written by a thread while the next one fills.
+/// A file, or anything else whose writes may block. A thread writes one buffer while the next one fills, and then that, until
+/// nothing is left: what was taken is on its way, whether or not more follows.
 #[derive(Debug)]
 pub(crate) struct FileSink {
     file: Arc<OwnedFd>,
@@ -140,9 +143,19 @@ pub(crate) struct FileSink {
     /// Whether nobody else shares its offset.
     is_ours: bool,
     given_up: Arc<AtomicBool>,
+    blocks: Arc<Mutex<Blocks>>,
+}
+
+/// What a [`FileSink`] shares with the thread that writes.
+#[derive(Debug, Default)]
+struct Blocks {
     filling: Vec<u8>,
-    writing: Option<JoinHandle<(Vec<u8>, io::Result<()>)>>,
-    spare: Vec<u8>,
+    /// Whether a thread writes.
+    busy: bool,
+    /// Why a write failed; told once.
+    failure: Option<io::Error>,
+    /// Who waits for the thread.
+    waiting: Option<Waker>,
 }
 
 impl FileSink {
@@ -154,15 +167,7 @@ impl FileSink {
     }
 
     pub(crate) fn new(file: Arc<OwnedFd>, waits_for_reader: bool) -> Self {
-        Self {
-            file,
-            waits_for_reader,
-            is_ours: false,
-            given_up: Arc::default(),
-            filling: Vec::new(),
-            writing: None,
-            spare: Vec::new(),
-        }
+        Self { file, waits_for_reader, is_ours: false, given_up: Arc::default(), blocks: Arc::default() }
     }
 
     /// The file, if it is one of ours that takes bytes at its own offset.
@@ -172,53 +177,66 @@ impl FileSink {
     }
 
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.poll_written(cx) {
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) if !self.filling.is_empty() => self.start(),
-            Poll::Pending if self.filling.len() >= BLOCK => return Poll::Pending,
-            Poll::Ready(Ok(())) | Poll::Pending => {}
+        let mut blocks = lock(&self.blocks);
+        if let Some(failure) = blocks.failure.take() {
+            return Poll::Ready(Err(failure));
         }
-        let n = bytes.len().min(BLOCK - self.filling.len());
-        self.filling.extend_from_slice(&bytes[..n]);
-        if self.writing.is_none() {
-            self.start();
+        let n = bytes.len().min(BLOCK.saturating_sub(blocks.filling.len()));
+        if n == 0 && !bytes.is_empty() {
+            blocks.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        blocks.filling.extend_from_slice(&bytes[..n]);
+        if !blocks.busy && n > 0 {
+            blocks.busy = true;
+            let (file, given_up, waits_for_reader) = (self.file.clone(), self.given_up.clone(), self.waits_for_reader);
+            let shared = self.blocks.clone();
+            tokio::task::spawn_blocking(move || {
+                write_blocks(&shared, |block| write_all(&file, block, waits_for_reader, &given_up));
+            });
         }
         Poll::Ready(Ok(n))
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_written(cx))?;
-            if self.filling.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            self.start();
+        let mut blocks = lock(&self.blocks);
+        if let Some(failure) = blocks.failure.take() {
+            return Poll::Ready(Err(failure));
         }
-    }
-
-    /// Waits until the thread is done with its buffer.
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(writing) = &mut self.writing else { return Poll::Ready(Ok(())) };
-        let (buffer, written) = ready!(Pin::new(writing).poll(cx)).map_err(io::Error::other)?;
-        self.writing = None;
-        self.spare = buffer;
-        Poll::Ready(written)
-    }
-
-    fn start(&mut self) {
-        let mut buffer = std::mem::replace(&mut self.filling, std::mem::take(&mut self.spare));
-        let (file, given_up, waits_for_reader) = (self.file.clone(), self.given_up.clone(), self.waits_for_reader);
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            let written = write_all(&file, &buffer, waits_for_reader, &given_up);
-            buffer.clear();
-            (buffer, written)
-        }));
+        if !blocks.busy {
+            return Poll::Ready(Ok(()));
+        }
+        blocks.waiting = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
 impl Drop for FileSink {
     fn drop(&mut self) {
         self.given_up.store(true, Relaxed);
+    }
+}
+
+/// Writes what was taken, block by block, until nothing is left or a write fails.
+fn write_blocks(shared: &Mutex<Blocks>, mut write: impl FnMut(&[u8]) -> io::Result<()>) {
+    let mut block = Vec::new();
+    loop {
+        {
+            let mut blocks = lock(shared);
+            if blocks.filling.is_empty() {
+                blocks.busy = false;
+                blocks.waiting.take().map_or((), Waker::wake);
+                return;
+            }
+            std::mem::swap(&mut blocks.filling, &mut block);
+            blocks.waiting.take().map_or((), Waker::wake);
+        }
+        if let Err(failure) = write(&block) {
+            let mut blocks = lock(shared);
+            blocks.failure = Some(failure);
+            blocks.filling.clear();
+        }
+        block.clear();
     }
 }
 
@@ -260,5 +278,46 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::R
             Err(Errno::INTR) => {}
             done => return done.map_err(io::Error::from),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_taken_is_written_though_nobody_asks_again() {
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut full = 0;
+        while let Ok(n) = write(&ours, &[b'x'; 4096]) {
+            full += n;
+        }
+        let mut sink = FileSink::new(Arc::new(ours), true);
+        let mut cx = Context::from_waker(Waker::noop());
+        // The thread waits with the first piece when the second is taken.
+        assert!(matches!(sink.poll_write(&mut cx, b"first "), Poll::Ready(Ok(6))));
+        std::thread::yield_now();
+        assert!(matches!(sink.poll_write(&mut cx, b"second"), Poll::Ready(Ok(6))));
+        let mut seen = Vec::new();
+        while seen.len() < full + 12 {
+            let mut piece = [0; 4096];
+            wait(&theirs, PollFlags::IN, &AtomicBool::new(false)).unwrap();
+            let n = rustix::io::read(&theirs, &mut piece).unwrap();
+            seen.extend_from_slice(&piece[..n]);
+        }
+        assert!(seen.ends_with(b"xfirst second"));
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_told_once_and_what_follows_it_is_not_written() {
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        drop(theirs);
+        let mut sink = FileSink::new(Arc::new(ours), true);
+        std::future::poll_fn(|cx| sink.poll_write(cx, b"lost")).await.unwrap();
+        let failure = std::future::poll_fn(|cx| sink.poll_flush(cx)).await.unwrap_err();
+        assert_eq!(failure.kind(), io::ErrorKind::BrokenPipe);
+        std::future::poll_fn(|cx| sink.poll_flush(cx)).await.unwrap();
     }
 }
