@@ -111,10 +111,28 @@ pub enum LimitKind {
     Processes,
     /// `file_size`, in bytes.
     FileSize,
-    /// Handles held at once.
+    /// `stall_time`, in milliseconds.
+    StallTime,
+    /// `fuel`, in instructions.
+    Fuel,
+    /// `input_bytes`.
+    InputBytes,
+    /// `output_bytes`.
+    OutputBytes,
+    /// `stderr_bytes`.
+    StderrBytes,
+    /// `handles` held at once.
     Handles,
-    /// Core instances, memories or tables of one component.
+    /// Core `instances` of one component.
     Instances,
+    /// Memories of one component.
+    Memories,
+    /// Tables of one component.
+    Tables,
+    /// `compile_time`, in milliseconds.
+    CompileTime,
+    /// `compile_memory`, in bytes.
+    CompileMemory,
 }
 
 impl fmt::Display for LimitKind {
@@ -125,8 +143,17 @@ impl fmt::Display for LimitKind {
             Self::WallTime => "wall_time",
             Self::Processes => "processes",
             Self::FileSize => "file_size",
+            Self::StallTime => "stall_time",
+            Self::Fuel => "fuel",
+            Self::InputBytes => "input_bytes",
+            Self::OutputBytes => "output_bytes",
+            Self::StderrBytes => "stderr_bytes",
             Self::Handles => "handles",
             Self::Instances => "instances",
+            Self::Memories => "memories",
+            Self::Tables => "tables",
+            Self::CompileTime => "compile_time",
+            Self::CompileMemory => "compile_memory",
         })
     }
 }
@@ -154,12 +181,38 @@ impl fmt::Display for StageExit {
                 )
             }
             Self::Limit {
-                which: which @ (LimitKind::Memory | LimitKind::FileSize), limit: Some(limit), used, ..
+                which: which @ (LimitKind::Memory | LimitKind::FileSize | LimitKind::CompileMemory),
+                limit: Some(limit),
+                used,
+                ..
             } => {
                 write!(f, "reached its {which} limit of {}", Size(*limit))?;
                 used.map_or(Ok(()), |used| write!(f, ": {} in use", Size(used)))
             }
-            Self::Limit { which: which @ (LimitKind::CpuTime | LimitKind::WallTime), limit: Some(limit), .. } => {
+            Self::Limit {
+                which: which @ (LimitKind::InputBytes | LimitKind::OutputBytes | LimitKind::StderrBytes),
+                limit: Some(limit),
+                ..
+            } => write!(f, "reached its {which} limit of {}", Size(*limit)),
+            Self::Limit {
+                which:
+                    which @ (LimitKind::Fuel
+                    | LimitKind::Handles
+                    | LimitKind::Instances
+                    | LimitKind::Memories
+                    | LimitKind::Tables),
+                limit: Some(limit),
+                ..
+            } => write!(f, "reached its {which} limit of {limit}"),
+            Self::Limit { which: LimitKind::StallTime, limit: Some(limit), .. } => {
+                let limit = humantime::format_duration(Duration::from_millis(*limit));
+                write!(f, "moved nothing for {limit}, its stall_time limit")
+            }
+            Self::Limit {
+                which: which @ (LimitKind::CpuTime | LimitKind::WallTime | LimitKind::CompileTime),
+                limit: Some(limit),
+                ..
+            } => {
                 let limit = humantime::format_duration(Duration::from_millis(*limit));
                 write!(f, "reached its {which} limit of {limit}")
             }
@@ -271,9 +324,9 @@ pub enum ExitCode {
     Trap = 134,
     /// A stage reached its memory limit, or another bound on what it holds.
     Memory = 137,
-    /// A stage used up its processor time.
+    /// A stage used up its processor time or its fuel.
     CpuTime = 152,
-    /// A stage wrote a file that is too large.
+    /// A stage read or wrote more than it may.
     FileSize = 153,
 }
 
@@ -303,12 +356,18 @@ pub(crate) fn code_of(exit: &StageExit) -> (u8, Origin) {
         StageExit::Trap { .. } => (ExitCode::Trap as u8, Origin::Trap),
         StageExit::Limit { which, .. } => {
             let code = match which {
-                LimitKind::Memory | LimitKind::Handles | LimitKind::Instances | LimitKind::Processes => {
-                    ExitCode::Memory
+                LimitKind::Memory
+                | LimitKind::Handles
+                | LimitKind::Instances
+                | LimitKind::Memories
+                | LimitKind::Tables
+                | LimitKind::Processes
+                | LimitKind::CompileMemory => ExitCode::Memory,
+                LimitKind::CpuTime | LimitKind::Fuel | LimitKind::CompileTime => ExitCode::CpuTime,
+                LimitKind::WallTime | LimitKind::StallTime => ExitCode::TimedOut,
+                LimitKind::FileSize | LimitKind::InputBytes | LimitKind::OutputBytes | LimitKind::StderrBytes => {
+                    ExitCode::FileSize
                 }
-                LimitKind::CpuTime => ExitCode::CpuTime,
-                LimitKind::WallTime => ExitCode::TimedOut,
-                LimitKind::FileSize => ExitCode::FileSize,
             };
             (code as u8, Origin::Limit)
         }

@@ -1,5 +1,6 @@
 //! From a [`Plan`] to an [`Outcome`]: opens the ends, makes the joints, starts the stages, supervises and stops them.
 
+mod admission;
 mod control;
 mod copy;
 mod ends;
@@ -16,22 +17,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use admission::Admission;
 pub(crate) use control::{Attached, Commands};
 pub use control::{ProcessHandle, RunControl};
 pub(crate) use events::Events;
 pub use events::{Event, EventStream};
 use stagehost_ring::Pool;
-use tokio::{
-    runtime::Runtime,
-    sync::{Semaphore, oneshot},
-};
+use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::{
     joint::{Buffers, PipeQuota, Stop, StopReason},
     outcome::{ExitCode, Outcome},
     plan::Plan,
     process::{self, CgroupParent, Guard, Spawner},
-    sandbox::Sandbox,
+    sandbox::{Sandbox, Turns},
 };
 
 /// Runs pipelines: an engine, a code cache, a pool of ring storage, a thread that starts programs, and a small runtime.
@@ -84,8 +83,8 @@ pub(crate) struct Shared {
     cgroups: Option<CgroupParent>,
     open_files: Option<(u64, u64)>,
     adopts_orphans: bool,
-    /// Descriptors that runs may use at once, and how many there are in all.
-    descriptors: (Arc<Semaphore>, u32),
+    admission: Admission,
+    turns: Arc<Turns>,
 }
 
 /// How a [`Host`] is made.
@@ -258,7 +257,6 @@ impl Host {
             None => None,
         };
         let link = options.guard.as_ref().and_then(Guard::link);
-        let descriptors = free_descriptors();
         let shared = Arc::new(Shared {
             cache: options.cache.clone(),
             sandbox: OnceLock::new(),
@@ -270,7 +268,8 @@ impl Host {
             cgroups,
             open_files: options.open_files,
             adopts_orphans: options.adopts_orphans && process::adopt_orphans().is_ok(),
-            descriptors: (Arc::new(Semaphore::new(descriptors as usize)), descriptors),
+            admission: Admission::new(None),
+            turns: Arc::new(Turns::new(threads)),
         });
         Ok(Self(Arc::new(Inner {
             shared,
@@ -309,6 +308,7 @@ impl Host {
         let run = run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached };
         *self.0.active.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let counted = Counted(self.0.active.clone());
+        let takes_turns = self.0.shared.turns.count();
         let (sender, ended) = oneshot::channel();
         let started = Instant::now();
         let Some(runtime) = &self.0.runtime else { unreachable!("the runtime is taken only by drop") };
@@ -318,7 +318,7 @@ impl Host {
             let over = events::Over(run.state.events.clone());
             let outcome = run.run(plan).await;
             drop(over);
-            drop(counted);
+            drop((counted, takes_turns));
             // Nobody may be left to hear of it.
             let _ = sender.send(outcome);
         });
@@ -330,22 +330,11 @@ impl Shared {
     /// The sandbox, made when it is first asked for.
     fn sandbox(&self) -> Result<Arc<Sandbox>, String> {
         let made = self.sandbox.get_or_init(|| {
-            let made = Sandbox::new(self.cache.as_deref()).map_err(|error| error.to_string());
+            let made = Sandbox::new(self.cache.as_deref(), self.turns.clone()).map_err(|error| error.to_string());
             made.map(|(sandbox, warning)| (Arc::new(sandbox), warning))
         });
         made.as_ref().map(|(sandbox, _)| sandbox.clone()).map_err(Clone::clone)
     }
-}
-
-/// Descriptors that this process may still open, less some for itself.
-fn free_descriptors() -> u32 {
-    const OURS: u64 = 64;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    // Where there are many, it does not matter how many this process has open already.
-    const MANY: u64 = 8192;
-    let count = || std::fs::read_dir("/proc/self/fd").map_or(16, Iterator::count);
-    let used = if limit >= MANY { 1024 } else { count() };
-    u32::try_from(limit.saturating_sub(used as u64 + OURS).clamp(16, 1 << 20)).unwrap_or(16)
 }
 
 impl Drop for Inner {

@@ -132,6 +132,8 @@ pub struct Plan {
     pub(crate) kill_after: Duration,
     pub(crate) linger: Duration,
     pub(crate) upstream: Upstream,
+    /// Whether every sandboxed stage gives the same results on every run.
+    pub(crate) deterministic: bool,
 }
 
 /// What the first stage will read.
@@ -279,6 +281,7 @@ impl Plan {
             kill_after: spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT)),
             linger: spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT)),
             upstream: spec.upstream.unwrap_or_default(),
+            deterministic: options.overrides.deterministic,
         })
     }
 
@@ -352,8 +355,8 @@ impl Planner<'_> {
             // What is said of one stage goes over what is said of all.
             layers.overrides.limits.iter().filter(|(named, _)| named.as_deref().is_some_and(is_meant)),
         ) {
-            if let (Some(_), Some(key), None) = (named, limits.keys_of_commands().next(), &stage.command) {
-                let message = format!("the limit {key} cannot be held for stage `{name}`, which is no command");
+            if let (Some(_), Some((key, _))) = (named, limits.misplaced(stage.kind())) {
+                let message = format!("the limit {key} cannot be held for stage `{name}`, a {} stage", stage.kind());
                 return Err(PlanError::new(PlanErrorKind::End, "the flags", message));
             }
             layers.stage_limits.insert(0, limits);

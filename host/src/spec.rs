@@ -5,16 +5,20 @@
 //! carry their place (`stages[2].limits.memory`, or line and column for a syntax error) and a hint.
 
 mod check;
+mod grants;
+mod limits;
 mod node;
 mod shorthand;
 mod types;
 mod value;
 mod words;
 
+pub use grants::{Access, ClockSpec, DirGrant, GrantsSpec, NetGrant, RandomSpec};
+pub use limits::LimitsSpec;
 pub use shorthand::shorthand;
 pub use types::{
-    BrokenPipe, Eof, FileSink, Ignore, Leftovers, LimitsSpec, OnFailure, PipelineSpec, Requirement, RequiresSpec,
-    StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
+    BrokenPipe, Eof, FileSink, Ignore, Leftovers, OnFailure, OnTrap, PipelineSpec, Requirement, RequiresSpec,
+    Sandboxing, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
 };
 pub use value::{Bound, Size, Span, parse_duration};
 

@@ -14,7 +14,7 @@ pub(crate) use wasm::{Code, WasmStage};
 
 use crate::{
     joint::{EndFailure, InputPort, OutputPort, Sink, Source},
-    outcome::{StageExit, TrapKind},
+    outcome::{LimitKind, StageExit, TrapKind},
     process::{Cgroup, Leader},
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct StageEnd {
     pub(crate) output_bytes: Option<u64>,
     pub(crate) peak_memory: Option<u64>,
     pub(crate) cpu: Option<Duration>,
+    /// Instructions, if they were counted.
+    pub(crate) fuel: Option<u64>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) stderr: String,
     /// What else is to be said of it.
@@ -57,20 +59,20 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
-    /// Its streams. The halves are in them from now on.
-    fn ports(&self) -> (InputPort, OutputPort) {
+    /// Its streams, with the most bytes that may be read and written. The halves are in them from now on.
+    fn ports(&self, most: (Option<u64>, Option<u64>)) -> (InputPort, OutputPort) {
         let source = self.source.lock().ok().and_then(|mut source| source.take());
         let sink = self.sink.lock().ok().and_then(|mut sink| sink.take());
-        let input = InputPort::new(source.unwrap_or(Source::Null), self.tell_aborts);
-        (input, OutputPort::new(sink.unwrap_or(Sink::Null)))
+        let input = InputPort::new(source.unwrap_or(Source::Null), self.tell_aborts, most.0);
+        (input, OutputPort::new(sink.unwrap_or(Sink::Null), most.1))
     }
 
     fn input_failed(&self, failure: &EndFailure) -> StageExit {
-        exit_of(failure, self.input_name.as_deref())
+        exit_of(failure, LimitKind::InputBytes, self.input_name.as_deref())
     }
 
     fn output_failed(&self, failure: &EndFailure) -> StageExit {
-        exit_of(failure, self.output_name.as_deref())
+        exit_of(failure, LimitKind::OutputBytes, self.output_name.as_deref())
     }
 
     /// Takes the halves back.
@@ -106,8 +108,9 @@ fn settle(exit: StageExit, inside: &InProcess, input: &InputPort, output: &Outpu
     }
 }
 
-fn exit_of(failure: &EndFailure, name: Option<&str>) -> StageExit {
+fn exit_of(failure: &EndFailure, which: LimitKind, name: Option<&str>) -> StageExit {
     match failure {
+        EndFailure::Limit(limit) => StageExit::Limit { which, limit: Some(*limit), used: Some(*limit), asked: None },
         // Whoever aborted it is to blame, not this stage.
         EndFailure::Aborted(_) => StageExit::Cancelled,
         EndFailure::Io(error) => StageExit::HostError { message: error.to_string(), path: name.map(str::to_owned) },

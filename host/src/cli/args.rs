@@ -91,12 +91,16 @@ pub(crate) struct PipelineArgs {
     /// An environment variable for every stage.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) env: Vec<(String, String)>,
-    /// A limit, of every stage or of the named one: memory, cpu_time, wall_time, processes, open_files, file_size.
+    /// A limit, of every stage or of the named one, such as memory=64MiB or sort.cpu_time=10s.
     #[arg(long, value_name = "[STAGE.]LIMIT=VALUE", value_parser = limit)]
     pub(crate) limit: Vec<LimitArg>,
     /// An exit code of a stage that is no failure.
     #[arg(long, value_name = "STAGE=CODE", value_parser = ok_exit)]
     pub(crate) ok_exit: Vec<(String, u8)>,
+    /// The same input gives the same output on every run: sandboxed stages count instructions instead of time, and see a frozen
+    /// clock and seeded random numbers unless the file grants others.
+    #[arg(long)]
+    pub(crate) deterministic: bool,
 }
 
 #[derive(Debug, Args)]

@@ -113,5 +113,6 @@ fn overrides(args: &PipelineArgs) -> Overrides {
         env: args.env.clone(),
         limits: args.limit.iter().map(|limit| (limit.stage.clone(), limit.limits.clone())).collect(),
         ok_exit: args.ok_exit.clone(),
+        deterministic: args.deterministic,
     }
 }

@@ -60,9 +60,9 @@ fn text(plan: &PlanSummary) -> String {
     }
     let worst = plan.worst_case_memory_bytes.map_or_else(|| "no limit".to_owned(), |bytes| Size(bytes).to_string());
     let _ = write!(text, "worst-case memory: {worst}");
-    if plan.stages.iter().any(|stage| stage.kind == "wasm") {
-        let _ =
-            write!(text, " ({} of it the host's allowance for each sandboxed stage)", Size(plan.host_allowance_bytes));
+    let allowances: u64 = plan.stages.iter().filter_map(|stage| stage.limits.host_allowance_bytes).sum();
+    if allowances > 0 {
+        let _ = write!(text, " ({} of it what the host may hold for sandboxed stages)", Size(allowances));
     }
     text.push('\n');
     text
@@ -89,8 +89,19 @@ fn limits(stage: &StageSummary) -> String {
     let memory = size("memory", limits.memory_bytes).unwrap_or_else(|| "memory: no limit".into());
     [
         Some(memory),
+        size("stack", limits.stack_bytes),
         time("cpu_time", limits.cpu_time_ms),
         time("wall_time", limits.wall_time_ms),
+        time("stall_time", limits.stall_time_ms),
+        count("fuel", limits.fuel),
+        size("input_bytes", limits.input_bytes),
+        size("output_bytes", limits.output_bytes),
+        size("stderr_bytes", limits.stderr_bytes),
+        count("handles", limits.handles),
+        count("instances", limits.instances),
+        size("component_size", limits.component_size_bytes),
+        time("compile_time", limits.compile_time_ms),
+        size("compile_memory", limits.compile_memory_bytes),
         count("processes", limits.processes),
         count("open_files", limits.open_files),
         size("file_size", limits.file_size_bytes),

@@ -225,11 +225,14 @@ fn write_blocks(shared: &Mutex<Blocks>, mut write: impl FnMut(&[u8]) -> io::Resu
             let mut blocks = lock(shared);
             if blocks.filling.is_empty() {
                 blocks.busy = false;
-                blocks.waiting.take().map_or((), Waker::wake);
-                return;
             }
             std::mem::swap(&mut blocks.filling, &mut block);
-            blocks.waiting.take().map_or((), Waker::wake);
+            if let Some(waiting) = blocks.waiting.take() {
+                waiting.wake();
+            }
+            if !blocks.busy {
+                return;
+            }
         }
         if let Err(failure) = write(&block) {
             let mut blocks = lock(shared);

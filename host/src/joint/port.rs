@@ -28,6 +28,8 @@ pub(crate) enum EndFailure {
     Aborted(Cause),
     /// The system refused.
     Io(Arc<io::Error>),
+    /// More bytes than the stage may move, which are so many.
+    Limit(u64),
 }
 
 /// A stage's standard input.
@@ -36,6 +38,10 @@ pub(crate) struct InputPort(Arc<Port<InputState>>);
 
 struct InputState {
     source: Option<Source>,
+    /// The most bytes that are handed over.
+    most: u64,
+    /// Whether the guest asked last for what is not there.
+    waiting: bool,
     ended: bool,
     delivered: u64,
     failure: Option<EndFailure>,
@@ -44,9 +50,32 @@ struct InputState {
 }
 
 impl InputPort {
-    pub(crate) fn new(source: Source, tell_aborts: bool) -> Self {
-        let state = InputState { source: Some(source), ended: false, delivered: 0, failure: None, tell_aborts };
+    /// An input that hands over at most `most` bytes.
+    pub(crate) fn new(source: Source, tell_aborts: bool, most: Option<u64>) -> Self {
+        let state = InputState {
+            source: Some(source),
+            most: most.unwrap_or(u64::MAX),
+            waiting: false,
+            ended: false,
+            delivered: 0,
+            failure: None,
+            tell_aborts,
+        };
         Self(Arc::new(Port::new(state)))
+    }
+
+    /// Whether the guest waits for input that is not there.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let mut state = lock(&self.0.state);
+        if !state.waiting {
+            return false;
+        }
+        // A read that was given up leaves no trace: look whether there is something to be had.
+        let ready = self.0.poll_again(&mut state, |state, cx| match &mut state.source {
+            Some(source) => source.poll_ready(cx),
+            None => Poll::Ready(()),
+        });
+        ready.is_pending()
     }
 
     /// Waits until the input failed. Cancel safe.
@@ -97,7 +126,11 @@ impl InputPort {
         let budget = ready!(poll_proceed(cx));
         let ready = self.0.poll(cx, |state, cx| match (&mut state.source, &state.failure) {
             (_, Some(_)) | (None, _) => Poll::Ready(()),
-            (Some(source), None) => source.poll_ready(cx),
+            (Some(source), None) => {
+                let ready = source.poll_ready(cx);
+                state.waiting = ready.is_pending();
+                ready
+            }
         });
         if ready.is_ready() {
             budget.made_progress();
@@ -110,9 +143,22 @@ impl InputState {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
         let Some(source) = &mut self.source else { return Poll::Ready(Ok(0)) };
         if self.failure.is_none() {
-            match ready!(source.poll_read(cx, into)) {
+            let left = usize::try_from(self.most - self.delivered).unwrap_or(usize::MAX);
+            // Whether there is more than the stage may read is seen by reading it.
+            let mut beyond = [0];
+            let is_over = left == 0 && !into.is_empty();
+            let allowed = into.len().min(left);
+            let piece = if is_over { &mut beyond[..] } else { &mut into[..allowed] };
+            let asked = piece.len();
+            let read = source.poll_read(cx, piece);
+            self.waiting = read.is_pending();
+            match ready!(read) {
+                Ok(1..) if is_over => {
+                    self.failure = Some(EndFailure::Limit(self.most));
+                    failed.notify_one();
+                }
                 Ok(n) => {
-                    self.ended |= n == 0 && !into.is_empty();
+                    self.ended |= n == 0 && asked > 0;
                     self.delivered += n as u64;
                     return Poll::Ready(Ok(n));
                 }
@@ -139,6 +185,10 @@ pub(crate) struct OutputPort(Arc<Port<OutputState>>);
 
 struct OutputState {
     sink: Option<Sink>,
+    /// The most bytes that are taken.
+    most: u64,
+    /// Whether the guest last wrote what there was no room for.
+    waiting: bool,
     /// What a 0.2 stream took and the sink did not yet.
     pending: Bytes,
     written: u64,
@@ -154,18 +204,21 @@ struct OutputState {
 pub(crate) const PERMIT: usize = 64 << 10;
 
 impl OutputPort {
-    pub(crate) fn new(sink: Sink) -> Self {
-        Self::with(sink, false, None)
+    /// An output that takes at most `most` bytes.
+    pub(crate) fn new(sink: Sink, most: Option<u64>) -> Self {
+        Self::with(sink, most, false, None)
     }
 
     /// An output whose end is kept for the report, and whose failures are nobody's failure.
-    pub(crate) fn with_tail(sink: Sink) -> Self {
-        Self::with(sink, true, Some(Tail::default()))
+    pub(crate) fn with_tail(sink: Sink, most: Option<u64>) -> Self {
+        Self::with(sink, most, true, Some(Tail::default()))
     }
 
-    fn with(sink: Sink, lenient: bool, tail: Option<Tail>) -> Self {
+    fn with(sink: Sink, most: Option<u64>, lenient: bool, tail: Option<Tail>) -> Self {
         let state = OutputState {
             sink: Some(sink),
+            most: most.unwrap_or(u64::MAX),
+            waiting: false,
             pending: Bytes::new(),
             written: 0,
             broken: false,
@@ -189,6 +242,11 @@ impl OutputPort {
 
     pub(crate) fn failure(&self) -> Option<EndFailure> {
         lock(&self.0.state).failure.clone()
+    }
+
+    /// Whether the guest waits for room that is not there.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        lock(&self.0.state).waiting
     }
 
     /// Bytes taken from the guest.
@@ -282,7 +340,16 @@ impl OutputState {
         let Some(sink) = self.sink.as_mut().filter(|_| !self.broken) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
-        let n = match ready!(sink.poll_write(cx, bytes)) {
+        let left = usize::try_from(self.most - self.written).unwrap_or(usize::MAX);
+        if left == 0 && !bytes.is_empty() {
+            self.failure = Some(EndFailure::Limit(self.most));
+            failed.notify_one();
+            return Poll::Pending;
+        }
+        let bytes = &bytes[..bytes.len().min(left)];
+        let written = sink.poll_write(cx, bytes);
+        self.waiting = written.is_pending();
+        let n = match ready!(written) {
             Ok(n) => n,
             Err(_) if self.lenient => {
                 self.sink = Some(Sink::Null);

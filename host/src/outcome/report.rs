@@ -59,8 +59,10 @@ pub struct StageReport {
     /// The most memory it held at once, in bytes, for a command its whole process tree; null: not measured, because it
     /// was stopped, never started, or ended before anybody looked.
     pub peak_memory_bytes: Option<u64>,
-    /// The processor time of a command and what it waited for, in milliseconds; null: not measured.
+    /// The processor time of a wasm stage, or of a command and what it waited for, in milliseconds; null: not measured.
     pub cpu_ms: Option<u64>,
+    /// The instructions of a wasm stage that came to an end of its own, as wasmtime counts them; null: not counted.
+    pub fuel: Option<u64>,
     /// How long it lived, in milliseconds; null: not measured.
     pub duration_ms: Option<u64>,
     /// What it printed on standard error: the first and the last 32 KiB.

@@ -181,7 +181,8 @@ impl Logs {
         if !through {
             return Sink::Null;
         }
-        let port = self.port.get_or_insert_with(|| OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null)));
+        let port =
+            self.port.get_or_insert_with(|| OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null), None));
         Sink::Shared(port.clone())
     }
 

@@ -120,6 +120,7 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
                 output_bytes: inside.last().and_then(|last| last.end.output_bytes),
                 peak_memory_bytes: None,
                 cpu_ms: None,
+                fuel: None,
                 duration_ms: inside.iter().filter_map(|ended| ended.end.lifetime).max().map(millis),
                 stderr: String::new(),
                 notes: Vec::new(),
@@ -141,6 +142,7 @@ fn stage_report(planned: &PlannedStage, Ended { end }: &Ended) -> StageReport {
         output_bytes: end.output_bytes,
         peak_memory_bytes: end.peak_memory,
         cpu_ms: end.cpu.map(millis),
+        fuel: end.fuel,
         duration_ms: end.lifetime.map(millis),
         stderr: match planned.stderr {
             None | Some(StderrSpec::Tee | StderrSpec::Capture) => end.stderr.clone(),
@@ -194,14 +196,9 @@ fn say(name: &str, exit: &StageExit) -> String {
 fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
     let field = |name: &str| Some(format!("raise `{}.limits.{name}`, or --limit {name}=…", stage.place));
     match exit {
-        StageExit::Limit { which, .. } => match which {
-            LimitKind::Memory
-            | LimitKind::CpuTime
-            | LimitKind::WallTime
-            | LimitKind::Processes
-            | LimitKind::FileSize => field(&which.to_string()),
-            LimitKind::Handles | LimitKind::Instances => None,
-        },
+        // Fixed: what toolchains make has far fewer.
+        StageExit::Limit { which: LimitKind::Memories | LimitKind::Tables, .. } => None,
+        StageExit::Limit { which, .. } => field(&which.to_string()),
         StageExit::StartFailed { message, .. } if message.contains("it imports") => {
             Some("`stagehost inspect` lists what it imports".into())
         }

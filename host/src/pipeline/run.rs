@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
-    outcome::{Outcome, StageExit},
+    outcome::{ExitCode, Outcome, StageExit},
     plan::{Outlet, Plan},
     process,
     stage::Surroundings,
@@ -78,14 +78,16 @@ impl Run {
         outcome
     }
 
-    /// Waits until there are descriptors enough for the run: many runs at once take turns.
+    /// Waits until there is room for the run: many runs at once take turns.
     async fn admitted(self, mut plan: Plan, stop: &Stop) -> Outcome {
-        let (free, all) = &self.shared.descriptors;
-        let needed = plan.descriptors().min(*all);
+        let shared = self.shared.clone();
+        if let Some(message) = shared.admission.refusal(&plan) {
+            return Outcome::not_started(plan.name, ExitCode::Host, message, None);
+        }
         let permit = tokio::select! {
             biased;
             () = stop.requested_from_outside() => None,
-            permit = free.clone().acquire_many_owned(needed) => permit.ok(),
+            permit = shared.admission.admit(&plan) => Some(permit),
         };
         let outcome = match &permit {
             Some(_) => self.run_within(plan, stop).await,

@@ -223,7 +223,12 @@ impl Stages<'_> {
                     Stderr::Child(ChildStderr { .. }) => return Err(mixed()),
                 };
                 let sandbox = self.shared.sandbox().map_err(|message| StageExit::HostError { message, path: None })?;
-                let spec = GuestSpec { args: work.args.clone(), env: work.env.clone(), limits: work.limits };
+                let spec = GuestSpec {
+                    args: work.args.clone(),
+                    env: work.env.clone(),
+                    limits: work.limits,
+                    deterministic: self.plan.deterministic,
+                };
                 let stage = WasmStage { inside, spec, code: Code::of(work), wall_time: planned.wall_time, stderr };
                 running.spawn(stage.run(sandbox, self.stop.clone()));
             }

@@ -18,6 +18,10 @@ pub struct Overrides {
     pub limits: Vec<(Option<String>, LimitsSpec)>,
     /// Exit codes of the named stage that are no failure.
     pub ok_exit: Vec<(String, u8)>,
+    /// Whether sandboxed stages run so that the same input gives the same output on every run: instructions are counted instead of
+    /// time, results of floating-point operations have one form, and the clock and random numbers that are not granted
+    /// otherwise are fixed.
+    pub deterministic: bool,
 }
 
 /// What holds for a stage besides its own words: those of its pipeline, and of the pipelines around that.

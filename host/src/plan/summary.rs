@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{JointKind, Outlet, Plan, PlannedJoint, PlannedStage, Work, hex};
 use crate::{
     joint::Output,
-    sandbox::{FIXED_ALLOWANCE, Shape},
+    sandbox::{Limits, Shape},
 };
 
 /// A [`Plan`] as `stagehost plan` shows it.
@@ -23,8 +23,6 @@ pub struct PlanSummary {
     pub timeout_ms: Option<u64>,
     /// What all stages, rings and pipes may hold together at most, in bytes; null: a stage has no limit.
     pub worst_case_memory_bytes: Option<u64>,
-    /// What the host may hold for each sandboxed stage besides its own memory, in bytes.
-    pub host_allowance_bytes: u64,
     /// The stages, first to last; those of nested pipelines stand among them.
     pub stages: Vec<StageSummary>,
 }
@@ -63,10 +61,34 @@ pub struct StageSummary {
 pub struct LimitsSummary {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
+    /// What the host may hold for the stage besides its own memory, in bytes.
+    pub host_allowance_bytes: Option<u64>,
+    /// The call stack in bytes.
+    pub stack_bytes: Option<u64>,
     /// Processor time in milliseconds.
     pub cpu_time_ms: Option<u64>,
     /// Time in milliseconds.
     pub wall_time_ms: Option<u64>,
+    /// Time without a byte in or out, in milliseconds.
+    pub stall_time_ms: Option<u64>,
+    /// Instructions.
+    pub fuel: Option<u64>,
+    /// Bytes of standard input.
+    pub input_bytes: Option<u64>,
+    /// Bytes of standard output.
+    pub output_bytes: Option<u64>,
+    /// Bytes of standard error.
+    pub stderr_bytes: Option<u64>,
+    /// Handles, resources and streams at once.
+    pub handles: Option<u64>,
+    /// Core instances.
+    pub instances: Option<u64>,
+    /// The component's file in bytes.
+    pub component_size_bytes: Option<u64>,
+    /// Processor time of the compilation in milliseconds.
+    pub compile_time_ms: Option<u64>,
+    /// Memory of the compilation in bytes.
+    pub compile_memory_bytes: Option<u64>,
     /// Processes.
     pub processes: Option<u64>,
     /// Open files of each process.
@@ -84,6 +106,28 @@ pub struct JointSummary {
     pub bytes: u64,
 }
 
+impl LimitsSummary {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            memory_bytes: limits.memory,
+            host_allowance_bytes: Some(limits.allowance()),
+            stack_bytes: Some(limits.stack as u64),
+            cpu_time_ms: limits.cpu_time.map(millis),
+            stall_time_ms: limits.stall_time.map(millis),
+            fuel: limits.fuel,
+            input_bytes: limits.input_bytes,
+            output_bytes: limits.output_bytes,
+            stderr_bytes: limits.stderr_bytes,
+            handles: Some(limits.handles as u64),
+            instances: Some(limits.instances as u64),
+            component_size_bytes: Some(limits.component_size),
+            compile_time_ms: limits.compile_time.map(millis),
+            compile_memory_bytes: limits.compile_memory,
+            ..Self::default()
+        }
+    }
+}
+
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -95,7 +139,7 @@ impl Plan {
             self.stages.iter().enumerate().map(|(index, stage)| stage.summary(self.joints.get(index))).collect();
         let worst = |stage: &StageSummary| {
             let joint = stage.joint.map_or(0, |joint| joint.bytes);
-            let allowance = if stage.kind == "wasm" { FIXED_ALLOWANCE } else { 0 };
+            let allowance = stage.limits.host_allowance_bytes.unwrap_or(0);
             stage.limits.memory_bytes.map(|memory| memory.saturating_add(allowance).saturating_add(joint))
         };
         let worst_case =
@@ -112,7 +156,6 @@ impl Plan {
             stdout: format!("{}{}", self.stdout_name, handed_over(self.stages.last(), taken)),
             timeout_ms: self.timeout.map(millis),
             worst_case_memory_bytes: worst_case,
-            host_allowance_bytes: FIXED_ALLOWANCE,
             stages,
         }
     }
@@ -123,8 +166,7 @@ impl PlannedStage {
         let wall_time_ms = self.wall_time.map(millis);
         let (sha256, shape, args, env, dir, limits) = match &self.work {
             Work::Wasm(wasm) => {
-                let limits =
-                    LimitsSummary { memory_bytes: wasm.limits.memory, wall_time_ms, ..LimitsSummary::default() };
+                let limits = LimitsSummary { wall_time_ms, ..LimitsSummary::of(&wasm.limits) };
                 let args = wasm.args.iter().skip(1).cloned().collect();
                 (
                     Some(hex(&wasm.digest)),
@@ -143,6 +185,7 @@ impl PlannedStage {
                     processes: command.limits.processes,
                     open_files: command.limits.rlimits.open_files.map(|(files, _)| files),
                     file_size_bytes: command.limits.rlimits.file_size,
+                    ..LimitsSummary::default()
                 };
                 let args = command.arguments.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
                 let dir = command.directory.as_ref().map(|dir| dir.display().to_string());

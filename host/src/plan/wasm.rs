@@ -1,13 +1,13 @@
 //! Planning a sandboxed stage: finding its component and looking at it.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
 use bytes::Bytes;
 
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
-    sandbox::{DEFAULT_MEMORY, Inspection, Limits, Sandbox, inspect},
-    spec::{Bound, Place, StageSpec, nearest},
+    sandbox::{Inspection, Limits, Sandbox, inspect},
+    spec::{Bound, LimitsSpec, Place, Size, Span, StageSpec, nearest},
     stock,
 };
 
@@ -58,15 +58,49 @@ impl Planner<'_> {
         }
         let mut args = vec![name.to_owned()];
         args.extend(stage.args.iter().flatten().cloned());
-        let limits = Limits {
-            memory: match layers.limit(|limits| limits.memory) {
-                None => Some(DEFAULT_MEMORY),
-                Some(Bound::None) => None,
-                Some(Bound::At(size)) => Some(size.0),
-            },
-        };
+        let limits = limits(layers);
+        if bytes.len() as u64 > limits.component_size {
+            let message = format!("{wasm} has {} bytes, over the limit of {}", bytes.len(), limits.component_size);
+            return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
+                .hint("raise the limit if you trust the component"));
+        }
         let env = layers.variables().into_iter().collect();
         Ok(WasmWork { source: wasm.to_owned(), bytes, digest, inspection, args, env, limits })
+    }
+}
+
+/// The limits that count for a stage.
+fn limits(layers: &Layers<'_>) -> Limits {
+    /// The word on a limit, or the default.
+    fn word<T>(said: Option<Bound<T>>, default: Option<T>) -> Option<T> {
+        said.map_or(default, Bound::value)
+    }
+    let default = Limits::default();
+    let size = |pick: fn(&LimitsSpec) -> Option<Bound<Size>>, default: Option<u64>| {
+        word(layers.limit(pick), default.map(Size)).map(|size| size.0)
+    };
+    let time = |pick: fn(&LimitsSpec) -> Option<Bound<Span>>, default: Option<Duration>| {
+        word(layers.limit(pick), default.map(Span)).map(|span| span.0)
+    };
+    let count = |pick: fn(&LimitsSpec) -> Option<Bound<u64>>, default: usize| {
+        word(layers.limit(pick), None).and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
+    };
+    let stack = size(|limits| limits.stack, None).and_then(|stack| usize::try_from(stack).ok());
+    Limits {
+        memory: size(|limits| limits.memory, default.memory),
+        stack: stack.map_or(default.stack, usize::next_power_of_two),
+        cpu_time: time(|limits| limits.cpu_time, default.cpu_time),
+        stall_time: time(|limits| limits.stall_time, default.stall_time),
+        fuel: word(layers.limit(|limits| limits.fuel), default.fuel),
+        input_bytes: size(|limits| limits.input_bytes, default.input_bytes),
+        output_bytes: size(|limits| limits.output_bytes, default.output_bytes),
+        stderr_bytes: size(|limits| limits.stderr_bytes, default.stderr_bytes),
+        handles: count(|limits| limits.handles, default.handles),
+        instances: count(|limits| limits.instances, default.instances),
+        component_size: size(|limits| limits.component_size, Some(default.component_size))
+            .unwrap_or(default.component_size),
+        compile_time: time(|limits| limits.compile_time, default.compile_time),
+        compile_memory: size(|limits| limits.compile_memory, default.compile_memory),
     }
 }
 

@@ -1,19 +1,30 @@
 //! Loading: bytes to compiled code that can be instantiated, once per digest.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Module, component::Component};
 use wasmtime_wasi::{p2, p3};
 
-use super::{engine::Sandbox, inspect::Shape, store::Guest};
+use super::{
+    engine::{EngineKind, Machine, Sandbox},
+    inspect::Shape,
+    store::Guest,
+};
 
 /// A file's SHA-256 digest.
 pub(crate) type Digest = [u8; 32];
 
-/// Compiled code, linked as far as it can be without a store.
+/// Compiled code, linked as far as it can be without a store, and its engine.
 #[derive(Clone)]
-pub(crate) enum Loaded {
+pub(crate) struct Loaded {
+    pub(super) machine: Arc<Machine>,
+    pub(super) entry: Entry,
+}
+
+/// How a guest is entered.
+#[derive(Clone)]
+pub(super) enum Entry {
     P3(p3::bindings::CommandPre<Guest>),
     P2(p2::bindings::CommandPre<Guest>),
     P1(wasmtime::InstancePre<Guest>),
@@ -36,42 +47,43 @@ impl Sandbox {
     /// Compilation goes on in its thread; its result is dropped.
     pub(crate) async fn load(
         self: &Arc<Self>,
+        kind: EngineKind,
         digest: Digest,
         shape: Shape,
         bytes: bytes::Bytes,
     ) -> Result<Loaded, String> {
-        let cell = {
-            let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-            compiled.entry(digest).or_default().clone()
-        };
-        cell.get_or_try_init(|| async {
-            let sandbox = self.clone();
+        let machine = self.machine(kind).map_err(|error| error.to_string())?;
+        let cell = machine.cell(digest);
+        let entry = cell.get_or_try_init(|| async {
+            let (sandbox, machine) = (self.clone(), machine.clone());
             let compile = tokio::task::spawn_blocking(move || {
                 let compilers = &sandbox.compilers;
-                compilers.install(|| sandbox.compile(shape, &bytes))
+                compilers.install(|| machine.compile(shape, &bytes))
             });
             compile.await.map_err(|error| format!("the compiler failed: {error}"))?
-        })
-        .await
-        .cloned()
+        });
+        let entry = entry.await?.clone();
+        Ok(Loaded { machine, entry })
     }
+}
 
-    fn compile(&self, shape: Shape, bytes: &[u8]) -> Result<Loaded, String> {
+impl Machine {
+    fn compile(&self, shape: Shape, bytes: &[u8]) -> Result<Entry, String> {
         let refused = |error: wasmtime::Error| named_import(&readable(&error));
         match shape {
             Shape::ComponentP3 => {
                 let component = Component::new(&self.engine, bytes).map_err(refused)?;
                 let pre = self.components.instantiate_pre(&component).map_err(refused)?;
-                p3::bindings::CommandPre::new(pre).map(Loaded::P3).map_err(refused)
+                p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused)
             }
             Shape::ComponentP2 => {
                 let component = Component::new(&self.engine, bytes).map_err(refused)?;
                 let pre = self.components.instantiate_pre(&component).map_err(refused)?;
-                p2::bindings::CommandPre::new(pre).map(Loaded::P2).map_err(refused)
+                p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused)
             }
             Shape::ModuleP1 => {
                 let module = Module::new(&self.engine, bytes).map_err(refused)?;
-                self.modules.instantiate_pre(&module).map(Loaded::P1).map_err(refused)
+                self.modules.instantiate_pre(&module).map(Entry::P1).map_err(refused)
             }
         }
     }

@@ -1,10 +1,13 @@
-//! The engine, its epoch ticker and its code cache: what all runs of a host share.
+//! Engines, their epoch ticker and their code cache: what all runs of a host share.
+//!
+//! What wasmtime fixes per engine (stack size, fuel, determinism) comes from a stage's limits, so there is a table of engines. It is
+//! small: stacks are powers of two.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs,
     os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -14,29 +17,62 @@ use tokio::sync::OnceCell;
 use wasmtime::{Cache, CacheConfig, Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
-    component::{Digest, Loaded},
+    component::{Digest, Entry},
+    limits::HOST_STACK,
+    meter::Turns,
     store::Guest,
 };
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
-const EPOCH: Duration = Duration::from_millis(5);
+pub(super) const EPOCH: Duration = Duration::from_millis(5);
 
-/// The stack of a guest, in bytes.
-const STACK: usize = 512 << 10;
+/// How many compiled components an engine keeps. Those in use are in use all the same.
+const MOST_COMPILED: usize = 256;
 
-/// What a fiber needs beyond the guest's stack: the host's own frames, with room to spare.
-const HOST_STACK: usize = 3 << 19;
+/// How a guest's code is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EngineKind {
+    pub(crate) counting: Counting,
+    /// The stack of a guest, in bytes: a power of two.
+    pub(crate) stack: usize,
+    /// Whether a trap keeps the guest's memory for a core dump.
+    pub(crate) dumps: bool,
+}
 
-/// An engine with everything that hangs on it. Dropping it ends its thread.
+/// What interrupts a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Counting {
+    /// Epochs.
+    Epochs,
+    /// Epochs, and instructions are counted too.
+    EpochsAndFuel,
+    /// Instructions alone, and every result is the same on every machine.
+    Fuel,
+}
+
+/// Engines with everything that hangs on them. Dropping it ends its thread.
 pub(crate) struct Sandbox {
+    machines: Mutex<HashMap<EngineKind, Arc<Machine>>>,
+    cache: Option<(Cache, PathBuf)>,
+    /// The threads that compile. The compiler would otherwise start a process-wide pool that outlives every host.
+    pub(super) compilers: rayon::ThreadPool,
+    pub(super) turns: Arc<Turns>,
+    ticker: Ticker,
+}
+
+/// One engine.
+pub(super) struct Machine {
     pub(super) engine: Engine,
     pub(super) components: Linker<Guest>,
     pub(super) modules: wasmtime::Linker<Guest>,
-    /// Compiled components by the digest of their file. Bounded by what pipelines name.
-    pub(super) compiled: Mutex<HashMap<Digest, Arc<OnceCell<Loaded>>>>,
-    /// The threads that compile. The compiler would otherwise start a process-wide pool that outlives every host.
-    pub(super) compilers: rayon::ThreadPool,
-    ticker: Ticker,
+    compiled: Mutex<Compiled>,
+}
+
+/// Compiled components by the digest of their file, the oldest first.
+#[derive(Default)]
+struct Compiled {
+    cells: HashMap<Digest, Arc<OnceCell<Entry>>>,
+    order: VecDeque<Digest>,
 }
 
 /// Why the sandbox could not be set up.
@@ -45,38 +81,85 @@ pub(crate) struct Sandbox {
 pub(crate) struct SandboxError(String);
 
 impl Sandbox {
-    /// Makes an engine. `cache` is the directory for compiled code; one that cannot be trusted or made is not used, and
-    /// the second value says why.
-    pub(crate) fn new(cache: Option<&Path>) -> Result<(Self, Option<String>), SandboxError> {
-        let mut config = Config::new();
-        config
-            .epoch_interruption(true)
-            .max_wasm_stack(STACK)
-            .async_stack_size(STACK + HOST_STACK)
-            // Symbolication by DWARF is slow and unbounded; names come from the name section.
-            .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    /// Makes one. `cache` is the directory for compiled code; one that cannot be trusted or made is not used, and the
+    /// second value says why.
+    pub(crate) fn new(cache: Option<&Path>, turns: Arc<Turns>) -> Result<(Self, Option<String>), SandboxError> {
         let mut unused = None;
-        if let Some(directory) = cache {
-            match open_cache(directory) {
-                Ok(cache) => _ = config.cache(Some(cache)),
-                Err(why) => unused = Some(format!("the code cache {} is not used: {why}", directory.display())),
+        let cache = cache.and_then(|directory| match open_cache(directory) {
+            Ok(cache) => Some((cache, directory.to_owned())),
+            Err(why) => {
+                unused = Some(format!("the code cache {} is not used: {why}", directory.display()));
+                None
             }
+        });
+        let compilers = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
+        let compilers = compilers.map_err(|error| SandboxError(error.to_string()))?;
+        let ticker = Ticker::start().map_err(|error| SandboxError(error.to_string()))?;
+        Ok((Self { machines: Mutex::default(), cache, compilers, turns, ticker }, unused))
+    }
+
+    /// The engine of that kind, made when it is first asked for.
+    pub(super) fn machine(&self, kind: EngineKind) -> Result<Arc<Machine>, SandboxError> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(machine) = machines.get(&kind) {
+            return Ok(machine.clone());
         }
-        let failed = |error: wasmtime::Error| SandboxError(format!("{error:#}"));
-        let engine = Engine::new(&config).map_err(failed)?;
+        let cache = self.cache.as_ref().map(|(cache, _)| cache.clone());
+        let machine = Machine::new(kind, cache).map_err(|error| SandboxError(format!("{error:#}")))?;
+        if kind.counting != Counting::Fuel {
+            self.ticker.tick(machine.engine.clone());
+        }
+        Ok(machines.entry(kind).insert_entry(Arc::new(machine)).get().clone())
+    }
+}
+
+/// What an engine of that kind is like.
+pub(super) fn config(kind: EngineKind) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(kind.counting != Counting::Fuel)
+        .consume_fuel(kind.counting != Counting::Epochs)
+        .max_wasm_stack(kind.stack)
+        .async_stack_size(kind.stack + HOST_STACK)
+        .coredump_on_trap(kind.dumps)
+        // Symbolication by DWARF is slow and unbounded; names come from the name section.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    if kind.counting == Counting::Fuel {
+        config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
+    }
+    config
+}
+
+impl Machine {
+    fn new(kind: EngineKind, cache: Option<Cache>) -> wasmtime::Result<Self> {
+        let mut config = config(kind);
+        config.cache(cache);
+        let engine = Engine::new(&config)?;
         let mut components = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut components).map_err(failed)?;
-        wasmtime_wasi::p3::add_to_linker(&mut components).map_err(failed)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+        wasmtime_wasi::p3::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
-        wasmtime_wasi::p1::add_to_linker_async(&mut modules, |guest: &mut Guest| &mut guest.wasi).map_err(failed)?;
+        wasmtime_wasi::p1::add_to_linker_async(&mut modules, |guest: &mut Guest| &mut guest.wasi)?;
         // The stock one refuses codes from 126 on; a program may exit with any byte.
         modules.allow_shadowing(true);
         let exit = |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code).into()) };
-        modules.func_wrap("wasi_snapshot_preview1", "proc_exit", exit).map_err(failed)?;
-        let compilers = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
-        let compilers = compilers.map_err(|error| SandboxError(error.to_string()))?;
-        let ticker = Ticker::start(engine.clone()).map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { engine, components, modules, compiled: Mutex::default(), compilers, ticker }, unused))
+        modules.func_wrap("wasi_snapshot_preview1", "proc_exit", exit)?;
+        Ok(Self { engine, components, modules, compiled: Mutex::default() })
+    }
+
+    /// The place of a compiled component.
+    pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<Entry>> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = compiled.cells.get(&digest) {
+            return cell.clone();
+        }
+        if compiled.order.len() == MOST_COMPILED
+            && let Some(oldest) = compiled.order.pop_front()
+        {
+            compiled.cells.remove(&oldest);
+        }
+        compiled.order.push_back(digest);
+        compiled.cells.entry(digest).or_default().clone()
     }
 }
 
@@ -104,32 +187,43 @@ fn open_cache(directory: &Path) -> Result<Cache, String> {
     Cache::new(config).map_err(|error| format!("{error:#}"))
 }
 
-/// Advances the engine's epoch until it is dropped.
+/// Advances the engines' epochs until it is dropped.
 struct Ticker {
-    stop: Arc<(Mutex<bool>, Condvar)>,
+    engines: Arc<(Mutex<Ticked>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Default)]
+struct Ticked {
+    engines: Vec<Engine>,
+    stopped: bool,
+}
+
 impl Ticker {
-    fn start(engine: Engine) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let seen = stop.clone();
+    fn start() -> std::io::Result<Self> {
+        let engines = Arc::new((Mutex::new(Ticked::default()), Condvar::new()));
+        let seen = engines.clone();
         let thread = std::thread::Builder::new().name("stagehost-epoch".into()).spawn(move || {
-            let (stopped, changed) = &*seen;
-            let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*guard {
+            let (ticked, changed) = &*seen;
+            let mut guard = ticked.lock().unwrap_or_else(PoisonError::into_inner);
+            while !guard.stopped {
                 guard = changed.wait_timeout(guard, EPOCH).unwrap_or_else(PoisonError::into_inner).0;
-                engine.increment_epoch();
+                guard.engines.iter().for_each(Engine::increment_epoch);
             }
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { engines, thread: Some(thread) })
+    }
+
+    /// Ticks this engine too.
+    fn tick(&self, engine: Engine) {
+        self.engines.0.lock().unwrap_or_else(PoisonError::into_inner).engines.push(engine);
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
+        self.engines.0.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+        self.engines.1.notify_all();
         if let Some(thread) = self.thread.take() {
             // It cannot have panicked: it only waits and counts.
             let _ = thread.join();

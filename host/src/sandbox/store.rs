@@ -5,42 +5,28 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
 };
 
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
-use super::{component::Loaded, engine::Sandbox, stdio::Stdio, trap};
+use super::{
+    component::{Entry, Loaded},
+    engine::{Counting, EngineKind, Sandbox},
+    limits::{HOSTCALL_FUEL, Limits, MAX_MEMORIES, MAX_RANDOM, MAX_TABLES},
+    meter::{Usage, is_full_slice, metered},
+    stdio::Stdio,
+    trap,
+};
 use crate::{joint::Stop, outcome::StageExit};
 
-/// The memory limit of a stage that sets none, in bytes.
-pub const DEFAULT_MEMORY: u64 = 256 << 20;
-
-/// What the host may hold for one guest besides the guest's own memory: handles (1 KiB each) and one call's data. Shown
-/// in the plan; not part of the guest's own limit.
-pub(crate) const FIXED_ALLOWANCE: u64 = MAX_HANDLES as u64 * 1024 + HOSTCALL_FUEL as u64;
-
-/// Resources and streams that a guest may hold at once.
-const MAX_HANDLES: usize = 10_000;
-/// Bytes that one call of the host may copy out of the guest.
-const HOSTCALL_FUEL: usize = 1 << 20;
-/// Random bytes that one call may ask for.
-const MAX_RANDOM: u64 = 1 << 20;
-/// Core instances, memories and tables of one component. The largest that toolchains make have about a dozen.
-const MAX_INSTANCES: usize = 64;
-const MAX_MEMORIES: usize = 8;
-const MAX_TABLES: usize = 64;
 /// What one table element costs the host.
 const TABLE_ELEMENT: u64 = 16;
 
-/// What a stage may use.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// The sum of all linear memories and tables, in bytes. `None`: no limit.
-    pub(crate) memory: Option<u64>,
-}
+/// How many instructions a guest that is only interrupted by their number runs at a time: some milliseconds' worth.
+const FUEL_SLICE: u64 = 10_000_000;
 
 /// How a guest is started.
 #[derive(Clone, Debug)]
@@ -49,14 +35,8 @@ pub(crate) struct GuestSpec {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
-}
-
-/// How a guest ended, and what it used.
-#[derive(Debug)]
-pub(crate) struct GuestEnd {
-    pub(crate) exit: StageExit,
-    /// The most memory that it held at once, in bytes.
-    pub(crate) peak_memory: u64,
+    /// Whether every result must be the same on every run.
+    pub(crate) deterministic: bool,
 }
 
 /// A store's data.
@@ -64,6 +44,7 @@ pub(crate) struct Guest {
     pub(super) wasi: WasiP1Ctx,
     memory: MemoryLimiter,
     stop: Stop,
+    usage: Arc<Usage>,
 }
 
 impl WasiView for Guest {
@@ -75,8 +56,9 @@ impl WasiView for Guest {
 /// Bounds memories and tables together, and remembers what was refused.
 pub(super) struct MemoryLimiter {
     limit: Option<u64>,
+    instances: usize,
     used: u64,
-    peak: u64,
+    usage: Arc<Usage>,
     /// The growth that was approved last, to be taken back if it fails after all.
     pending: u64,
     /// The last refusal, if nothing was approved since: how many bytes were asked for, and how many were in use.
@@ -104,7 +86,7 @@ impl MemoryLimiter {
         self.denied = None;
         self.used = wanted;
         self.pending = bytes;
-        self.peak = self.peak.max(wanted);
+        self.usage.peak_memory.fetch_max(wanted, Relaxed);
         true
     }
 
@@ -139,7 +121,7 @@ impl ResourceLimiter for MemoryLimiter {
     }
 
     fn instances(&self) -> usize {
-        MAX_INSTANCES
+        self.instances
     }
 
     fn memories(&self) -> usize {
@@ -163,7 +145,14 @@ pub(super) struct NotACommand(pub(super) String);
 
 /// Makes a Store with every limit applied. There is no other place that does.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-fn new_store(sandbox: &Sandbox, spec: &GuestSpec, stdio: &Stdio, stop: Stop) -> Store<Guest> {
+fn new_store(
+    loaded: &Loaded,
+    spec: &GuestSpec,
+    stdio: &Stdio,
+    stop: Stop,
+    usage: &Arc<Usage>,
+) -> wasmtime::Result<Store<Guest>> {
+    let limits = &spec.limits;
     let mut wasi = WasiCtx::builder();
     wasi.args(&spec.args)
         .envs(&spec.env)
@@ -171,25 +160,42 @@ fn new_store(sandbox: &Sandbox, spec: &GuestSpec, stdio: &Stdio, stop: Stop) -> 
         .stdout(stdio.stdout.clone())
         .stderr(stdio.stderr.clone())
         .max_random_size(MAX_RANDOM);
-    let memory = MemoryLimiter { limit: spec.limits.memory, used: 0, peak: 0, pending: 0, denied: None };
+    let instances = limits.instances;
+    let memory =
+        MemoryLimiter { limit: limits.memory, instances, used: 0, usage: usage.clone(), pending: 0, denied: None };
     let mut wasi = wasi.build_p1();
-    wasi.ctx().table.set_max_capacity(MAX_HANDLES);
-    let mut store = Store::new(&sandbox.engine, Guest { wasi, memory, stop });
+    wasi.ctx().table.set_max_capacity(limits.handles);
+    let mut store = Store::new(&loaded.machine.engine, Guest { wasi, memory, stop, usage: usage.clone() });
     store.limiter(|guest| &mut guest.memory);
     store.set_hostcall_fuel(HOSTCALL_FUEL);
-    store.set_max_component_handles(MAX_HANDLES);
+    store.set_max_component_handles(limits.handles);
     if let Some(table) = store.concurrent_resource_table() {
-        table.set_max_capacity(MAX_HANDLES);
+        table.set_max_capacity(limits.handles);
     }
-    // At every epoch the guest lets others run, or ends if the run is stopped.
+    let counting = spec.counting();
+    if counting != Counting::Epochs {
+        store.set_fuel(limits.fuel.unwrap_or(u64::MAX))?;
+    }
+    if counting == Counting::Fuel {
+        store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
+        return Ok(store);
+    }
+    // At every epoch the guest lets others run, or ends if the run is stopped or its time is used up.
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
-        if store.data().stop.is_requested() {
+        let guest = store.data();
+        if guest.stop.is_requested() {
             return Err(Stopped.into());
         }
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        let took = guest.usage.meter.in_this_poll();
+        guest.usage.meter.check(took)?;
+        // One that was woken just before is left to it.
+        Ok(match is_full_slice(took) {
+            true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+            false => UpdateDeadline::Continue(1),
+        })
     });
-    store
+    Ok(store)
 }
 
 /// Runs a guest to its end. What it wrote before it ended well is handed over before this returns.
@@ -203,24 +209,20 @@ pub(crate) async fn run_guest(
     spec: GuestSpec,
     stdio: Stdio,
     stop: Stop,
-) -> GuestEnd {
-    let mut store = new_store(&sandbox, &spec, &stdio, stop);
+    usage: Arc<Usage>,
+) -> StageExit {
+    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage) {
+        Ok(store) => store,
+        Err(error) => return StageExit::HostError { message: format!("the sandbox failed: {error:#}"), path: None },
+    };
     let ran = {
-        let running: Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>> = match loaded {
-            Loaded::P3(command) => Box::pin(run_p3(&mut store, command)),
-            Loaded::P2(command) => Box::pin(run_p2(&mut store, command)),
-            Loaded::P1(module) => Box::pin(run_p1(&mut store, module)),
+        let running: Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>> = match loaded.entry {
+            Entry::P3(command) => Box::pin(run_p3(&mut store, command)),
+            Entry::P2(command) => Box::pin(run_p2(&mut store, command)),
+            Entry::P1(module) => Box::pin(run_p1(&mut store, module)),
         };
         let mut running = pin!(running);
-        poll_fn(|cx| {
-            let polled = running.as_mut().poll(cx);
-            if polled.is_pending() {
-                // Whatever it waits for, it writes nothing meanwhile.
-                stdio.stdout.idle();
-            }
-            polled
-        })
-        .await
+        metered(running.as_mut(), &usage.meter, &sandbox.turns, || stdio.stdout.idle()).await
     };
     let ran = match ran {
         // A 0.2 stream takes bytes before they are written; they are part of what a good end promises.
@@ -231,13 +233,29 @@ pub(crate) async fn run_guest(
         }
         failed => failed,
     };
-    let guest = store.data();
-    let exit = match ran {
+    if let Ok(left) = store.get_fuel() {
+        let _ = usage.fuel.set(spec.limits.fuel.unwrap_or(u64::MAX).saturating_sub(left));
+    }
+    match ran {
         Ok(()) => StageExit::Ok,
-        Err(error) => trap::exit_of(&error, guest.memory.denied, &stdio.stderr.tail_text()),
-    };
-    let peak_memory = guest.memory.peak;
-    GuestEnd { exit, peak_memory }
+        Err(error) => trap::exit_of(&error, store.data().memory.denied, &spec.limits, &stdio.stderr.tail_text()),
+    }
+}
+
+impl GuestSpec {
+    /// What interrupts the guest.
+    fn counting(&self) -> Counting {
+        match (self.deterministic, self.limits.fuel) {
+            (true, _) => Counting::Fuel,
+            (false, Some(_)) => Counting::EpochsAndFuel,
+            (false, None) => Counting::Epochs,
+        }
+    }
+
+    /// The engine it needs.
+    pub(crate) fn engine(&self) -> EngineKind {
+        EngineKind { counting: self.counting(), stack: self.limits.stack, dumps: false }
+    }
 }
 
 async fn run_p3(

@@ -7,6 +7,8 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     component::readable,
+    limits::{Limits, MAX_MEMORIES, MAX_TABLES},
+    meter::CpuTimeUsed,
     store::{Denied, NotACommand, Stopped},
 };
 use crate::outcome::{LimitKind, StageExit, TrapKind};
@@ -15,7 +17,7 @@ use crate::outcome::{LimitKind, StageExit, TrapKind};
 const MAX_FRAMES: usize = 32;
 
 /// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed.
-pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &str) -> StageExit {
+pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits, stderr: &str) -> StageExit {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         // Only the low byte of an exit code reaches a parent, here as anywhere.
         return match u8::try_from(code & 0xff).unwrap_or(u8::MAX) {
@@ -25,6 +27,13 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
     }
     if error.is::<Stopped>() {
         return StageExit::Cancelled;
+    }
+    if let Some(CpuTimeUsed { limit, used }) = error.downcast_ref() {
+        let millis = |time: &std::time::Duration| u64::try_from(time.as_millis()).ok();
+        return StageExit::Limit { which: LimitKind::CpuTime, limit: millis(limit), used: millis(used), asked: None };
+    }
+    if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
+        return StageExit::Limit { which: LimitKind::Fuel, limit: limits.fuel, used: limits.fuel, asked: None };
     }
     if let Some(NotACommand(message)) = error.downcast_ref() {
         return StageExit::StartFailed { message: message.clone(), missing: false };
@@ -38,11 +47,17 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
     let root = error.root_cause().to_string();
     let (kind, mut message) = match error.downcast_ref::<Trap>() {
         Some(trap) => (kind_of(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
-        None if root.contains("resource table has no free keys") || root.contains("handle table") => {
-            return StageExit::Limit { which: LimitKind::Handles, limit: None, used: None, asked: None };
+        None if root.contains("resource table has no free keys") || root.contains("store handle limit exceeded") => {
+            return held(LimitKind::Handles, limits.handles);
+        }
+        None if root.contains("resource limit exceeded: memory count") => {
+            return held(LimitKind::Memories, MAX_MEMORIES);
+        }
+        None if root.contains("resource limit exceeded: table count") => {
+            return held(LimitKind::Tables, MAX_TABLES);
         }
         None if root.contains("resource limit exceeded") => {
-            return StageExit::Limit { which: LimitKind::Instances, limit: None, used: None, asked: None };
+            return held(LimitKind::Instances, limits.instances);
         }
         None => (TrapKind::HostCallRefused, root),
     };
@@ -56,6 +71,12 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, stderr: &
         message.push_str(" (likely a stack overflow)");
     }
     StageExit::Trap { trap: kind, message, frames }
+}
+
+/// A bound on what is held at once was reached.
+fn held(which: LimitKind, limit: usize) -> StageExit {
+    let limit = u64::try_from(limit).ok();
+    StageExit::Limit { which, limit, used: limit, asked: Some(1) }
 }
 
 fn out_of_memory(Denied { limit, used, asked }: Denied) -> StageExit {

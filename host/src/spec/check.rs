@@ -5,9 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{
-    Bound, FileSink, LimitsSpec, MAX_STAGES, PipelineSpec, Place, Size, Span, SpecError, StageSpec, StdoutSpec,
-};
+use super::{FileSink, MAX_STAGES, PipelineSpec, Place, Size, SpecError, StageSpec, StdoutSpec};
 
 impl PipelineSpec {
     /// The stages' names: their own, else the file's, made unique by a number.
@@ -41,6 +39,9 @@ impl PipelineSpec {
             return Err(SpecError::new(root.key("stages"), format!("there are more than {MAX_STAGES} stages")));
         }
         check_env(self.env.as_ref(), &root)?;
+        if let Some(limits) = &self.limits {
+            limits.check(&root.key("limits"))?;
+        }
         check_buffer(self.buffer, &root)?;
         let mut names = BTreeSet::new();
         for (index, stage) in self.stages.iter().enumerate() {
@@ -98,9 +99,9 @@ impl StageSpec {
         check_buffer(self.buffer, place)
     }
 
-    /// Checks that the stage is of one kind, and that its other keys mean something for that kind.
-    fn check_kind(&self, place: &Place) -> Result<(), SpecError> {
-        let kinds: Vec<_> = [
+    /// What the stage says it is.
+    fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        [
             self.wasm.as_ref().map(|_| "wasm"),
             self.command.as_ref().map(|_| "command"),
             self.pipeline.as_ref().map(|_| "pipeline"),
@@ -108,7 +109,16 @@ impl StageSpec {
         ]
         .into_iter()
         .flatten()
-        .collect();
+    }
+
+    /// What kind of stage it is; it was checked to be of one.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kinds().next().unwrap_or("function")
+    }
+
+    /// Checks that the stage is of one kind, and that its other keys mean something for that kind.
+    fn check_kind(&self, place: &Place) -> Result<(), SpecError> {
+        let kinds: Vec<_> = self.kinds().collect();
         let kind = match kinds[..] {
             [kind] => kind,
             [] => {
@@ -143,7 +153,12 @@ impl StageSpec {
         };
         let inside = "say it in that pipeline's own file";
         only(self.args.is_some(), "args", &["wasm"], "a command's arguments stand in \"command\": [\"sort\", \"-u\"]")?;
-        only(self.sha256.is_some(), "sha256", &["wasm"], "only a component's digest is checked")?;
+        only(
+            self.sha256.is_some(),
+            "sha256",
+            &["wasm", "command"],
+            "a nested file's stages have digests of their own",
+        )?;
         only(self.dir.is_some(), "dir", &["command"], "only commands run in a directory")?;
         only(self.eof.is_some(), "eof", &["command"], "the output of other stages ends with the stage")?;
         only(self.leftovers.is_some(), "leftovers", &["command"], "only commands leave processes behind")?;
@@ -154,59 +169,26 @@ impl StageSpec {
         only(self.ok_exit.is_some(), "ok_exit", &leaf, inside)?;
         only(self.ignore.is_some(), "ignore", &leaf, inside)?;
         only(self.broken_pipe.is_some(), "broken_pipe", &leaf, inside)?;
-        for key in self.limits.iter().flat_map(LimitsSpec::keys_of_commands) {
-            let limits = place.key("limits");
-            if kind == "wasm" || kind == "function" {
-                return Err(SpecError::new(limits.key(key), format!("this limit cannot be held for a {kind} stage"))
-                    .hint("it is for commands; as a default of the whole pipeline it holds for its commands"));
+        only(self.grants.is_some(), "grants", &["wasm", "command"], inside)?;
+        only(self.sandbox.is_some(), "sandbox", &["command"], "every wasm stage is sandboxed")?;
+        only(self.on_trap.is_some(), "on_trap", &["wasm"], "only wasm stages trap")?;
+        if let Some(limits) = &self.limits {
+            let place = place.key("limits");
+            if let Some((key, kinds)) = limits.misplaced(kind) {
+                let kinds = kinds.iter().filter(|kind| **kind != "pipeline").copied().collect::<Vec<_>>().join(" and ");
+                return Err(SpecError::new(place.key(key), format!("this limit cannot be held for a {kind} stage"))
+                    .hint(format!("{kinds} stages have it; as a default of the whole pipeline it holds for those")));
             }
+            limits.check(&place)?;
         }
-        if kind == "function" && self.limits.as_ref().is_some_and(|limits| limits.memory.is_some()) {
-            return Err(SpecError::new(place.key("limits").key("memory"), "a function's memory is the program's own"));
+        if let Some(grants) = &self.grants {
+            if kind == "command" && self.sandbox.is_none() {
+                return Err(SpecError::new(place.key("grants"), "a command without a sandbox has every right anyway")
+                    .hint("\"sandbox\": \"strict\" holds it to its grants"));
+            }
+            grants.check(kind, &place.key("grants"))?;
         }
         Ok(())
-    }
-}
-
-impl LimitsSpec {
-    /// The names of the limits.
-    const NAMES: [&str; 6] = ["memory", "cpu_time", "wall_time", "processes", "open_files", "file_size"];
-
-    /// One limit by its name and a value as a file has it in quotes.
-    ///
-    /// # Errors
-    ///
-    /// A message for people.
-    pub fn of(name: &str, value: &str) -> Result<Self, String> {
-        fn bound<T>(value: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<Bound<T>>, String> {
-            Ok(Some(if value == "none" { Bound::None } else { Bound::At(parse(value)?) }))
-        }
-        let size = |value: &str| value.parse::<Size>();
-        let time = |value: &str| super::parse_duration(value).map(Span);
-        let number = |value: &str| value.parse::<u64>().map_err(|_| format!("{value:?} is no number"));
-        let mut limits = Self::default();
-        match name {
-            "memory" => limits.memory = bound(value, size)?,
-            "cpu_time" => limits.cpu_time = bound(value, time)?,
-            "wall_time" => limits.wall_time = bound(value, time)?,
-            "processes" => limits.processes = bound(value, number)?,
-            "open_files" => limits.open_files = bound(value, number)?,
-            "file_size" => limits.file_size = bound(value, size)?,
-            _ => return Err(format!("there is no limit {name:?}; there are: {}", Self::NAMES.join(", "))),
-        }
-        Ok(limits)
-    }
-
-    /// The limits set here that only commands have.
-    pub(crate) fn keys_of_commands(&self) -> impl Iterator<Item = &'static str> {
-        [
-            self.cpu_time.map(|_| "cpu_time"),
-            self.processes.map(|_| "processes"),
-            self.open_files.map(|_| "open_files"),
-            self.file_size.map(|_| "file_size"),
-        ]
-        .into_iter()
-        .flatten()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Bound, Size, Span};
+use super::{Bound, GrantsSpec, LimitsSpec, Size, Span};
 
 /// A pipeline file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
@@ -63,7 +63,7 @@ pub struct StageSpec {
     #[serde(skip)]
     #[schemars(skip)]
     pub(crate) function: Option<usize>,
-    /// The SHA-256 digest, in hexadecimal, that the `.wasm` file must have.
+    /// The SHA-256 digest, in hexadecimal, that the `.wasm` file or the program's file must have.
     pub sha256: Option<String>,
     /// The stage's name; unique. Default: the file's name.
     pub name: Option<String>,
@@ -75,6 +75,11 @@ pub struct StageSpec {
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// The stage's limits, over the pipeline's.
     pub limits: Option<LimitsSpec>,
+    /// The stage's rights. A wasm stage has no others; a command is held to them by its `sandbox`.
+    pub grants: Option<GrantsSpec>,
+    /// A wall around a command: no new privileges, only the directories and TCP ports of its `grants` besides the system's
+    /// own programs and libraries, no plainly dangerous system calls. Default: none.
+    pub sandbox: Option<Sandboxing>,
     /// What the stage needs its ends to be.
     pub requires: Option<RequiresSpec>,
     /// The capacity of the ring or pipe that this stage writes.
@@ -87,29 +92,33 @@ pub struct StageSpec {
     pub ignore: Option<Vec<Ignore>>,
     /// What a broken pipe on the stage's output means. Default: excuse.
     pub broken_pipe: Option<BrokenPipe>,
+    /// What a trap of a wasm stage means for its output. Default: fail.
+    pub on_trap: Option<OnTrap>,
     /// When the reader of a command's output sees its end. Default: when the command's exit is known to be good.
     pub eof: Option<Eof>,
     /// What becomes of the processes that a command leaves behind. Default: kill.
     pub leftovers: Option<Leftovers>,
 }
 
-/// Limits of a stage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitsSpec {
-    /// Of a wasm stage: the sum of all linear memories and tables (default 256 MiB). Of a command: what its whole process
-    /// tree has resident (default none).
-    pub memory: Option<Bound<Size>>,
-    /// The processor time of a command's whole process tree. Default: none.
-    pub cpu_time: Option<Bound<Span>>,
-    /// How long the stage may run. Default: as long as it likes.
-    pub wall_time: Option<Bound<Span>>,
-    /// The processes of a command's whole process tree. Default: none.
-    pub processes: Option<Bound<u64>>,
-    /// The files that each process of a command may have open. Default: what the host was started with.
-    pub open_files: Option<Bound<u64>>,
-    /// The largest file that each process of a command may write. Default: what the host was started with.
-    pub file_size: Option<Bound<Size>>,
+/// What a trap of a stage means for its output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTrap {
+    /// It is a failure.
+    #[default]
+    Fail,
+    /// What was written stands as a clean end; the report still says trap.
+    Finish,
+}
+
+/// The wall that the kernel builds around a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandboxing {
+    /// All of it, or the plan is refused.
+    Strict,
+    /// As much of it as this kernel has; the report says what is missing.
+    BestEffort,
 }
 
 /// What a stage needs its ends to be.

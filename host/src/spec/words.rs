@@ -69,7 +69,7 @@ impl<'de, T: Deserialize<'de>> de::Visitor<'de> for WordOr<T> {
     }
 }
 
-fn word_or<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+pub(super) fn word_or<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
     words: &'static [&'static str],
 ) -> Result<Result<usize, T>, D::Error> {

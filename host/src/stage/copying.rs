@@ -151,7 +151,7 @@ pub(crate) struct Log {
 impl Log {
     pub(super) fn start(file: OwnedFd, sink: Sink, buffers: &Buffers) -> io::Result<Self> {
         let mut source = DescriptorSource::owned(file)?;
-        let port = OutputPort::with_tail(sink);
+        let port = OutputPort::with_tail(sink, None);
         let (kept, buffers) = (port.clone(), buffers.clone());
         let reading = Task::spawn(async move {
             loop {

@@ -35,7 +35,7 @@ impl FunctionStage {
     /// Dropping the future releases the function and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, stop: Stop) -> StageEnd {
         let Self { inside, function, wall_time, kill_after } = self;
-        let (input, output) = inside.ports();
+        let (input, output) = inside.ports((None, None));
         let started = Instant::now();
         let mut notes = Vec::new();
         let Some(Function { body }) = function else {

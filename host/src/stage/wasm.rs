@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{InProcess, StageEnd, settle};
+use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Sink, Stop},
     outcome::{LimitKind, StageExit},
     plan::WasmWork,
-    sandbox::{GuestSpec, Sandbox, Stdio, run_guest},
+    sandbox::{GuestSpec, Sandbox, Stdio, Usage, run_guest},
 };
 
 /// A stage with its halves, ready to run.
@@ -46,45 +46,49 @@ impl WasmStage {
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
         let Self { inside, spec, code, wall_time, stderr } = self;
-        let (stdin, stdout) = inside.ports();
-        let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr) };
-        let loading = sandbox.load(code.digest, code.shape, code.bytes);
+        let limits = spec.limits;
+        let (stdin, stdout) = inside.ports((limits.input_bytes, limits.output_bytes));
+        let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, limits.stderr_bytes) };
+        let loading = sandbox.load(spec.engine(), code.digest, code.shape, code.bytes);
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
             loaded = loading => loaded.map_err(|message| StageExit::StartFailed { message, missing: false }),
         };
         let started = Instant::now();
-        let mut peak_memory = None;
+        let usage = Arc::new(Usage::new(limits.cpu_time));
+        let ran = loaded.is_ok();
         let exit = match loaded {
             Err(exit) => exit,
             Ok(loaded) => {
-                let running = run_guest(sandbox, loaded, spec, stdio.clone(), stop.clone());
+                let running = run_guest(sandbox, loaded, spec, stdio.clone(), stop.clone(), usage.clone());
                 let ended = tokio::select! {
                     biased;
                     _ = stop.requested() => Err(StageExit::Cancelled),
                     failure = stdio.stdin.failed() => Err(inside.input_failed(&failure)),
                     failure = stdio.stdout.failed() => Err(inside.output_failed(&failure)),
+                    failure = stdio.stderr.failed() => Err(exit_of(&failure, LimitKind::StderrBytes, None)),
+                    exit = stalled(limits.stall_time, &stdio) => Err(exit),
                     exit = over_time(wall_time) => Err(exit),
                     end = running => Ok(end),
                 };
                 match ended {
                     Err(exit) => exit,
-                    Ok(end) => {
-                        peak_memory = Some(end.peak_memory);
-                        match settle(end.exit, &inside, &stdio.stdin, &stdio.stdout) {
-                            StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
-                            exit => exit,
-                        }
-                    }
+                    Ok(exit) => match settle(exit, &inside, &stdio.stdin, &stdio.stdout) {
+                        StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
+                        exit => exit,
+                    },
                 }
             }
         };
+        let lifetime = started.elapsed();
         // What was printed is handed on before the report; a reader of stderr that does not read holds nothing up.
         stop.patiently(poll_fn(|cx| stdio.stderr.poll_flush(cx))).await;
         let end = StageEnd {
-            peak_memory,
-            lifetime: peak_memory.map(|_| started.elapsed()),
+            peak_memory: ran.then(|| usage.peak_memory()),
+            cpu: ran.then(|| usage.cpu()),
+            fuel: usage.fuel(),
+            lifetime: ran.then_some(lifetime),
             stderr: stdio.stderr.tail_text(),
             ..StageEnd::default()
         };
@@ -98,4 +102,22 @@ pub(super) async fn over_time(wall_time: Option<Duration>) -> StageExit {
     Countdown::wait(limit).await;
     let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     StageExit::Limit { which: LimitKind::WallTime, limit: Some(limit), used: Some(limit), asked: None }
+}
+
+/// Waits until a stage has moved nothing for as long as it may, though it waited neither for input nor for room.
+async fn stalled(limit: Option<Duration>, stdio: &Stdio) -> StageExit {
+    const MOST: Duration = Duration::from_millis(250);
+    let Some(limit) = limit else { return std::future::pending().await };
+    let look = (limit / 4).clamp(Duration::from_millis(1), MOST);
+    let moved = || stdio.stdin.delivered() + stdio.stdout.written() + stdio.stderr.written();
+    let (mut last, mut still) = (moved(), Duration::ZERO);
+    while still < limit {
+        Countdown::wait(look).await;
+        let waits = stdio.stdin.is_waited_for() || stdio.stdout.is_waited_for() || stdio.stderr.is_waited_for();
+        let now = moved();
+        still = if waits || now != last { Duration::ZERO } else { still + look };
+        last = now;
+    }
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    StageExit::Limit { which: LimitKind::StallTime, limit: Some(millis(limit)), used: Some(millis(still)), asked: None }
 }

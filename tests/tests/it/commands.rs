@@ -504,7 +504,7 @@ fn whose_word_counts_inside_a_nested_pipeline() {
         .done()
         .code(125)
         .says(&["no stage is called \"x\""]);
-    place.shorthand(":cat").args(["--limit", "cat.processes=3"]).done().code(125).says(&["which is no command"]);
+    place.shorthand(":cat").args(["--limit", "cat.processes=3"]).done().code(125).says(&["a wasm stage"]);
 }
 
 #[test]

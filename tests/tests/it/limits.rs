@@ -58,7 +58,7 @@ fn a_refused_growth_that_the_guest_survives_is_no_failure() {
 fn a_guest_that_hoards_handles_reaches_their_bound() {
     let place = Place::new();
     let run = place.shorthand(&format!("{} handles", probe())).args(["--report", "report.json", "--timeout", "60s"]);
-    run.done().code(137).says(&["reached the bound on handles"]);
+    run.done().code(137).says(&["reached its handles limit of 10000", "stages[0].limits.handles"]);
     let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
     assert_eq!(report["stages"][0]["exit"]["which"], "handles", "{report}");
 }
@@ -69,7 +69,7 @@ fn a_component_of_too_many_instances_reaches_their_bound() {
     let many = "(core instance (instantiate $m))".repeat(70);
     let component = format!(
         r#"(component
-            (core module $m (memory 1))
+            (core module $m)
             {many}
             (core module $run (func (export "run") (result i32) (i32.const 0)))
             (core instance $i (instantiate $run))
@@ -78,7 +78,7 @@ fn a_component_of_too_many_instances_reaches_their_bound() {
             (export "wasi:cli/run@0.2.0" (instance $export)))"#
     );
     let guest = text(&place, "many.wasm", &component);
-    place.shorthand(&guest.display().to_string()).done().code(137).says(&["reached the bound on instances"]);
+    place.shorthand(&guest.display().to_string()).done().code(137).says(&["reached its instances limit of 64", "stages[0].limits.instances"]);
 }
 
 #[test]

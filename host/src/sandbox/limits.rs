@@ -1,0 +1,75 @@
+//! What a guest may use, with defaults.
+
+use std::time::Duration;
+
+/// The memory limit of a stage that sets none, in bytes.
+pub const DEFAULT_MEMORY: u64 = 256 << 20;
+
+/// Bytes that one call of the host may copy out of the guest.
+pub(super) const HOSTCALL_FUEL: usize = 1 << 20;
+/// Random bytes that one call may ask for.
+pub(super) const MAX_RANDOM: u64 = 1 << 20;
+/// Memories and tables of one component, by what toolchains make: a dozen at most.
+pub(super) const MAX_MEMORIES: usize = 8;
+pub(super) const MAX_TABLES: usize = 64;
+/// What one handle may cost the host, in bytes: a pending subtask has about 0.8 KiB.
+const HANDLE: u64 = 1024;
+/// What a fiber needs beyond the guest's stack: the host's own frames, with room to spare.
+pub(super) const HOST_STACK: usize = 3 << 19;
+
+/// What a stage may use. `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The sum of all linear memories and tables, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// The call stack, in bytes: a power of two.
+    pub(crate) stack: usize,
+    /// Processor time, measured while the stage's own code runs and the host works for it.
+    pub(crate) cpu_time: Option<Duration>,
+    /// Time without a byte in or out while it waits for neither.
+    pub(crate) stall_time: Option<Duration>,
+    /// Instructions, as wasmtime counts them.
+    pub(crate) fuel: Option<u64>,
+    pub(crate) input_bytes: Option<u64>,
+    pub(crate) output_bytes: Option<u64>,
+    pub(crate) stderr_bytes: Option<u64>,
+    /// Handles, resources and streams at once.
+    pub(crate) handles: usize,
+    /// Core instances of a component.
+    pub(crate) instances: usize,
+    /// The component's file, in bytes.
+    pub(crate) component_size: u64,
+    /// Processor time of its compilation.
+    pub(crate) compile_time: Option<Duration>,
+    /// Memory of its compilation, in bytes.
+    pub(crate) compile_memory: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: Some(DEFAULT_MEMORY),
+            stack: 512 << 10,
+            cpu_time: None,
+            stall_time: None,
+            fuel: None,
+            input_bytes: None,
+            output_bytes: None,
+            stderr_bytes: Some(256 << 20),
+            handles: 10_000,
+            instances: 64,
+            component_size: 64 << 20,
+            compile_time: Some(Duration::from_secs(60)),
+            compile_memory: Some(4 << 30),
+        }
+    }
+}
+
+impl Limits {
+    /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data. Shown in the
+    /// plan; not part of the guest's own limit.
+    pub(crate) fn allowance(&self) -> u64 {
+        let fixed = HOSTCALL_FUEL + HOST_STACK + self.stack;
+        (self.handles as u64).saturating_mul(HANDLE).saturating_add(fixed as u64)
+    }
+}

@@ -1,0 +1,176 @@
+//! Limits of stages: their names, their values, and which kind of stage has which.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Bound, Place, Size, Span, SpecError};
+
+/// Limits of a stage. `"none"` lifts one, where it can be lifted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsSpec {
+    /// Of a wasm stage: the sum of all linear memories and tables (default 256 MiB). Of a command: what its whole process
+    /// tree has resident (default none).
+    pub memory: Option<Bound<Size>>,
+    /// The call stack of a wasm stage, 64 KiB to 8 MiB, rounded up to a power of two. Default: 512 KiB.
+    pub stack: Option<Bound<Size>>,
+    /// Processor time: of a wasm stage, or of a command's whole process tree. Default: none.
+    pub cpu_time: Option<Bound<Span>>,
+    /// How long the stage may run. Default: as long as it likes.
+    pub wall_time: Option<Bound<Span>>,
+    /// How long a wasm stage may go without a byte in or out while it waits neither for input nor for room for its output.
+    /// Default: as long as it likes.
+    pub stall_time: Option<Bound<Span>>,
+    /// Instructions of a wasm stage, as wasmtime counts them: the same on every machine. Default: none.
+    pub fuel: Option<Bound<u64>>,
+    /// The bytes that a wasm stage may read from its standard input. Default: none.
+    pub input_bytes: Option<Bound<Size>>,
+    /// The bytes that a wasm stage may write to its standard output. Default: none.
+    pub output_bytes: Option<Bound<Size>>,
+    /// The bytes that a wasm stage may write to its standard error. Default: 256 MiB.
+    pub stderr_bytes: Option<Bound<Size>>,
+    /// Handles, resources and streams that a wasm stage may hold at once, 16 to 100,000. Default: 10,000.
+    pub handles: Option<Bound<u64>>,
+    /// Core instances of a component, 1 to 1,000. Default: 64.
+    pub instances: Option<Bound<u64>>,
+    /// The size of a component's file, at most 1 GiB. Default: 64 MiB.
+    pub component_size: Option<Bound<Size>>,
+    /// The processor time that compiling a component may take. Default: 60s.
+    pub compile_time: Option<Bound<Span>>,
+    /// The memory that compiling a component may take. Default: 4 GiB.
+    pub compile_memory: Option<Bound<Size>>,
+    /// The processes of a command's whole process tree. Default: none.
+    pub processes: Option<Bound<u64>>,
+    /// The files that each process of a command may have open. Default: what the host was started with.
+    pub open_files: Option<Bound<u64>>,
+    /// The largest file that each process of a command may write. Default: what the host was started with.
+    pub file_size: Option<Bound<Size>>,
+}
+
+const WASM: &[&str] = &["wasm", "pipeline"];
+const COMMAND: &[&str] = &["command", "pipeline"];
+const BOTH: &[&str] = &["wasm", "command", "pipeline"];
+const ALL: &[&str] = &["wasm", "command", "function", "pipeline"];
+
+/// Every limit and the kinds of stages that have it.
+const KINDS: [(&str, &[&str]); 17] = [
+    ("memory", BOTH),
+    ("stack", WASM),
+    ("cpu_time", BOTH),
+    ("wall_time", ALL),
+    ("stall_time", WASM),
+    ("fuel", WASM),
+    ("input_bytes", WASM),
+    ("output_bytes", WASM),
+    ("stderr_bytes", WASM),
+    ("handles", WASM),
+    ("instances", WASM),
+    ("component_size", WASM),
+    ("compile_time", WASM),
+    ("compile_memory", WASM),
+    ("processes", COMMAND),
+    ("open_files", COMMAND),
+    ("file_size", COMMAND),
+];
+
+impl LimitsSpec {
+    /// The names of the limits.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|(name, _)| *name)
+    }
+
+    /// One limit by its name and a value as a file has it in quotes.
+    ///
+    /// # Errors
+    ///
+    /// A message for people.
+    pub fn of(name: &str, value: &str) -> Result<Self, String> {
+        fn bound<T>(value: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<Bound<T>>, String> {
+            Ok(Some(if value == "none" { Bound::None } else { Bound::At(parse(value)?) }))
+        }
+        let size = |value: &str| value.parse::<Size>();
+        let time = |value: &str| super::parse_duration(value).map(Span);
+        let number = |value: &str| value.parse::<u64>().map_err(|_| format!("{value:?} is no number"));
+        let mut limits = Self::default();
+        match name {
+            "memory" => limits.memory = bound(value, size)?,
+            "stack" => limits.stack = bound(value, size)?,
+            "cpu_time" => limits.cpu_time = bound(value, time)?,
+            "wall_time" => limits.wall_time = bound(value, time)?,
+            "stall_time" => limits.stall_time = bound(value, time)?,
+            "fuel" => limits.fuel = bound(value, number)?,
+            "input_bytes" => limits.input_bytes = bound(value, size)?,
+            "output_bytes" => limits.output_bytes = bound(value, size)?,
+            "stderr_bytes" => limits.stderr_bytes = bound(value, size)?,
+            "handles" => limits.handles = bound(value, number)?,
+            "instances" => limits.instances = bound(value, number)?,
+            "component_size" => limits.component_size = bound(value, size)?,
+            "compile_time" => limits.compile_time = bound(value, time)?,
+            "compile_memory" => limits.compile_memory = bound(value, size)?,
+            "processes" => limits.processes = bound(value, number)?,
+            "open_files" => limits.open_files = bound(value, number)?,
+            "file_size" => limits.file_size = bound(value, size)?,
+            _ => {
+                let known = Self::names().collect::<Vec<_>>().join(", ");
+                return Err(format!("there is no limit {name:?}; there are: {known}"));
+            }
+        }
+        limits.check(&Place::root().key(name)).map_err(|error| error.message)?;
+        Ok(limits)
+    }
+
+    /// The limits that are set here.
+    fn set(&self) -> impl Iterator<Item = &'static str> {
+        let set = [
+            self.memory.is_some(),
+            self.stack.is_some(),
+            self.cpu_time.is_some(),
+            self.wall_time.is_some(),
+            self.stall_time.is_some(),
+            self.fuel.is_some(),
+            self.input_bytes.is_some(),
+            self.output_bytes.is_some(),
+            self.stderr_bytes.is_some(),
+            self.handles.is_some(),
+            self.instances.is_some(),
+            self.component_size.is_some(),
+            self.compile_time.is_some(),
+            self.compile_memory.is_some(),
+            self.processes.is_some(),
+            self.open_files.is_some(),
+            self.file_size.is_some(),
+        ];
+        Self::names().zip(set).filter(|(_, set)| *set).map(|(name, _)| name)
+    }
+
+    /// A limit set here that a stage of this kind does not have, and the kinds that have it.
+    pub(crate) fn misplaced(&self, kind: &str) -> Option<(&'static str, &'static [&'static str])> {
+        let kinds = |name: &str| KINDS.iter().find(|(known, _)| *known == name).map_or(ALL, |(_, kinds)| *kinds);
+        self.set().map(|name| (name, kinds(name))).find(|(_, kinds)| !kinds.contains(&kind))
+    }
+
+    /// Checks that values are in their ranges, and that what cannot be lifted is not.
+    pub(super) fn check(&self, place: &Place) -> Result<(), SpecError> {
+        fn within<T: PartialOrd + Copy>(bound: Option<Bound<T>>, least: T, most: T) -> bool {
+            match bound {
+                None => true,
+                Some(Bound::None) => false,
+                Some(Bound::At(value)) => least <= value && value <= most,
+            }
+        }
+        let ranges = [
+            ("stack", within(self.stack, Size(64 << 10), Size(8 << 20)), "64KiB to 8MiB"),
+            ("handles", within(self.handles, 16, 100_000), "16 to 100000"),
+            ("instances", within(self.instances, 1, 1_000), "1 to 1000"),
+            ("component_size", within(self.component_size, Size(0), Size(1 << 30)), "at most 1GiB"),
+        ];
+        match ranges.into_iter().find(|(_, fits, _)| !fits) {
+            None => Ok(()),
+            Some((name, _, range)) => {
+                // A flag's place is the limit itself.
+                let place = if place.to_string().ends_with(name) { place.clone() } else { place.key(name) };
+                Err(SpecError::new(place, format!("{name} is {range}")).hint("leave it out for the default"))
+            }
+        }
+    }
+}
