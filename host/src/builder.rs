@@ -86,6 +86,11 @@ impl Pipeline {
         PipelineBuilder { spec: PipelineSpec { version: 1, ..PipelineSpec::default() }, ..PipelineBuilder::default() }
     }
 
+    /// A pipeline from a plan that was made otherwise, such as from a file.
+    pub fn of(plan: Plan) -> Self {
+        Self { plan, options: RunOptions::default() }
+    }
+
     /// The plan, for [`Plan::summary`].
     pub fn plan(&self) -> &Plan {
         &self.plan

@@ -123,6 +123,8 @@ pub enum LimitKind {
     StderrBytes,
     /// `handles` held at once.
     Handles,
+    /// `open_files` held at once.
+    OpenFiles,
     /// Core `instances` of one component.
     Instances,
     /// Memories of one component.
@@ -149,6 +151,7 @@ impl fmt::Display for LimitKind {
             Self::OutputBytes => "output_bytes",
             Self::StderrBytes => "stderr_bytes",
             Self::Handles => "handles",
+            Self::OpenFiles => "open_files",
             Self::Instances => "instances",
             Self::Memories => "memories",
             Self::Tables => "tables",
@@ -198,6 +201,7 @@ impl fmt::Display for StageExit {
                 which:
                     which @ (LimitKind::Fuel
                     | LimitKind::Handles
+                    | LimitKind::OpenFiles
                     | LimitKind::Instances
                     | LimitKind::Memories
                     | LimitKind::Tables),
@@ -358,6 +362,7 @@ pub(crate) fn code_of(exit: &StageExit) -> (u8, Origin) {
             let code = match which {
                 LimitKind::Memory
                 | LimitKind::Handles
+                | LimitKind::OpenFiles
                 | LimitKind::Instances
                 | LimitKind::Memories
                 | LimitKind::Tables

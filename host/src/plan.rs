@@ -305,8 +305,12 @@ impl Plan {
     pub(crate) fn descriptors(&self) -> u32 {
         let of_stage = |stage: &PlannedStage| {
             let log = u32::from(stage.log.is_some());
-            // A leader's pidfd; its stderr's two ends, of which one is open for a moment; a cgroup's.
-            log + if stage.is_command() { 4 } else { 1 }
+            log + match &stage.work {
+                // A leader's pidfd; its stderr's two ends, of which one is open for a moment; a cgroup's.
+                Work::Command(_) => 4,
+                Work::Wasm(wasm) => 1 + wasm.open_files(),
+                Work::Function(_) => 1,
+            }
         };
         let of_joint = |joint: &PlannedJoint| if joint.kind == JointKind::Pipe { 3 } else { 0 };
         let stages: u32 = self.stages.iter().map(of_stage).sum();

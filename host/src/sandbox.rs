@@ -3,14 +3,20 @@
 //! Nothing outside this module names a wasmtime type. What a guest does wrong comes out as a
 //! [`StageExit`](crate::StageExit), never as an error of the host.
 
+mod clock;
 mod component;
 mod engine;
+mod files;
 mod inspect;
 mod limits;
 mod meter;
+mod net;
+mod preview1;
+mod rights;
 mod stdio;
 mod store;
 mod trap;
+mod weigh;
 
 pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
@@ -18,5 +24,7 @@ pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::Limits;
 pub(crate) use meter::{Turns, Usage};
+pub(crate) use rights::{Denials, DirRight, Rights};
 pub(crate) use stdio::Stdio;
 pub(crate) use store::{GuestSpec, run_guest};
+pub(crate) use weigh::weigh;

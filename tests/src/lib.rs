@@ -5,6 +5,7 @@
 //! temporary file.
 
 pub mod guests;
+pub mod hostile;
 pub mod leaks;
 pub mod terminal;
 

@@ -304,6 +304,11 @@ impl OutputPort {
         (!state.broken).then_some(if state.pending.is_empty() { PERMIT } else { 0 })
     }
 
+    /// How much waits to be written, in bytes.
+    pub(crate) fn queued(&self) -> usize {
+        lock(&self.0.state).pending.len()
+    }
+
     /// Takes bytes at once, for which there was [room](Self::room), and writes what finds room behind them. `false`: the
     /// reader is gone.
     pub(crate) fn queue(&self, bytes: Bytes) -> bool {
@@ -312,7 +317,11 @@ impl OutputPort {
             if state.broken {
                 return false;
             }
-            state.pending = bytes;
+            state.pending = match state.pending.is_empty() {
+                true => bytes,
+                // Another view of this port was given room at the same time.
+                false => [&state.pending[..], &bytes].concat().into(),
+            };
         }
         let written =
             self.0.poll(&mut Context::from_waker(Waker::noop()), |state, cx| state.poll_drain(cx, &self.0.failed));

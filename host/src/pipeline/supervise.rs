@@ -227,9 +227,11 @@ impl Stages<'_> {
                     args: work.args.clone(),
                     env: work.env.clone(),
                     limits: work.limits,
+                    rights: work.rights.clone(),
                     deterministic: self.plan.deterministic,
                 };
-                let stage = WasmStage { inside, spec, code: Code::of(work), wall_time: planned.wall_time, stderr };
+                let (code, wall_time, place) = (Code::of(work), planned.wall_time, planned.place.clone());
+                let stage = WasmStage { inside, spec, code, wall_time, stderr, place };
                 running.spawn(stage.run(sandbox, self.stop.clone()));
             }
             Work::Function(function) => {

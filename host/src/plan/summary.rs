@@ -91,7 +91,7 @@ pub struct LimitsSummary {
     pub compile_memory_bytes: Option<u64>,
     /// Processes.
     pub processes: Option<u64>,
-    /// Open files of each process.
+    /// Open files of each process, or of a wasm stage with directories or network.
     pub open_files: Option<u64>,
     /// The largest file in bytes.
     pub file_size_bytes: Option<u64>,
@@ -119,6 +119,7 @@ impl LimitsSummary {
             output_bytes: limits.output_bytes,
             stderr_bytes: limits.stderr_bytes,
             handles: Some(limits.handles as u64),
+            open_files: Some(limits.open_files as u64),
             instances: Some(limits.instances as u64),
             component_size_bytes: Some(limits.component_size),
             compile_time_ms: limits.compile_time.map(millis),

@@ -1,13 +1,18 @@
 //! Planning a sandboxed stage: finding its component and looking at it.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
-    sandbox::{Inspection, Limits, Sandbox, inspect},
-    spec::{Bound, LimitsSpec, Place, Size, Span, StageSpec, nearest},
+    sandbox::{DirRight, Inspection, Limits, Rights, Sandbox, inspect, weigh},
+    spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
 };
 
@@ -25,6 +30,16 @@ pub(crate) struct WasmWork {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
+    pub(crate) rights: Rights,
+    /// The variables that are passed through from the host's environment.
+    pub(crate) passed: Vec<String>,
+}
+
+impl WasmWork {
+    /// The descriptors that the stage may take for itself.
+    pub(super) fn open_files(&self) -> u32 {
+        if self.rights.need_descriptors() { u32::try_from(self.limits.open_files).unwrap_or(u32::MAX) } else { 0 }
+    }
 }
 
 /// A `.wasm` file that was read and looked at.
@@ -64,9 +79,62 @@ impl Planner<'_> {
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
                 .hint("raise the limit if you trust the component"));
         }
-        let env = layers.variables().into_iter().collect();
-        Ok(WasmWork { source: wasm.to_owned(), bytes, digest, inspection, args, env, limits })
+        let grants = stage.grants.clone().unwrap_or_default();
+        let rights = rights(&grants, layers, &place.key("grants"))?;
+        let mut env = BTreeMap::new();
+        for name in grants.env.iter().flatten() {
+            let given = self.options.environment.iter().find(|(key, _)| key.to_str() == Some(name));
+            // What is no text cannot be told to a sandboxed stage.
+            if let Some(value) = given.and_then(|(_, value)| value.to_str()) {
+                env.insert(name.clone(), value.to_owned());
+            }
+        }
+        let passed = env.keys().cloned().collect();
+        env.extend(layers.variables());
+        let env = env.into_iter().collect();
+        Ok(WasmWork { source: wasm.to_owned(), bytes, digest, inspection, args, env, limits, rights, passed })
     }
+}
+
+/// The rights that a stage is granted. Nothing is opened.
+fn rights(grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rights, PlanError> {
+    /// The instant of a run that has to be the same every time.
+    const FIXED: ClockSpec = ClockSpec::Virtual { start: SystemTime::UNIX_EPOCH, step: Duration::ZERO };
+    let deterministic = layers.overrides.deterministic;
+    let refused = |place: &Place, message: &str| Err(PlanError::new(PlanErrorKind::Refused, place, message));
+    if deterministic {
+        let hint = "a run with --deterministic has only standard streams, arguments, a virtual clock and seeded random numbers";
+        if grants.dirs.iter().flatten().next().is_some() {
+            return refused(&place.key("dirs"), "what is in a directory is not the same on every run")
+                .map_err(|error| error.hint(hint));
+        }
+        if grants.net.iter().flatten().next().is_some() {
+            return refused(&place.key("net"), "what is on the network is not the same on every run")
+                .map_err(|error| error.hint(hint));
+        }
+        if grants.clock == Some(ClockSpec::Real) || grants.random == Some(RandomSpec::Real) {
+            return refused(place, "the real clock and real random numbers are not the same on every run")
+                .map_err(|error| error.hint(hint));
+        }
+    }
+    let mut dirs = Vec::new();
+    for (index, dir) in grants.dirs.iter().flatten().enumerate() {
+        let place = place.key("dirs").index(index).key("host");
+        let host = layers.base.join(&dir.host);
+        match fs::metadata(&host) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return refused(&place, &format!("{} is no directory", host.display())),
+            Err(error) => return refused(&place, &format!("{}: {error}", host.display())),
+        }
+        let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
+        dirs.push(DirRight { host, guest, access: dir.access });
+    }
+    Ok(Rights {
+        dirs,
+        net: grants.net.clone().unwrap_or_default(),
+        clock: grants.clock.unwrap_or(if deterministic { FIXED } else { ClockSpec::Real }),
+        random: grants.random.unwrap_or(if deterministic { RandomSpec::Seed(0) } else { RandomSpec::Real }),
+    })
 }
 
 /// The limits that count for a stage.
@@ -96,6 +164,7 @@ fn limits(layers: &Layers<'_>) -> Limits {
         output_bytes: size(|limits| limits.output_bytes, default.output_bytes),
         stderr_bytes: size(|limits| limits.stderr_bytes, default.stderr_bytes),
         handles: count(|limits| limits.handles, default.handles),
+        open_files: count(|limits| limits.open_files, default.open_files).clamp(16, 10_000),
         instances: count(|limits| limits.instances, default.instances),
         component_size: size(|limits| limits.component_size, Some(default.component_size))
             .unwrap_or(default.component_size),
@@ -113,6 +182,11 @@ fn find(wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
         hint: refused.hint,
         ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
     })?;
+    if !wasm.starts_with("builtin:") {
+        weigh(&bytes).map_err(|why| {
+            PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
+        })?;
+    }
     let digest = Sandbox::digest(&bytes);
     Ok((bytes, digest, inspection))
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs,
+    num::NonZeroUsize,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -17,10 +18,14 @@ use tokio::sync::OnceCell;
 use wasmtime::{Cache, CacheConfig, Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
+    clock,
     component::{Digest, Entry},
+    files,
     limits::HOST_STACK,
     meter::Turns,
+    net, preview1,
     store::Guest,
+    trap::MAX_FRAMES,
 };
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
@@ -122,6 +127,7 @@ pub(super) fn config(kind: EngineKind) -> Config {
         .max_wasm_stack(kind.stack)
         .async_stack_size(kind.stack + HOST_STACK)
         .coredump_on_trap(kind.dumps)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
         // Symbolication by DWARF is slow and unbounded; names come from the name section.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     if kind.counting == Counting::Fuel {
@@ -138,12 +144,14 @@ impl Machine {
         let mut components = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
         wasmtime_wasi::p3::add_to_linker(&mut components)?;
+        components.allow_shadowing(true);
+        clock::add_to_linker(&mut components)?;
+        net::add_to_linker(&mut components)?;
+        files::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut modules, |guest: &mut Guest| &mut guest.wasi)?;
-        // The stock one refuses codes from 126 on; a program may exit with any byte.
         modules.allow_shadowing(true);
-        let exit = |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code).into()) };
-        modules.func_wrap("wasi_snapshot_preview1", "proc_exit", exit)?;
+        preview1::add_to_linker(&mut modules)?;
         Ok(Self { engine, components, modules, compiled: Mutex::default() })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
 /// Bytes that one call of the host may copy out of the guest.
-pub(super) const HOSTCALL_FUEL: usize = 1 << 20;
+pub(super) const HOSTCALL_FUEL: usize = 2 << 20;
 /// Random bytes that one call may ask for.
 pub(super) const MAX_RANDOM: u64 = 1 << 20;
 /// Memories and tables of one component, by what toolchains make: a dozen at most.
@@ -35,6 +35,8 @@ pub(crate) struct Limits {
     pub(crate) stderr_bytes: Option<u64>,
     /// Handles, resources and streams at once.
     pub(crate) handles: usize,
+    /// Resources at once of a guest with directories or network, each of which may take a descriptor of the host.
+    pub(crate) open_files: usize,
     /// Core instances of a component.
     pub(crate) instances: usize,
     /// The component's file, in bytes.
@@ -57,6 +59,7 @@ impl Default for Limits {
             output_bytes: None,
             stderr_bytes: Some(256 << 20),
             handles: 10_000,
+            open_files: 256,
             instances: 64,
             component_size: 64 << 20,
             compile_time: Some(Duration::from_secs(60)),

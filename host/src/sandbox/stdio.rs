@@ -79,7 +79,7 @@ impl StdoutStream for OutputPort {
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(View(self.clone()))
+        Box::new(Permitted { port: self.clone(), left: 0 })
     }
 }
 
@@ -109,24 +109,38 @@ impl InputStream for View<InputPort> {
     }
 }
 
+/// A 0.2 output: bytes are written only after `check-write` permitted them, whatever is at the end.
+struct Permitted {
+    port: OutputPort,
+    /// What may still be written without asking, in bytes.
+    left: usize,
+}
+
 #[async_trait]
-impl Pollable for View<OutputPort> {
+impl Pollable for Permitted {
     async fn ready(&mut self) {
         // A failure is told by the call that follows.
-        let _ = std::future::poll_fn(|cx| self.0.poll_drain(cx)).await;
+        let _ = std::future::poll_fn(|cx| self.port.poll_drain(cx)).await;
     }
 }
 
-impl OutputStream for View<OutputPort> {
+impl OutputStream for Permitted {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        if bytes.len() > PERMIT {
+        /// What all views of one output may have written beyond what finds room.
+        const MOST_QUEUED: usize = 8 * PERMIT;
+        let Some(left) = self.left.checked_sub(bytes.len()) else {
             return Err(StreamError::trap("more was written than check-write permitted"));
+        };
+        if self.port.queued() + bytes.len() > MOST_QUEUED {
+            return Err(StreamError::trap("too many streams of one output write at once"));
         }
-        match self.0.room() {
-            Some(0) => Err(StreamError::trap("a write before check-write permitted it")),
-            // Most writes find room: then nothing is left pending.
-            Some(_) if self.0.queue(bytes) => Ok(()),
-            Some(_) | None => Err(StreamError::Closed),
+        // One write is taken at a time: the next one asks again.
+        self.left = if bytes.is_empty() { left } else { 0 };
+        match self.port.room() {
+            None => Err(StreamError::Closed),
+            // What was permitted fits.
+            Some(_) if bytes.is_empty() || self.port.queue(bytes) => Ok(()),
+            Some(_) => Err(StreamError::Closed),
         }
     }
 
@@ -135,6 +149,7 @@ impl OutputStream for View<OutputPort> {
     }
 
     fn check_write(&mut self) -> Result<usize, StreamError> {
-        self.0.room().ok_or(StreamError::Closed)
+        self.left = self.port.room().ok_or(StreamError::Closed)?;
+        Ok(self.left)
     }
 }

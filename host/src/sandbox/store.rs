@@ -13,10 +13,13 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use super::{
+    clock,
     component::{Entry, Loaded},
     engine::{Counting, EngineKind, Sandbox},
     limits::{HOSTCALL_FUEL, Limits, MAX_MEMORIES, MAX_RANDOM, MAX_TABLES},
     meter::{Usage, is_full_slice, metered},
+    net::Net,
+    rights::{self, Denials, Held, Rights},
     stdio::Stdio,
     trap,
 };
@@ -35,6 +38,7 @@ pub(crate) struct GuestSpec {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
+    pub(crate) rights: Rights,
     /// Whether every result must be the same on every run.
     pub(crate) deterministic: bool,
 }
@@ -43,6 +47,7 @@ pub(crate) struct GuestSpec {
 pub(crate) struct Guest {
     pub(super) wasi: WasiP1Ctx,
     memory: MemoryLimiter,
+    pub(super) held: Held,
     stop: Stop,
     usage: Arc<Usage>,
 }
@@ -151,6 +156,7 @@ fn new_store(
     stdio: &Stdio,
     stop: Stop,
     usage: &Arc<Usage>,
+    net: Arc<Net>,
 ) -> wasmtime::Result<Store<Guest>> {
     let limits = &spec.limits;
     let mut wasi = WasiCtx::builder();
@@ -160,12 +166,14 @@ fn new_store(
         .stdout(stdio.stdout.clone())
         .stderr(stdio.stderr.clone())
         .max_random_size(MAX_RANDOM);
+    let held = rights::apply(&mut wasi, &spec.rights, net)?;
     let instances = limits.instances;
     let memory =
         MemoryLimiter { limit: limits.memory, instances, used: 0, usage: usage.clone(), pending: 0, denied: None };
     let mut wasi = wasi.build_p1();
-    wasi.ctx().table.set_max_capacity(limits.handles);
-    let mut store = Store::new(&loaded.machine.engine, Guest { wasi, memory, stop, usage: usage.clone() });
+    let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
+    wasi.ctx().table.set_max_capacity(resources.min(limits.handles));
+    let mut store = Store::new(&loaded.machine.engine, Guest { wasi, memory, held, stop, usage: usage.clone() });
     store.limiter(|guest| &mut guest.memory);
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.set_max_component_handles(limits.handles);
@@ -190,9 +198,10 @@ fn new_store(
         let took = guest.usage.meter.in_this_poll();
         guest.usage.meter.check(took)?;
         // One that was woken just before is left to it.
-        Ok(match is_full_slice(took) {
-            true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
-            false => UpdateDeadline::Continue(1),
+        Ok(match (is_full_slice(took), guest.held.clock.is_some()) {
+            (true, false) => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+            (true, true) => UpdateDeadline::YieldCustom(1, Box::pin(clock::yield_awake())),
+            (false, _) => UpdateDeadline::Continue(1),
         })
     });
     Ok(store)
@@ -210,11 +219,14 @@ pub(crate) async fn run_guest(
     stdio: Stdio,
     stop: Stop,
     usage: Arc<Usage>,
+    denials: Denials,
 ) -> StageExit {
-    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage) {
+    let net = Arc::new(Net::resolve(&spec.rights.net, denials).await);
+    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, net) {
         Ok(store) => store,
         Err(error) => return StageExit::HostError { message: format!("the sandbox failed: {error:#}"), path: None },
     };
+    let clock = store.data().held.clock.clone();
     let ran = {
         let running: Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>> = match loaded.entry {
             Entry::P3(command) => Box::pin(run_p3(&mut store, command)),
@@ -222,6 +234,8 @@ pub(crate) async fn run_guest(
             Entry::P1(module) => Box::pin(run_p1(&mut store, module)),
         };
         let mut running = pin!(running);
+        let waits = || stdio.stdin.is_waited_for() || stdio.stdout.is_waited_for() || stdio.stderr.is_waited_for();
+        let mut running = pin!(clock::in_its_time(running.as_mut(), clock, waits));
         metered(running.as_mut(), &usage.meter, &sandbox.turns, || stdio.stdout.idle()).await
     };
     let ran = match ran {
@@ -238,7 +252,7 @@ pub(crate) async fn run_guest(
     }
     match ran {
         Ok(()) => StageExit::Ok,
-        Err(error) => trap::exit_of(&error, store.data().memory.denied, &spec.limits, &stdio.stderr.tail_text()),
+        Err(error) => trap::exit_of(&error, store.data().memory.denied, &spec, &stdio.stderr.tail_text()),
     }
 }
 
@@ -262,7 +276,7 @@ async fn run_p3(
     store: &mut Store<Guest>,
     command: wasmtime_wasi::p3::bindings::CommandPre<Guest>,
 ) -> wasmtime::Result<()> {
-    let command = command.instantiate_async(&mut *store).await?;
+    let command = command.instantiate_async(&mut *store).await.map_err(not_a_command)?;
     let returned = store
         .run_concurrent(async move |accessor| {
             let returned = command.wasi_cli_run().call_run(accessor).await?;
@@ -278,11 +292,20 @@ async fn run_p3(
     returned.map_err(|()| I32Exit(1).into())
 }
 
+/// An error that says what `run` is instead of a command's.
+fn not_a_command(error: wasmtime::Error) -> wasmtime::Error {
+    let text = format!("{error:#}");
+    if text.contains("-tuple, found ") || text.contains("type mismatch") {
+        return NotACommand(format!("its `run` is no command's: {text}")).into();
+    }
+    error
+}
+
 async fn run_p2(
     store: &mut Store<Guest>,
     command: wasmtime_wasi::p2::bindings::CommandPre<Guest>,
 ) -> wasmtime::Result<()> {
-    let command = command.instantiate_async(&mut *store).await?;
+    let command = command.instantiate_async(&mut *store).await.map_err(not_a_command)?;
     command.wasi_cli_run().call_run(&mut *store).await?.map_err(|()| I32Exit(1).into())
 }
 

@@ -7,17 +7,18 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     component::readable,
-    limits::{Limits, MAX_MEMORIES, MAX_TABLES},
+    limits::{MAX_MEMORIES, MAX_TABLES},
     meter::CpuTimeUsed,
-    store::{Denied, NotACommand, Stopped},
+    store::{Denied, GuestSpec, NotACommand, Stopped},
 };
 use crate::outcome::{LimitKind, StageExit, TrapKind};
 
 /// The most frames of a trap that a report carries.
-const MAX_FRAMES: usize = 32;
+pub(super) const MAX_FRAMES: usize = 32;
 
 /// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed.
-pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits, stderr: &str) -> StageExit {
+pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, spec: &GuestSpec, stderr: &str) -> StageExit {
+    let limits = &spec.limits;
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         // Only the low byte of an exit code reaches a parent, here as anywhere.
         return match u8::try_from(code & 0xff).unwrap_or(u8::MAX) {
@@ -38,15 +39,26 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, limits: &
     if let Some(NotACommand(message)) = error.downcast_ref() {
         return StageExit::StartFailed { message: message.clone(), missing: false };
     }
-    if let Some(denied) = denied {
+    let trap = error.downcast_ref::<Trap>();
+    if let Some(denied) = denied
+        && !matches!(trap.copied().map(kind_of), Some(TrapKind::IntegerDivision | TrapKind::StackOverflow))
+    {
+        // Programs die of a refusal in ways of their own; what has nothing to do with memory is no such way.
         return out_of_memory(denied);
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>().filter(|_| trap.is_none()) {
+        // The system has no memory or address space for the guest.
+        return StageExit::HostError { message: format!("the sandbox: {error}"), path: None };
     }
     if error.is::<wasmtime::WasmtimeBug>() {
         return StageExit::HostError { message: format!("the sandbox failed: {}", readable(error)), path: None };
     }
     let root = error.root_cause().to_string();
-    let (kind, mut message) = match error.downcast_ref::<Trap>() {
+    let (kind, mut message) = match trap {
         Some(trap) => (kind_of(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
+        None if root.contains("resource table has no free keys") && spec.rights.need_descriptors() => {
+            return held(LimitKind::OpenFiles, limits.open_files);
+        }
         None if root.contains("resource table has no free keys") || root.contains("store handle limit exceeded") => {
             return held(LimitKind::Handles, limits.handles);
         }
@@ -115,8 +127,12 @@ fn frames(error: &wasmtime::Error) -> Vec<String> {
         .collect()
 }
 
+/// A function's name for people: the component may have made it up.
 fn demangle(name: &str) -> String {
-    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"))
+    const MOST: usize = 512;
+    let name =
+        rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"));
+    name.chars().filter(|c| !c.is_control()).take(MOST).collect()
 }
 
 /// A Rust panic's own text and place, if that is what the guest printed last.

@@ -41,7 +41,8 @@ pub struct LimitsSpec {
     pub compile_memory: Option<Bound<Size>>,
     /// The processes of a command's whole process tree. Default: none.
     pub processes: Option<Bound<u64>>,
-    /// The files that each process of a command may have open. Default: what the host was started with.
+    /// The files that each process of a command may have open (default what the host was started with); of a wasm stage with
+    /// directories or network, the files, sockets and streams on them that it may hold, 16 to 10,000 (default 256).
     pub open_files: Option<Bound<u64>>,
     /// The largest file that each process of a command may write. Default: what the host was started with.
     pub file_size: Option<Bound<Size>>,
@@ -69,7 +70,7 @@ const KINDS: [(&str, &[&str]); 17] = [
     ("compile_time", WASM),
     ("compile_memory", WASM),
     ("processes", COMMAND),
-    ("open_files", COMMAND),
+    ("open_files", BOTH),
     ("file_size", COMMAND),
 ];
 

@@ -11,7 +11,7 @@ use crate::{
     joint::{Countdown, OutputPort, Sink, Stop},
     outcome::{LimitKind, StageExit},
     plan::WasmWork,
-    sandbox::{GuestSpec, Sandbox, Stdio, Usage, run_guest},
+    sandbox::{Denials, GuestSpec, Sandbox, Stdio, Usage, run_guest},
 };
 
 /// A stage with its halves, ready to run.
@@ -22,6 +22,8 @@ pub(crate) struct WasmStage {
     pub(crate) code: Code,
     pub(crate) wall_time: Option<Duration>,
     pub(crate) stderr: Sink,
+    /// Where it stands in the file.
+    pub(crate) place: String,
 }
 
 /// What a guest is compiled from.
@@ -45,7 +47,7 @@ impl WasmStage {
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
-        let Self { inside, spec, code, wall_time, stderr } = self;
+        let Self { inside, spec, code, wall_time, stderr, place } = self;
         let limits = spec.limits;
         let (stdin, stdout) = inside.ports((limits.input_bytes, limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, limits.stderr_bytes) };
@@ -56,12 +58,13 @@ impl WasmStage {
             loaded = loading => loaded.map_err(|message| StageExit::StartFailed { message, missing: false }),
         };
         let started = Instant::now();
-        let usage = Arc::new(Usage::new(limits.cpu_time));
+        let (usage, denials) = (Arc::new(Usage::new(limits.cpu_time)), Denials::default());
         let ran = loaded.is_ok();
         let exit = match loaded {
             Err(exit) => exit,
             Ok(loaded) => {
-                let running = run_guest(sandbox, loaded, spec, stdio.clone(), stop.clone(), usage.clone());
+                let (usage, denials) = (usage.clone(), denials.clone());
+                let running = run_guest(sandbox, loaded, spec, stdio.clone(), stop.clone(), usage, denials);
                 let ended = tokio::select! {
                     biased;
                     _ = stop.requested() => Err(StageExit::Cancelled),
@@ -90,6 +93,7 @@ impl WasmStage {
             fuel: usage.fuel(),
             lifetime: ran.then_some(lifetime),
             stderr: stdio.stderr.tail_text(),
+            notes: denials.notes(&place),
             ..StageEnd::default()
         };
         inside.end(exit, &stdio.stdin, &stdio.stdout, end)

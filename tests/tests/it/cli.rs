@@ -80,11 +80,7 @@ fn wrong_usage_is_125_for_run_and_2_for_the_rest() {
     place.stagehost(["run"]).done().code(125).says(&["PIPELINE"]);
     place.stagehost(["run", "--timeout", "30", "-c", ":cat"]).done().code(125).says(&["has no unit", "30s"]);
     place.stagehost(["run", "--limit", "memory=64M", "-c", ":cat"]).done().code(125).says(&["64MiB"]);
-    place
-        .stagehost(["run", "--limit", "speed=3", "-c", ":cat"])
-        .done()
-        .code(125)
-        .says(&["there are: memory, stack"]);
+    place.stagehost(["run", "--limit", "speed=3", "-c", ":cat"]).done().code(125).says(&["there are: memory, stack"]);
     place.stagehost(["run", "--ok-exit", "x=1", "-c", ":cat"]).done().code(125).says(&["no stage is called"]);
     place.stagehost(["plan"]).done().code(2).says(&["PIPELINE"]);
     place.stagehost(["fly"]).done().code(2).says(&["fly"]);

@@ -78,7 +78,11 @@ fn a_component_of_too_many_instances_reaches_their_bound() {
             (export "wasi:cli/run@0.2.0" (instance $export)))"#
     );
     let guest = text(&place, "many.wasm", &component);
-    place.shorthand(&guest.display().to_string()).done().code(137).says(&["reached its instances limit of 64", "stages[0].limits.instances"]);
+    place
+        .shorthand(&guest.display().to_string())
+        .done()
+        .code(137)
+        .says(&["reached its instances limit of 64", "stages[0].limits.instances"]);
 }
 
 #[test]

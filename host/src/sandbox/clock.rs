@@ -1,0 +1,322 @@
+//! Clocks that are not the machine's: frozen, or moving on by a step at each look.
+//!
+//! Freezing what a guest reads would not freeze its sleeping, which the stock host does in real time. Here sleeping takes
+//! no time: when a guest has nothing left to do but sleep, the clock jumps to the earliest of its alarms. What waits for input
+//! or for room goes first.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, SystemTime},
+};
+
+use atomic_waker::AtomicWaker;
+use wasmtime::component::{Accessor, HasData, Linker, Resource};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiView,
+    clocks::{WasiClocks, WasiClocksView},
+    p2::{DynPollable, Pollable, bindings::clocks::monotonic_clock as clock2},
+    p3::bindings::clocks::monotonic_clock as clock3,
+};
+
+use super::store::Guest;
+use crate::spec::ClockSpec;
+
+/// A clock of a guest's own, in nanoseconds since it started.
+#[derive(Debug)]
+pub(super) struct VirtualClock {
+    start: Duration,
+    step: u64,
+    ticks: Mutex<Ticks>,
+}
+
+#[derive(Debug, Default)]
+struct Ticks {
+    now: u64,
+    last_id: u64,
+    /// Who sleeps, by when and by number.
+    sleepers: BTreeMap<(u64, u64), Waker>,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl VirtualClock {
+    /// The clock of a grant; `None`: the machine's.
+    pub(super) fn of(spec: ClockSpec) -> Option<Self> {
+        match spec {
+            ClockSpec::Real => None,
+            ClockSpec::Virtual { start, step } => {
+                let start = start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                Some(Self { start, step: nanos(step), ticks: Mutex::default() })
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ticks> {
+        // What is behind it stays whole between any two steps.
+        self.ticks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the time and wakes who is due.
+    fn change<R>(&self, change: impl FnOnce(&mut Ticks) -> R) -> R {
+        let (result, due) = {
+            let mut ticks = self.lock();
+            let result = change(&mut ticks);
+            let first_later = (ticks.now.saturating_add(1), 0);
+            let later = ticks.sleepers.split_off(&first_later);
+            (result, std::mem::replace(&mut ticks.sleepers, later))
+        };
+        due.into_values().for_each(Waker::wake);
+        result
+    }
+
+    /// The time, without a look's step.
+    pub(super) fn peek(&self) -> u64 {
+        self.lock().now
+    }
+
+    /// The nanoseconds from the epoch to its start.
+    pub(super) fn start_nanos(&self) -> u64 {
+        nanos(self.start)
+    }
+
+    fn look(&self) -> u64 {
+        self.change(|ticks| {
+            let now = ticks.now;
+            ticks.now = now.saturating_add(self.step);
+            now
+        })
+    }
+
+    /// Jumps to the earliest alarm. `false`: nobody sleeps, or only for ever.
+    fn jump(&self) -> bool {
+        self.change(|ticks| match ticks.sleepers.keys().next() {
+            Some(&(deadline, _)) if deadline < u64::MAX => {
+                ticks.now = ticks.now.max(deadline);
+                true
+            }
+            _ => false,
+        })
+    }
+}
+
+/// Waits for a time on a clock.
+pub(super) struct Sleep {
+    clock: Arc<VirtualClock>,
+    deadline: u64,
+    id: Option<u64>,
+}
+
+impl Sleep {
+    pub(super) fn until(clock: Arc<VirtualClock>, deadline: u64) -> Self {
+        Self { clock, deadline, id: None }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let mut ticks = this.clock.lock();
+        if ticks.now >= this.deadline {
+            return Poll::Ready(());
+        }
+        let id = *this.id.get_or_insert_with(|| {
+            ticks.last_id += 1;
+            ticks.last_id
+        });
+        // At every poll: the first one's waker does nothing.
+        ticks.sleepers.insert((this.deadline, id), cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.clock.lock().sleepers.remove(&(self.deadline, id));
+        }
+    }
+}
+
+/// A hand of the clock, for the stock host.
+pub(super) struct Hand(pub(super) Arc<VirtualClock>);
+
+impl HostWallClock for Hand {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.0.start.saturating_add(Duration::from_nanos(self.0.look()))
+    }
+}
+
+impl HostMonotonicClock for Hand {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        self.0.look()
+    }
+}
+
+/// Notes whether it was woken, and wakes the task.
+#[derive(Default)]
+struct Noting {
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Noting {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Relaxed);
+        self.task.wake();
+    }
+}
+
+/// Polls a guest; when it does nothing but sleep, moves its clock on. `waits` says whether it waits for input or for room.
+/// Cancel safe.
+pub(super) async fn in_its_time<T>(
+    mut guest: Pin<&mut (impl Future<Output = T> + ?Sized)>,
+    clock: Option<Arc<VirtualClock>>,
+    waits: impl Fn() -> bool,
+) -> T {
+    let Some(clock) = clock else { return guest.await };
+    let noting = Arc::new(Noting::default());
+    let waker = Waker::from(noting.clone());
+    poll_fn(|cx| {
+        noting.task.register(cx.waker());
+        noting.woken.store(false, Relaxed);
+        let polled = guest.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() && !noting.woken.load(Relaxed) && !waits() {
+            // Who is due is woken, and the task with it.
+            clock.jump();
+        }
+        polled
+    })
+    .await
+}
+
+/// Lets others run, and is seen to be about to go on.
+pub(super) async fn yield_awake() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Our own host functions over a guest.
+pub(super) struct Ours;
+
+impl HasData for Ours {
+    type Data<'a> = &'a mut Guest;
+}
+
+pub(super) fn itself(guest: &mut Guest) -> &mut Guest {
+    guest
+}
+
+struct Alarm(Arc<VirtualClock>, u64);
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Alarm {
+    async fn ready(&mut self) {
+        Sleep::until(self.0.clone(), self.1).await;
+    }
+}
+
+impl Guest {
+    fn alarm(&mut self, clock: Arc<VirtualClock>, deadline: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let table = self.wasi.ctx().table;
+        let alarm = table.push(Alarm(clock, deadline))?;
+        wasmtime_wasi::p2::subscribe(table, alarm)
+    }
+}
+
+impl clock2::Host for Guest {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        clock2::Host::now(&mut self.wasi.clocks())
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        clock2::Host::resolution(&mut self.wasi.clocks())
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        match self.held.clock.clone() {
+            Some(clock) => self.alarm(clock, when),
+            None => clock2::Host::subscribe_instant(&mut self.wasi.clocks(), when),
+        }
+    }
+
+    fn subscribe_duration(&mut self, time: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        match self.held.clock.clone() {
+            Some(clock) => {
+                let deadline = clock.peek().saturating_add(time);
+                self.alarm(clock, deadline)
+            }
+            None => clock2::Host::subscribe_duration(&mut self.wasi.clocks(), time),
+        }
+    }
+}
+
+impl clock3::Host for Guest {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        clock3::Host::now(&mut self.wasi.clocks())
+    }
+
+    fn get_resolution(&mut self) -> wasmtime::Result<u64> {
+        clock3::Host::get_resolution(&mut self.wasi.clocks())
+    }
+}
+
+impl clock3::HostWithStore<Guest> for Ours {
+    async fn wait_until(store: &Accessor<Guest, Self>, when: u64) -> wasmtime::Result<()> {
+        match store.with(|mut access| access.get().held.clock.clone()) {
+            Some(clock) => {
+                Sleep::until(clock, when).await;
+                Ok(())
+            }
+            None => {
+                let stock = store.with_getter::<WasiClocks>(WasiClocksView::clocks);
+                <WasiClocks as clock3::HostWithStore<Guest>>::wait_until(&stock, when).await
+            }
+        }
+    }
+
+    async fn wait_for(store: &Accessor<Guest, Self>, time: u64) -> wasmtime::Result<()> {
+        match store.with(|mut access| access.get().held.clock.clone()) {
+            Some(clock) => {
+                let deadline = clock.peek().saturating_add(time);
+                Sleep::until(clock, deadline).await;
+                Ok(())
+            }
+            None => {
+                let stock = store.with_getter::<WasiClocks>(WasiClocksView::clocks);
+                <WasiClocks as clock3::HostWithStore<Guest>>::wait_for(&stock, time).await
+            }
+        }
+    }
+}
+
+/// Puts the clock's functions in the place of the stock ones. Shadowing must be allowed.
+pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    clock2::add_to_linker::<Guest, Ours>(components, itself)?;
+    clock3::add_to_linker::<Guest, Ours>(components, itself)
+}

@@ -1,0 +1,129 @@
+//! What a guest was granted, and what it tried without.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chacha20::{ChaCha20Rng, rand_core::SeedableRng};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use super::{
+    clock::{Hand, VirtualClock},
+    net::Net,
+};
+use crate::spec::{Access, ClockSpec, NetGrant, RandomSpec};
+
+/// The rights of a guest. The default has none, the real clock and real random numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) dirs: Vec<DirRight>,
+    pub(crate) net: Vec<NetGrant>,
+    pub(crate) clock: ClockSpec,
+    pub(crate) random: RandomSpec,
+}
+
+impl Rights {
+    /// Whether a guest that has them takes descriptors of the host.
+    pub(crate) fn need_descriptors(&self) -> bool {
+        !self.dirs.is_empty() || !self.net.is_empty()
+    }
+}
+
+/// A directory that a guest may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DirRight {
+    pub(crate) host: PathBuf,
+    pub(crate) guest: String,
+    pub(crate) access: Access,
+}
+
+/// What a guest tried without a grant: a few of them, each once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Denials(Arc<Mutex<BTreeSet<Denial>>>);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Denial {
+    /// An address, as a grant would name it.
+    Address(String),
+    /// A name that was looked up.
+    Name(String),
+    /// A socket of that protocol.
+    Socket(&'static str),
+}
+
+impl Denials {
+    /// Notes one, unless there are many already: the guest chooses them.
+    pub(super) fn note(&self, denial: Denial) {
+        const MOST: usize = 8;
+        let mut denials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if denials.len() < MOST {
+            denials.insert(denial);
+        }
+    }
+
+    /// All of them, for people; `place` is the stage's in the file.
+    pub(crate) fn notes(&self, place: &str) -> Vec<String> {
+        let denials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let note = |denial: &Denial| match denial {
+            Denial::Address(address) => {
+                format!("tried to use {address}, which is not granted: add \"{address}\" to `{place}.grants.net`")
+            }
+            Denial::Name(name) => {
+                format!("tried to look up {name:?}, which is not granted: add \"{name}:PORT\" to `{place}.grants.net`")
+            }
+            Denial::Socket(protocol) => {
+                format!(
+                    "tried to use the network, which is not granted: add \"{protocol}:HOST:PORT\" to `{place}.grants.net`"
+                )
+            }
+        };
+        denials.iter().map(note).collect()
+    }
+}
+
+/// What of a guest's rights lives in its store.
+pub(super) struct Held {
+    pub(super) clock: Option<Arc<VirtualClock>>,
+    pub(super) net: Arc<Net>,
+}
+
+/// Gives a context the rights.
+///
+/// # Errors
+///
+/// A directory that cannot be opened.
+pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -> wasmtime::Result<Held> {
+    for dir in &rights.dirs {
+        let permissions = match dir.access {
+            Access::Read => FsPerms::ReadOnly,
+            Access::Write => FsPerms::ReadWrite,
+        };
+        wasi.preopened_dir(&dir.host, &dir.guest, permissions)?;
+    }
+    let clock = VirtualClock::of(rights.clock).map(Arc::new);
+    if let Some(clock) = &clock {
+        wasi.wall_clock(Hand(clock.clone())).monotonic_clock(Hand(clock.clone()));
+    }
+    if let RandomSpec::Seed(seed) = rights.random {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        // One stream for each kind, so that none tells of another.
+        let stream = |number: u64| {
+            let mut generator = ChaCha20Rng::from_seed(bytes);
+            generator.set_stream(number);
+            generator
+        };
+        let mut third = [0; 16];
+        wasmtime_wasi::Rng::fill_bytes(&mut stream(2), &mut third);
+        wasi.secure_random(stream(0)).insecure_random(stream(1)).insecure_random_seed(u128::from_le_bytes(third));
+    }
+    // Sockets are there and refuse: what is tried without a grant can be named.
+    let check = net.clone();
+    wasi.allow_tcp(true)
+        .allow_udp(true)
+        .socket_addr_check(move |address, using| Box::pin(std::future::ready(check.allows(address, using))));
+    Ok(Held { clock, net })
+}

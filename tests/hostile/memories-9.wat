@@ -1,0 +1,5 @@
+;; has nine memories
+(module
+  (memory (export "memory") 1) (memory 1) (memory 1) (memory 1) (memory 1)
+  (memory 1) (memory 1) (memory 1) (memory 1)
+  (func (export "_start")))

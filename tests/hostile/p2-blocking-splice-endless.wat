@@ -1,0 +1,37 @@
+;; splices stdin to stdout without end, waiting each time
+(component
+  (import "wasi:io/error@0.2.0" (instance $ie (export "error" (type (sub resource)))))
+  (alias export $ie "error" (type $error))
+  (import "wasi:io/streams@0.2.0" (instance $io
+    (export "input-stream" (type $n (sub resource)))
+    (export "output-stream" (type $o (sub resource)))
+    (export "error" (type $e (eq $error)))
+    (type $serr (variant (case "last-operation-failed" (own $e)) (case "closed")))
+    (export "stream-error" (type $se (eq $serr)))
+    (export "[method]output-stream.blocking-splice" (func (param "self" (borrow $o)) (param "src" (borrow $n)) (param "len" u64) (result (result u64 (error $se)))))))
+  (alias export $io "output-stream" (type $out))
+  (import "wasi:cli/stdout@0.2.0" (instance $so
+    (export "output-stream" (type (eq $out)))
+    (export "get-stdout" (func (result (own $out))))))
+  (alias export $io "input-stream" (type $in))
+  (import "wasi:cli/stdin@0.2.0" (instance $si
+    (export "input-stream" (type (eq $in)))
+    (export "get-stdin" (func (result (own $in))))))
+  (core module $mem (memory (export "m") 1))
+  (core instance $mem (instantiate $mem))
+  (core func $stdout (canon lower (func $so "get-stdout")))
+  (core func $stdin (canon lower (func $si "get-stdin")))
+  (core func $splice (canon lower (func $io "[method]output-stream.blocking-splice") (memory (core memory $mem "m"))))
+  (core module $m
+    (import "h" "stdout" (func $stdout (result i32)))
+    (import "h" "stdin" (func $stdin (result i32)))
+    (import "h" "splice" (func $splice (param i32 i32 i64 i32)))
+    (func (export "run") (result i32) (local $o i32) (local $n i32)
+      (local.set $o (call $stdout))
+      (local.set $n (call $stdin))
+      (loop $l (call $splice (local.get $o) (local.get $n) (i64.const 65536) (i32.const 0)) (br $l))
+      unreachable))
+  (core instance $i (instantiate $m (with "h" (instance (export "stdout" (func $stdout)) (export "stdin" (func $stdin)) (export "splice" (func $splice))))))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $r)))

@@ -1,0 +1,6 @@
+;; exports a function where the interface should be
+(component
+  (core module $m (func (export "run") (result i32) (i32.const 0)))
+  (core instance $i (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (export "wasi:cli/run@0.2.0" (func $run)))

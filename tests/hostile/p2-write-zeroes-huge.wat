@@ -1,0 +1,26 @@
+;; writes 2^62 zeroes
+(component
+  (import "wasi:io/error@0.2.0" (instance $ie (export "error" (type (sub resource)))))
+  (alias export $ie "error" (type $error))
+  (import "wasi:io/streams@0.2.0" (instance $io
+    (export "output-stream" (type $o (sub resource)))
+    (export "error" (type $e (eq $error)))
+    (type $serr (variant (case "last-operation-failed" (own $e)) (case "closed")))
+    (export "stream-error" (type $se (eq $serr)))
+    (export "[method]output-stream.write-zeroes" (func (param "self" (borrow $o)) (param "len" u64) (result (result (error $se)))))))
+  (alias export $io "output-stream" (type $out))
+  (import "wasi:cli/stdout@0.2.0" (instance $so
+    (export "output-stream" (type (eq $out)))
+    (export "get-stdout" (func (result (own $out))))))
+  (core module $mem (memory (export "m") 1))
+  (core instance $mem (instantiate $mem))
+  (core func $get (canon lower (func $so "get-stdout")))
+  (core func $zero (canon lower (func $io "[method]output-stream.write-zeroes") (memory (core memory $mem "m"))))
+  (core module $m
+    (import "h" "get" (func $get (result i32)))
+    (import "h" "zero" (func $zero (param i32 i64 i32)))
+    (func (export "run") (result i32) (call $zero (call $get) (i64.const 0x4000000000000000) (i32.const 0)) (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance (export "get" (func $get)) (export "zero" (func $zero))))))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $r)))

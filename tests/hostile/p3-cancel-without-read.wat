@@ -1,0 +1,24 @@
+;; cancels a read that it never started
+(component
+  (import "wasi:cli/stdin@0.3.0" (instance $si
+    (type $en (enum "io" "illegal-byte-sequence" "pipe"))
+    (export "error-code" (type $ec (eq $en)))
+    (export "read-via-stream" (func (result (tuple (stream u8) (future (result (error $ec)))))))))
+  (type $s (stream u8))
+  (core module $mem (memory (export "m") 1))
+  (core instance $mem (instantiate $mem))
+  (core func $stdin (canon lower (func $si "read-via-stream") (memory (core memory $mem "m"))))
+  (core func $cancel-read (canon stream.cancel-read $s))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "stdin" (func $stdin (param i32)))
+    (import "h" "cancel-read" (func $cancel-read (param i32) (result i32)))
+    (func (export "run") (result i32) (local $r i32)
+      (call $stdin (i32.const 32))
+      (local.set $r (i32.load (i32.const 32)))
+      (drop (call $cancel-read (local.get $r)))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance (export "m" (memory $mem "m")) (export "stdin" (func $stdin)) (export "cancel-read" (func $cancel-read))))))
+  (func $run async (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $r)))

@@ -1,0 +1,37 @@
+;; looks up the name localhost; an error if that succeeds
+(component
+  (import "wasi:sockets/ip-name-lookup@0.3.0" (instance $dns
+    (type $v4 (tuple u8 u8 u8 u8))
+    (type $v6 (tuple u16 u16 u16 u16 u16 u16 u16 u16))
+    (type $ipv (variant (case "ipv4" $v4) (case "ipv6" $v6)))
+    (export "ip-address" (type $ip (eq $ipv)))
+    (type $ev (variant (case "access-denied") (case "invalid-argument") (case "name-unresolvable") (case "temporary-resolver-failure")
+      (case "permanent-resolver-failure") (case "other" (option string))))
+    (export "error-code" (type $ec (eq $ev)))
+    (export "resolve-addresses" (func async (param "name" string) (result (result (list $ip) (error $ec)))))))
+  (core module $mem
+    (memory (export "m") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+  (core instance $mem (instantiate $mem))
+  (core func $set-new (canon waitable-set.new))
+  (core func $set-wait (canon waitable-set.wait (memory (core memory $mem "m"))))
+  (core func $join (canon waitable.join))
+  (core func $lookup (canon lower (func $dns "resolve-addresses") async (memory (core memory $mem "m")) (realloc (core func $mem "realloc"))))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "lookup" (func $lookup (param i32 i32 i32) (result i32)))
+    (import "h" "set-new" (func $set-new (result i32)))
+    (import "h" "set-wait" (func $set-wait (param i32 i32) (result i32)))
+    (import "h" "join" (func $join (param i32 i32)))
+    (data (i32.const 512) "localhost")
+    (func (export "run") (result i32) (local $s i32) (local $set i32)
+      (local.set $s (call $lookup (i32.const 512) (i32.const 9) (i32.const 64)))
+      (if (i32.ne (i32.and (local.get $s) (i32.const 15)) (i32.const 2))
+        (then
+          (call $join (i32.shr_u (local.get $s) (i32.const 4)) (local.tee $set (call $set-new)))
+          (loop $l (br_if $l (i32.eqz (call $set-wait (local.get $set) (i32.const 0)))))))
+      (i32.eqz (i32.load8_u (i32.const 64)))))
+  (core instance $i (instantiate $m (with "h" (instance (export "m" (memory $mem "m")) (export "lookup" (func $lookup)) (export "set-new" (func $set-new)) (export "set-wait" (func $set-wait)) (export "join" (func $join))))))
+  (func $run async (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $r)))

@@ -1,0 +1,27 @@
+;; writes 2^28 bytes to stdout
+(component
+  (import "wasi:cli/stdout@0.3.0" (instance $so
+    (type $en (enum "io" "illegal-byte-sequence" "pipe"))
+    (export "error-code" (type $ec (eq $en)))
+    (export "write-via-stream" (func (param "data" (stream u8)) (result (future (result (error $ec))))))))
+  (type $s (stream u8))
+  (core module $mem (memory (export "m") 1))
+  (core instance $mem (instantiate $mem))
+  (core func $stdout (canon lower (func $so "write-via-stream")))
+  (core func $new (canon stream.new $s))
+  (core func $write (canon stream.write $s async (memory (core memory $mem "m"))))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "stdout" (func $stdout (param i32) (result i32)))
+    (import "h" "new" (func $new (result i64)))
+    (import "h" "write" (func $write (param i32 i32 i32) (result i32)))
+    (func (export "run") (result i32) (local $p i64) (local $w i32) (local $f i32)
+      (local.set $p (call $new))
+      (local.set $w (i32.wrap_i64 (i64.shr_u (local.get $p) (i64.const 32))))
+      (local.set $f (call $stdout (i32.wrap_i64 (local.get $p))))
+      (drop (call $write (local.get $w) (i32.const 0) (i32.const 0x10000000)))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance (export "m" (memory $mem "m")) (export "stdout" (func $stdout)) (export "new" (func $new)) (export "write" (func $write))))))
+  (func $run async (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $r)))

@@ -1,0 +1,20 @@
+;; starts a second write while the first is pending, on a stream nobody reads
+(component
+  (type $s (stream u8))
+  (core module $mem (memory (export "m") 1))
+  (core instance $mem (instantiate $mem))
+  (core func $new (canon stream.new $s))
+  (core func $write (canon stream.write $s async (memory (core memory $mem "m"))))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "new" (func $new (result i64)))
+    (import "h" "write" (func $write (param i32 i32 i32) (result i32)))
+    (func (export "run") (result i32) (local $p i64)
+      (local.set $p (call $new))
+      (drop (call $write (i32.wrap_i64 (i64.shr_u (local.get $p) (i64.const 32))) (i32.const 0) (i32.const 64)))
+      (drop (call $write (i32.wrap_i64 (i64.shr_u (local.get $p) (i64.const 32))) (i32.const 0) (i32.const 64)))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance (export "m" (memory $mem "m")) (export "new" (func $new)) (export "write" (func $write))))))
+  (func $run async (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $r)))

@@ -1,0 +1,4 @@
+;; tail-calls itself without end
+(module
+  (memory (export "memory") 1)
+  (func $f (export "_start") (return_call $f)))

@@ -1,0 +1,8 @@
+;; writes from an address outside memory; exits with 8 if told an error
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\00\ff\00\00\00\10\00\00")
+  (func (export "_start")
+    (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)) (then (call $exit (i32.const 8))))))

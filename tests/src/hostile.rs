@@ -1,0 +1,220 @@
+//! Guests that try to take more than they were given: texts in `tests/hostile`, and some that are made here because they
+//! are large or no text can say them. `tests/hostile/expected.tsv` says how each must end.
+
+use std::{collections::BTreeSet, fmt::Write as _, fs};
+
+use stagehost::{LimitKind, StageExit};
+
+use crate::{Place, repository};
+
+/// One guest and what it needs.
+#[derive(Clone, Debug)]
+pub struct Hostile {
+    /// Its name: what it does.
+    pub name: String,
+    /// The component or module.
+    pub wasm: Vec<u8>,
+    /// What it reads when it runs alone.
+    pub stdin: Stdin,
+    /// Whether it gets an argument of a megabyte.
+    pub large_argument: bool,
+    /// How it must end when it runs alone.
+    pub alone: String,
+    /// How it must end between two other stages.
+    pub between: String,
+}
+
+/// What a guest reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing.
+    Null,
+    /// Zeroes without end.
+    Zero,
+    /// A short text.
+    Text,
+}
+
+/// All guests.
+pub fn all() -> Vec<Hostile> {
+    let directory = repository().join("tests/hostile");
+    let table = fs::read_to_string(directory.join("expected.tsv")).expect("the table is there");
+    let mut texts: BTreeSet<_> = fs::read_dir(&directory)
+        .expect("the directory is there")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".wat").map(str::to_owned))
+        .collect();
+    let guests = table
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let fields: Vec<_> = line.split('\t').collect();
+            let [name, stdin, argument, alone, between] = fields[..] else { panic!("five fields: {line}") };
+            let wasm = if texts.remove(name) {
+                let text = fs::read_to_string(directory.join(format!("{name}.wat"))).expect("it was listed");
+                wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+            } else {
+                made(name)
+            };
+            Hostile {
+                name: name.to_owned(),
+                wasm,
+                stdin: match stdin {
+                    "null" => Stdin::Null,
+                    "zero" => Stdin::Zero,
+                    "text" => Stdin::Text,
+                    other => panic!("no stdin {other}"),
+                },
+                large_argument: argument == "megabyte",
+                alone: alone.to_owned(),
+                between: if between == "=" { alone.to_owned() } else { between.to_owned() },
+            }
+        })
+        .collect();
+    assert!(texts.is_empty(), "texts that the table does not name: {texts:?}");
+    guests
+}
+
+/// Writes a guest's file.
+pub fn write(place: &Place, guest: &Hostile) -> String {
+    place.write(&format!("{}.wasm", guest.name), &guest.wasm).display().to_string()
+}
+
+/// How a stage ended, as the table says it.
+pub fn shown(exit: &StageExit) -> String {
+    match exit {
+        StageExit::Ok => "ok".into(),
+        StageExit::FinishedEarly => "finished-early".into(),
+        StageExit::Exit { code } => format!("exit:{code}"),
+        StageExit::Trap { trap, .. } => {
+            format!("trap:{}", serde_json::to_value(trap).expect("a word").as_str().unwrap_or_default())
+        }
+        StageExit::Limit { which, .. } => format!("limit:{}", limit(*which)),
+        StageExit::BrokenPipe => "broken-pipe".into(),
+        StageExit::Cancelled => "cancelled".into(),
+        StageExit::StartFailed { .. } => "start-failed".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn limit(which: LimitKind) -> String {
+    which.to_string()
+}
+
+const RUN_P2: &str = r#"(core module $m (func (export "run") (result i32) (i32.const 0))) (core instance $i (instantiate $m))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run))) (export "wasi:cli/run@0.2.0" (instance $r))"#;
+
+/// A guest that no text file holds.
+fn made(name: &str) -> Vec<u8> {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    match name {
+        "functions-10000" => {
+            text.push_str("(module (memory (export \"memory\") 1) (global $g (mut i32) (i32.const 0))");
+            for number in 0..10_000 {
+                let _ =
+                    write!(text, "(func $f{number} (global.set $g (i32.add (global.get $g) (i32.const {number}))))");
+            }
+            text.push_str("(func (export \"_start\")");
+            for number in 0..10_000 {
+                let _ = write!(text, " call $f{number}");
+            }
+            text.push_str("))");
+        }
+        "functions-200000" => {
+            let _ = write!(text, "(module {} (func (export \"_start\")))", "(func)".repeat(200_000));
+        }
+        "blocks-100-deep" => text = blocks(100),
+        "blocks-10000-deep" => text = blocks(10_000),
+        "blocks-1000000-deep" => text = blocks(1_000_000),
+        "one-huge-function" => {
+            text.push_str("(module (memory (export \"memory\") 1) (func (export \"_start\") (local");
+            text.push_str(&" i32".repeat(1_000));
+            text.push_str(") (local $k i32) (loop $l\n");
+            for n in 0..150_000 {
+                let (a, b, c) = (n % 997, n * 7 % 991, n * 13 % 1_000);
+                let _ = writeln!(text, "local.get {a} local.get {b} i32.add local.set {c}");
+            }
+            text.push_str(
+                "(br_if $l (i32.lt_u (local.tee $k (i32.add (local.get $k) (i32.const 1))) (i32.const 3))))))",
+            );
+        }
+        "memories-900" => {
+            let _ = write!(text, "(module (memory 1) {} (func (export \"_start\")))", "(memory 1)".repeat(899));
+        }
+        "tables-65" => {
+            let _ = write!(text, "(module {} (func (export \"_start\")))", "(table 1 funcref)".repeat(65));
+        }
+        "p2-memories-900" => {
+            let instances = "(core instance (instantiate $x))\n".repeat(900);
+            let _ = write!(text, "(component (core module $x (memory 1)) {instances} {RUN_P2})");
+        }
+        "p2-doubling-8" => text = doubling(8),
+        "p2-doubling-24" => text = doubling(24),
+        "p2-carrying-30" => text = carrying(30),
+        "p2-nested-30" => return nested(30),
+        "p2-nested-100" => return nested(100),
+        "p2-nested-5000" => return nested(5_000),
+        other => panic!("there is no guest {other}"),
+    }
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn blocks(depth: usize) -> String {
+    let (begin, end) = ("block\n".repeat(depth), "end\n".repeat(depth));
+    format!("(module (memory (export \"memory\") 1) (func (export \"_start\") {begin} br {} {end}))", depth - 1)
+}
+
+/// Components that each instantiate their child twice.
+fn doubling(levels: usize) -> String {
+    let begin = "(component\n".repeat(levels);
+    let end = ") (instance (instantiate 0)) (instance (instantiate 0))\n".repeat(levels);
+    format!("(component {begin} (core module $m) (core instance (instantiate $m)) {end} {RUN_P2})")
+}
+
+/// Components that each carry the one before it along twice.
+fn carrying(levels: usize) -> String {
+    let mut text = "(component (component $c0)\n".to_owned();
+    for level in 1..=levels {
+        let before = level - 1;
+        let _ = writeln!(
+            text,
+            "(component $c{level} (alias outer 1 $c{before} (component)) (alias outer 1 $c{before} (component)))"
+        );
+    }
+    format!("{text} {RUN_P2})")
+}
+
+/// Components nested so deep, each instantiating its child: as bytes, because no text may nest so deep.
+fn nested(depth: usize) -> Vec<u8> {
+    fn leb(mut number: usize, out: &mut Vec<u8>) {
+        loop {
+            let low = u8::try_from(number & 0x7f).expect("seven bits");
+            number >>= 7;
+            out.push(if number == 0 { low } else { low | 0x80 });
+            if number == 0 {
+                return;
+            }
+        }
+    }
+    fn section(id: u8, body: &[u8], out: &mut Vec<u8>) {
+        out.push(id);
+        leb(body.len(), out);
+        out.extend_from_slice(body);
+    }
+    const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
+    let mut inner = HEAD.to_vec();
+    for _ in 1..depth {
+        let mut around = HEAD.to_vec();
+        section(4, &inner, &mut around);
+        section(5, b"\x01\x00\x00\x00", &mut around);
+        inner = around;
+    }
+    // The component that can be run, with the nest before its own sections.
+    let plain = wat::parse_str(format!("(component {RUN_P2})")).expect("the text is right");
+    let mut out = HEAD.to_vec();
+    section(4, &inner, &mut out);
+    out.extend_from_slice(&plain[HEAD.len()..]);
+    out
+}

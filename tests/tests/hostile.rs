@@ -1,0 +1,167 @@
+//! Hostile guests, each with the exact end it must have, alone and between two other stages; and that none of them changes
+//! what others do, or what this process holds.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use stagehost::{Host, HostOptions, Outcome, Plan, PlanOptions, RunOptions, StageExit, spec};
+use stagehost_tests::{
+    Place,
+    hostile::{self, Hostile, Stdin, shown},
+    leaks::checked,
+};
+
+/// Limits that end each guest soon; what it may hold is the default.
+const LIMITS: &str = r#"{"cpu_time": "150ms", "stall_time": "400ms", "wall_time": "60s", "input_bytes": "16MiB",
+    "output_bytes": "16MiB", "stderr_bytes": "16MiB"}"#;
+
+/// The same for guests that need a while to take what they are not given.
+const SLOW: &str = r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+    "stderr_bytes": "16MiB"}"#;
+
+fn run(host: &Host, json: &str) -> Result<Outcome, String> {
+    let spec = spec::parse(json.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{json}"));
+    let plan = Plan::new(&spec, &PlanOptions::at(".")).map_err(|error| error.to_string())?;
+    Ok(host.run(plan, &RunOptions::default()))
+}
+
+/// Runs a guest and says how it ended.
+fn ended(host: &Host, place: &Place, guest: &Hostile, between: bool) -> (String, String) {
+    let path = hostile::write(place, guest);
+    let argument = if guest.large_argument { "A".repeat(1 << 20) } else { "x".into() };
+    let slow = guest.alone == "limit:memory";
+    let limits = if slow { SLOW } else { LIMITS };
+    let stage = format!(r#"{{"wasm": "{path}", "name": "guest", "args": ["{argument}"], "limits": {limits}}}"#);
+    let stdin = match (between, guest.stdin) {
+        (false, Stdin::Null) => r#""null""#.to_owned(),
+        (false, Stdin::Text) => r#"{"text": "a line\nand another one\n"}"#.to_owned(),
+        (true, _) | (false, Stdin::Zero) => r#"{"file": "/dev/zero"}"#.to_owned(),
+    };
+    let stages = if between {
+        format!(r#"{{"wasm": "builtin:cat", "name": "before"}}, {stage}, {{"wasm": "builtin:cat", "name": "behind"}}"#)
+    } else {
+        stage
+    };
+    let json = format!(r#"{{"version": 1, "stages": [{stages}], "stdin": {stdin}, "stdout": "null"}}"#);
+    match run(host, &json) {
+        Ok(outcome) => match outcome.stage("guest") {
+            Some(stage) => (shown(&stage.exit), format!("{} {:?}", stage.exit, outcome.message)),
+            None => ("nothing".to_owned(), outcome.message),
+        },
+        Err(refused) => ("refused".to_owned(), refused),
+    }
+}
+
+/// The most memory that this process had resident since it was last asked, in KiB.
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+    let peak = line.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+    // Begins anew.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+    peak
+}
+
+fn host() -> Host {
+    let cache = std::path::absolute(env!("CARGO_TARGET_TMPDIR")).expect("a path").join("hostile-cache");
+    let options = HostOptions { threads: Some(2), cache: Some(cache), ..HostOptions::default() };
+    Host::new(&options).expect("a host")
+}
+
+/// One test at a time: what this process holds is measured.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn check_all(between: bool) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    let mut wrong = Vec::new();
+    checked(|| {
+        let host = host();
+        for guest in hostile::all() {
+            peak_kib();
+            let started = Instant::now();
+            let (end, detail) = ended(&host, &place, &guest, between);
+            let (took, peak) = (started.elapsed(), peak_kib());
+            let expected = if between { &guest.between } else { &guest.alone };
+            // What the guest may hold by default, and as much again for this process.
+            if end != *expected || peak > 700 << 10 || took > Duration::from_secs(40) {
+                wrong.push(format!("{}: {end}, not {expected}; {took:?}, {peak} KiB: {detail}", guest.name));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{} guests:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn each_ends_as_it_must_alone() {
+    check_all(false);
+}
+
+#[test]
+fn each_ends_as_it_must_between_others() {
+    check_all(true);
+}
+
+#[test]
+fn there_are_guests_of_all_generations() {
+    let guests = hostile::all();
+    let count = |generation: &str| guests.iter().filter(|guest| guest.name.starts_with(generation)).count();
+    assert!(guests.len() >= 200 && count("p2-") >= 40 && count("p3-") >= 60, "{}", guests.len());
+}
+
+/// A thousand good runs beside a thousand hostile ones, at most 16 at once.
+#[test]
+fn good_runs_are_right_beside_hostile_ones() {
+    const RUNS: usize = 1_000;
+    const AT_ONCE: usize = 16;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    let guests: Vec<Hostile> = hostile::all()
+        .into_iter()
+        // What needs long by itself says nothing more here.
+        .filter(|guest| !guest.name.contains("doubling") && guest.alone != "limit:memory" && guest.alone != "refused")
+        .collect();
+    let paths: Vec<_> = guests.iter().map(|guest| hostile::write(&place, guest)).collect();
+    let host = host();
+    let good = r#"{"version": 1, "stages": [{"wasm": "builtin:words"}, {"wasm": "builtin:lower"}, {"wasm": "builtin:count"}],
+        "stdin": {"text": "b a B c a b"}}"#;
+    let next = Arc::new(AtomicUsize::new(0));
+    let right = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let (host, next, paths, right) = (host.clone(), next.clone(), &paths, &right);
+            scope.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= 2 * RUNS {
+                        return;
+                    }
+                    if number % 2 == 0 {
+                        let path = &paths[number / 2 % paths.len()];
+                        let json = format!(
+                            r#"{{"version": 1, "stages": [{{"wasm": "{path}", "limits": {{"cpu_time": "20ms", "stall_time": "50ms",
+                                "output_bytes": "1MiB", "input_bytes": "1MiB", "stderr_bytes": "1MiB"}}}}],
+                                "stdin": {{"file": "/dev/zero"}}, "stdout": "null"}}"#
+                        );
+                        let _ = run(&host, &json);
+                        continue;
+                    }
+                    let spec = spec::parse(good.as_bytes()).expect("a good file");
+                    let pipeline = Plan::new(&spec, &PlanOptions::at(".")).expect("a good plan");
+                    let (outcome, output) = stagehost::Pipeline::of(pipeline).output(&host, 1 << 10);
+                    assert!(outcome.success, "{outcome:?}");
+                    assert_eq!(String::from_utf8_lossy(&output), "      3 b\n      2 a\n      1 c\n");
+                    assert!(outcome.stages.iter().all(|stage| stage.exit == StageExit::Ok), "{outcome:?}");
+                    right.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(right.load(Relaxed), RUNS);
+}
