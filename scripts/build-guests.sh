@@ -115,6 +115,8 @@ choose_route() {
 
 toolchain() { if [ $route = rustup ]; then rustc --version; else /usr/bin/rustc --version; fi; }
 
+profile=guest
+
 # build TARGET PACKAGE…
 build() {
     local target=$1 packages=()
@@ -122,17 +124,17 @@ build() {
     for package in "$@"; do packages+=(-p "$package"); done
     if [ $route = rustup ]; then
         env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$flags" CARGO_TARGET_DIR="$work/rustup" \
-            cargo build --locked --profile guest --target "$target" "${packages[@]}"
+            cargo build --locked --profile $profile --target "$target" "${packages[@]}"
     else
         local linkers
         linkers=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
         env -u CARGO_ENCODED_RUSTFLAGS -u RUSTUP_TOOLCHAIN PATH="$linkers:$linkers/gcc-ld:$PATH" RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
             RUSTFLAGS="$flags --sysroot $work/sysroot" CARGO_TARGET_DIR="$work/distribution" \
-            /usr/bin/cargo build --locked --profile guest --target "$target" -Zbuild-std=std,panic_abort "${packages[@]}"
+            /usr/bin/cargo build --locked --profile $profile --target "$target" -Zbuild-std=std,panic_abort "${packages[@]}"
     fi
 }
 
-built() { printf '%s/%s/%s/guest/%s' "$work" "$route" "$1" "$2"; }
+built() { printf '%s/%s/%s/%s/%s' "$work" "$route" "$1" "$profile" "$2"; }
 
 stock() {
     choose_route
@@ -146,6 +148,7 @@ stock() {
 
 tests() {
     choose_route
+    profile=guest-lines
     mkdir -p "$out"
     build wasm32-wasip2 stagehost-guest-probe stagehost-guest-async-probe stagehost-guest-std-probe
     cp "$(built wasm32-wasip2 probe.wasm)" "$out/probe.wasm"

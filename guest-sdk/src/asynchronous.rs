@@ -24,7 +24,9 @@ use crate::{
         wit_stream,
     },
     input::CHUNK,
-    outcome, raw,
+    outcome,
+    position::Position,
+    raw,
 };
 
 /// An asynchronous stage's standard input.
@@ -33,6 +35,7 @@ pub struct Input {
     ended_with: Option<FutureReader<Result<(), ErrorCode>>>,
     buffer: Vec<u8>,
     ended: bool,
+    position: Position,
 }
 
 /// An asynchronous stage's standard output. It has no buffer: each write is handed on.
@@ -58,10 +61,12 @@ impl Input {
             return Ok(None);
         }
         let mut buffer = std::mem::take(&mut self.buffer);
+        self.position.forget(&buffer, buffer.len());
         buffer.clear();
         buffer.reserve(CHUNK);
         let (result, buffer) = self.stream.read(buffer).await;
         self.buffer = buffer;
+        self.position.hand(&self.buffer, 0);
         if result == StreamResult::Dropped || result == StreamResult::Cancelled {
             self.ended = true;
             if let Some(ended_with) = self.ended_with.take() {
@@ -114,7 +119,8 @@ impl Output {
 pub fn run_stage<R: Outcome + 'static>(run: impl AsyncFnOnce(&mut Input, &mut Output) -> R) -> Result<(), ()> {
     raw::install_panic_hook();
     let (stream, ended_with) = stdin::read_via_stream();
-    let mut input = Input { stream, ended_with: Some(ended_with), buffer: Vec::new(), ended: false };
+    let position = Position::new();
+    let mut input = Input { stream, ended_with: Some(ended_with), buffer: Vec::new(), ended: false, position };
     let (stream, reader) = wit_stream::new::<u8>();
     let written = stdout::write_via_stream(reader);
     let mut output = Output { stream, written: Some(written), spare: Vec::new(), report_broken_pipe: false };

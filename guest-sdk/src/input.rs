@@ -11,6 +11,7 @@ use crate::{
     Output,
     bindings::wasi::cli::{stdin, types::ErrorCode},
     output,
+    position::Position,
     raw::{self, Moved},
 };
 
@@ -36,6 +37,7 @@ pub struct Input {
     read_at_most: usize,
     /// The last line, if it was too long for the buffer.
     long: Vec<u8>,
+    position: Position,
 }
 
 enum Source {
@@ -63,6 +65,7 @@ impl Input {
             ended: false,
             read_at_most: usize::MAX,
             long: Vec::new(),
+            position: Position::new(),
         }
     }
 
@@ -82,6 +85,7 @@ impl Input {
             return Ok(None);
         }
         let start = std::mem::replace(&mut self.start, self.buffer.len());
+        self.position.hand(&self.buffer, start);
         Ok(Some(&self.buffer[start..]))
     }
 
@@ -92,6 +96,7 @@ impl Input {
     /// Whatever ended the input other than its end.
     pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
         self.long = Vec::new();
+        self.position.hand(&self.buffer, self.start);
         let mut pieces = Vec::new();
         let mut searched = 0;
         loop {
@@ -102,6 +107,8 @@ impl Input {
                     searched = rest.len();
                     if self.start == 0 && searched == self.buffer.capacity() && searched >= LONG {
                         // Growing further would need three times the line for a moment; in pieces it is twice.
+                        self.position.line(searched, false);
+                        self.position.forget(&self.buffer, searched);
                         pieces.push(std::mem::replace(&mut self.buffer, Vec::with_capacity(LONG)));
                         searched = 0;
                     }
@@ -113,6 +120,7 @@ impl Input {
             };
             let start = self.start;
             self.start += end;
+            self.position.line(self.start, self.buffer[start..self.start].last() == Some(&b'\n'));
             if !pieces.is_empty() {
                 self.long.reserve_exact(pieces.iter().map(Vec::len).sum::<usize>() + end);
                 pieces.drain(..).for_each(|piece| self.long.extend_from_slice(&piece));
@@ -130,6 +138,7 @@ impl Input {
     /// Whatever ended the input other than its end, or the output.
     pub fn copy_to(&mut self, output: &mut Output) -> io::Result<u64> {
         let mut copied = 0;
+        self.position.stop_counting();
         while let Some(chunk) = self.next_chunk()? {
             io::Write::write_all(output, chunk)?;
             copied += chunk.len() as u64;
@@ -143,10 +152,12 @@ impl Input {
             return Ok(false);
         }
         if self.start == self.buffer.len() {
+            self.position.forget(&self.buffer, self.start);
             self.buffer.clear();
             self.start = 0;
         } else if self.buffer.len() == self.buffer.capacity() {
             // What is left of a line moves to the front; a line that fills the whole buffer makes it grow.
+            self.position.forget(&self.buffer, self.start);
             self.buffer.drain(..self.start);
             self.start = 0;
             if self.buffer.len() > self.buffer.capacity() / 2 {
@@ -192,6 +203,7 @@ impl BufRead for Input {
         if self.start == self.buffer.len() {
             self.fill()?;
         }
+        self.position.hand(&self.buffer, self.start);
         Ok(&self.buffer[self.start..])
     }
 

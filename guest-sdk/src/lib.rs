@@ -30,7 +30,7 @@
 //! | returns `Ok(())` or `()` | 0, after everything written was handed over |
 //! | returns an [`ExitCode`] | that code, 0 to 255 |
 //! | returns an error | 1; the error and its sources are printed on stderr |
-//! | panics | a trap; message and place are printed on stderr |
+//! | panics | a trap; message, place and where the input was are printed on stderr |
 //! | calls [`exit`] | that code; what is still in the output's buffer is written first |
 //!
 //! Returning early with input left is fine: the stage before sees a broken pipe. Writing to an output whose reader is
@@ -51,6 +51,7 @@ pub mod asynchronous;
 mod input;
 mod outcome;
 mod output;
+mod position;
 mod raw;
 
 pub use input::Input;

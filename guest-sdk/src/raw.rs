@@ -95,10 +95,20 @@ fn print_through_stream(mut bytes: &[u8]) {
     drop(done);
 }
 
-/// Makes a panic print its message and place where the standard library's own hook has no stderr to print to.
+/// Makes a panic print where the input was, and its message and place where the standard library's own hook has no stderr to
+/// print to.
 pub(crate) fn install_panic_hook() {
-    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
-    std::panic::set_hook(Box::new(|panic| print_error(&format!("{panic}\n"))));
+    #[cfg(target_family = "wasm")]
+    {
+        #[cfg(not(target_os = "unknown"))]
+        let print = std::panic::take_hook();
+        #[cfg(target_os = "unknown")]
+        let print = |panic: &std::panic::PanicHookInfo<'_>| print_error(&format!("{panic}\n"));
+        std::panic::set_hook(Box::new(move |panic| {
+            print(panic);
+            print_error(&crate::position::note());
+        }));
+    }
 }
 
 #[cfg(target_family = "wasm")]

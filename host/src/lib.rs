@@ -37,7 +37,7 @@ pub mod stock;
 
 pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
 pub use joint::inherited_descriptor;
-pub use outcome::{ExitCode, LimitKind, Outcome, StageExit};
+pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
     Event, EventStream, Host, HostError, HostOptions, Observer, ProcessHandle, RunControl, RunOptions, Running,
 };

@@ -43,8 +43,11 @@ pub enum StageExit {
         trap: TrapKind,
         /// The trap's message, or the panic's text and place.
         message: String,
-        /// The guest's call stack, innermost first, at most 32 frames.
+        /// The guest's call stack, innermost first, at most 32 frames: functions, with source lines where the component
+        /// has debug information.
         frames: Vec<String>,
+        /// Where the input was.
+        at: Option<InputPlace>,
     },
     /// It used more than it was given.
     Limit {
@@ -75,6 +78,27 @@ pub enum StageExit {
         /// The file it failed at.
         path: Option<String>,
     },
+}
+
+/// How far a stage was in its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct InputPlace {
+    /// The first byte, from 0, of the piece that it was about; or how many bytes it had been handed, if it is not exact.
+    pub byte: u64,
+    /// That byte's line, from 1; null: not known.
+    pub line: Option<u64>,
+    /// Whether the stage itself said so. Else it was at this byte at most.
+    pub exact: bool,
+}
+
+impl fmt::Display for InputPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { byte, line: Some(line), exact: true } => write!(f, "at byte {byte} of its input, line {line}"),
+            Self { byte, line: None, exact: true } => write!(f, "at byte {byte} of its input"),
+            Self { byte, .. } => write!(f, "after at most {byte} bytes of its input"),
+        }
+    }
 }
 
 /// What kind of trap ended a stage.

@@ -121,6 +121,8 @@ pub struct RunOptions {
     /// Whether commands stay in this process's group, so that the terminal in front of which it runs is theirs too.
     /// Default: if this process is in the foreground group of its terminal.
     pub foreground: Option<bool>,
+    /// The directory that core dumps of sandboxed stages go to. Default: none are made.
+    pub coredump: Option<PathBuf>,
     /// Stops the run from outside.
     pub control: RunControl,
     /// Called with every event as it happens, on a thread of the host: it must not block. Default: nothing.

@@ -113,6 +113,9 @@ pub(crate) struct RunArgs {
     /// Write the outcome as JSON to this descriptor.
     #[arg(long, value_name = "FD", conflicts_with = "report")]
     pub(crate) report_fd: Option<u32>,
+    /// Write a wasm core dump of each sandboxed stage that traps or reaches a limit into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) coredump: Option<PathBuf>,
     /// A delegated cgroup v2 directory in which commands get cgroups of their own. Default: this process's own, if the
     /// system has delegated it.
     #[arg(long, value_name = "DIR")]

@@ -60,9 +60,12 @@ pub(crate) fn outcome(outcome: &Outcome) {
     }
     let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
     if let Some(stage) = outcome.blamed.as_deref().and_then(|name| outcome.stage(name))
-        && let stagehost::StageExit::Trap { frames, .. } = &stage.exit
+        && let stagehost::StageExit::Trap { frames, at, .. } = &stage.exit
     {
         const SHOWN: usize = 8;
+        if let Some(at) = at {
+            let _ = writeln!(text, "  {at}");
+        }
         for frame in frames.iter().take(SHOWN) {
             let _ = writeln!(text, "  at {}", safe(frame));
         }

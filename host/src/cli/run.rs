@@ -55,6 +55,10 @@ fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
 
 fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), Failure> {
     let plan = load::plan(&args.pipeline)?;
+    if let Some(directory) = args.coredump.as_ref().filter(|directory| !directory.is_dir()) {
+        let error = anyhow!("--coredump {}: there is no such directory", directory.display());
+        return Err(Failure::new(ExitCode::Host, error));
+    }
     let host = |error: anyhow::Error| Failure::new(ExitCode::Host, error);
     let open_files = raise_open_files();
     // Before the first thread: the guard is a fork.
@@ -92,7 +96,9 @@ fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), F
         }
     };
     let on_event = Some(Observer(Arc::new(warn)));
-    let outcome = host.run(plan, &RunOptions { tee_stderr: true, foreground: Some(foreground), control, on_event });
+    let coredump = args.coredump.clone();
+    let options = RunOptions { tee_stderr: true, foreground: Some(foreground), coredump, control, on_event };
+    let outcome = host.run(plan, &options);
     if let Some(guard) = &guard {
         // It goes while the rest is said.
         guard.dismiss();

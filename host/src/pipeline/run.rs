@@ -114,6 +114,7 @@ impl Run {
             linger: plan.linger,
             orphans: self.shared.adopts_orphans.then(|| self.shared.guard.as_ref().map(process::Guard::pid)),
             events: self.state.events.clone(),
+            dumps: self.options.coredump.as_deref().map(Arc::from),
         }
     }
 

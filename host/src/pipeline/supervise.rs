@@ -228,6 +228,7 @@ impl Stages<'_> {
                     env: work.env.clone(),
                     limits: work.limits,
                     rights: work.rights.clone(),
+                    dumps: self.around.dumps.clone(),
                     deterministic: self.plan.deterministic,
                 };
                 let (code, wall_time, place) = (Code::of(work), planned.wall_time, planned.place.clone());

@@ -4,11 +4,17 @@
 
 use std::{
     future::{Future, poll_fn},
+    io::Write,
+    path::Path,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::Poll,
 };
 
+use bytes::Bytes;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
@@ -17,6 +23,7 @@ use super::{
     component::{Entry, Loaded},
     engine::{Counting, EngineKind, Sandbox},
     limits::{HOSTCALL_FUEL, Limits, MAX_MEMORIES, MAX_RANDOM, MAX_TABLES},
+    lines,
     meter::{Usage, is_full_slice, metered},
     net::Net,
     rights::{self, Denials, Held, Rights},
@@ -39,6 +46,8 @@ pub(crate) struct GuestSpec {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
     pub(crate) rights: Rights,
+    /// Where a core dump goes when it traps.
+    pub(crate) dumps: Option<Arc<Path>>,
     /// Whether every result must be the same on every run.
     pub(crate) deterministic: bool,
 }
@@ -207,24 +216,33 @@ fn new_store(
     Ok(store)
 }
 
-/// Runs a guest to its end. What it wrote before it ended well is handed over before this returns.
+/// A guest that is ready to run.
+pub(crate) struct GuestRun {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) loaded: Loaded,
+    pub(crate) spec: GuestSpec,
+    pub(crate) stdio: Stdio,
+    pub(crate) stop: Stop,
+    pub(crate) usage: Arc<Usage>,
+    pub(crate) denials: Denials,
+    /// The component's file, for source lines.
+    pub(crate) file: Bytes,
+}
+
+/// Runs a guest to its end. What it wrote before it ended well is handed over before this returns. The second value is what is
+/// to be said of its core dump.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future ends the guest wherever it is and frees its store.
-pub(crate) async fn run_guest(
-    sandbox: Arc<Sandbox>,
-    loaded: Loaded,
-    spec: GuestSpec,
-    stdio: Stdio,
-    stop: Stop,
-    usage: Arc<Usage>,
-    denials: Denials,
-) -> StageExit {
+pub(crate) async fn run_guest(guest: GuestRun) -> (StageExit, Option<String>) {
+    let GuestRun { sandbox, loaded, spec, stdio, stop, usage, denials, file } = guest;
     let net = Arc::new(Net::resolve(&spec.rights.net, denials).await);
     let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, net) {
         Ok(store) => store,
-        Err(error) => return StageExit::HostError { message: format!("the sandbox failed: {error:#}"), path: None },
+        Err(error) => {
+            return (StageExit::HostError { message: format!("the sandbox failed: {error:#}"), path: None }, None);
+        }
     };
     let clock = store.data().held.clock.clone();
     let ran = {
@@ -250,9 +268,59 @@ pub(crate) async fn run_guest(
     if let Ok(left) = store.get_fuel() {
         let _ = usage.fuel.set(spec.limits.fuel.unwrap_or(u64::MAX).saturating_sub(left));
     }
-    match ran {
-        Ok(()) => StageExit::Ok,
-        Err(error) => trap::exit_of(&error, store.data().memory.denied, &spec, &stdio.stderr.tail_text()),
+    let error = match ran {
+        Ok(()) => return (StageExit::Ok, None),
+        Err(error) => error,
+    };
+    let (stderr, delivered) = (stdio.stderr.tail_text(), stdio.stdin.delivered());
+    let mut exit = trap::exit_of(&error, store.data().memory.denied, &spec, &stderr, delivered);
+    if let StageExit::Trap { frames, .. } = &mut exit {
+        add_lines(frames, &error, file).await;
+    }
+    let dumps = matches!(exit, StageExit::Trap { .. } | StageExit::Limit { .. });
+    let note = match &spec.dumps {
+        Some(directory) if dumps => Some(dump(error, store, directory, &spec.args[0]).await),
+        _ => None,
+    };
+    (exit, note)
+}
+
+/// Adds source lines to a trap's frames.
+async fn add_lines(frames: &mut [String], error: &wasmtime::Error, file: Bytes) {
+    let places = trap::places(error);
+    let known: Vec<_> = places.iter().flatten().copied().collect();
+    if known.is_empty() {
+        return;
+    }
+    let mut lines = lines::find(file, known).await.into_iter();
+    for (frame, place) in frames.iter_mut().zip(places) {
+        if place.is_some()
+            && let Some(Some(line)) = lines.next()
+        {
+            frame.push_str(&format!(" ({line})"));
+        }
+    }
+}
+
+/// Writes what is left of a guest to a file, in the format that debuggers read. What is said of it comes back.
+async fn dump(error: wasmtime::Error, mut store: Store<Guest>, directory: &Path, name: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let name: String = name.chars().map(|c| if c == '/' { '-' } else { c }).collect();
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let path = directory.join(format!("{name}.{}.{number}.coredump", std::process::id()));
+    let writing = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || {
+            let Some(dump) = error.downcast_ref::<wasmtime::WasmCoreDump>() else {
+                return Err(std::io::Error::other("the sandbox kept nothing of it"));
+            };
+            let bytes = dump.serialize(&mut store, &name);
+            std::fs::File::create_new(&path)?.write_all(&bytes)
+        })
+    };
+    match writing.await.map_err(std::io::Error::other).flatten() {
+        Ok(()) => format!("its core dump is {}", path.display()),
+        Err(error) => format!("its core dump {} could not be written: {error}", path.display()),
     }
 }
 
@@ -268,7 +336,7 @@ impl GuestSpec {
 
     /// The engine it needs.
     pub(crate) fn engine(&self) -> EngineKind {
-        EngineKind { counting: self.counting(), stack: self.limits.stack, dumps: false }
+        EngineKind { counting: self.counting(), stack: self.limits.stack, dumps: self.dumps.is_some() }
     }
 }
 

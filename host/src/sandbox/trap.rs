@@ -8,16 +8,24 @@ use wasmtime_wasi::I32Exit;
 use super::{
     component::readable,
     limits::{MAX_MEMORIES, MAX_TABLES},
+    lines::CodePlace,
     meter::CpuTimeUsed,
     store::{Denied, GuestSpec, NotACommand, Stopped},
 };
-use crate::outcome::{LimitKind, StageExit, TrapKind};
+use crate::outcome::{InputPlace, LimitKind, StageExit, TrapKind};
 
 /// The most frames of a trap that a report carries.
 pub(super) const MAX_FRAMES: usize = 32;
 
-/// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed.
-pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, spec: &GuestSpec, stderr: &str) -> StageExit {
+/// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed, `delivered` how many
+/// bytes of input it was handed.
+pub(super) fn exit_of(
+    error: &wasmtime::Error,
+    denied: Option<Denied>,
+    spec: &GuestSpec,
+    stderr: &str,
+    delivered: u64,
+) -> StageExit {
     let limits = &spec.limits;
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         // Only the low byte of an exit code reaches a parent, here as anywhere.
@@ -82,7 +90,8 @@ pub(super) fn exit_of(error: &wasmtime::Error, denied: Option<Denied>, spec: &Gu
     if kind == TrapKind::MemoryOutOfBounds && looks_recursive(&frames) {
         message.push_str(" (likely a stack overflow)");
     }
-    StageExit::Trap { trap: kind, message, frames }
+    let at = input_place(stderr).unwrap_or(InputPlace { byte: delivered, line: None, exact: false });
+    StageExit::Trap { trap: kind, message, frames, at: Some(at) }
 }
 
 /// A bound on what is held at once was reached.
@@ -133,6 +142,32 @@ fn demangle(name: &str) -> String {
     let name =
         rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"));
     name.chars().filter(|c| !c.is_control()).take(MOST).collect()
+}
+
+/// The places of an error's frames in the code.
+pub(super) fn places(error: &wasmtime::Error) -> Vec<Option<CodePlace>> {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
+    let place = |frame: &wasmtime::FrameInfo| {
+        Some(CodePlace {
+            function: frame.func_index(),
+            in_function: frame.func_offset()?,
+            in_file: frame.module_offset()?,
+        })
+    };
+    backtrace.frames().iter().take(MAX_FRAMES).map(place).collect()
+}
+
+/// Where an SDK stage said its input was when it panicked: the SDK's last line on standard error.
+fn input_place(stderr: &str) -> Option<InputPlace> {
+    let (before, place) = stderr.rsplit_once("note: the input was at byte ")?;
+    // Behind the panic that ended it, not one that it got over.
+    before.rfind("panicked at ")?;
+    let place = place.strip_suffix('\n')?;
+    let (byte, line) = match place.split_once(", line ") {
+        Some((byte, line)) => (byte, Some(line.parse().ok()?)),
+        None => (place, None),
+    };
+    Some(InputPlace { byte: byte.parse().ok()?, line, exact: true })
 }
 
 /// A Rust panic's own text and place, if that is what the guest printed last.

@@ -42,6 +42,8 @@ pub(crate) struct Surroundings {
     pub(crate) kill_after: Duration,
     pub(crate) linger: Duration,
     pub(crate) events: Events,
+    /// Where core dumps of sandboxed stages go.
+    pub(crate) dumps: Option<Arc<std::path::Path>>,
 }
 
 /// A program's standard input.

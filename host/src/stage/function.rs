@@ -156,9 +156,12 @@ fn exit_of(returned: Returned) -> StageExit {
         Ok(Err(error)) if error.as_dyn().is::<FinishedEarly>() => StageExit::FinishedEarly,
         Ok(Err(error)) if is_broken_pipe(&error) => StageExit::BrokenPipe,
         Ok(Err(error)) => StageExit::Failed { message: error.to_string() },
-        Err(text) => {
-            StageExit::Trap { trap: TrapKind::Panic, message: format!("panicked: {text}"), frames: Vec::new() }
-        }
+        Err(text) => StageExit::Trap {
+            trap: TrapKind::Panic,
+            message: format!("panicked: {text}"),
+            frames: Vec::new(),
+            at: None,
+        },
     }
 }
 

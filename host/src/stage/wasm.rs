@@ -11,7 +11,7 @@ use crate::{
     joint::{Countdown, OutputPort, Sink, Stop},
     outcome::{LimitKind, StageExit},
     plan::WasmWork,
-    sandbox::{Denials, GuestSpec, Sandbox, Stdio, Usage, run_guest},
+    sandbox::{Denials, GuestRun, GuestSpec, Sandbox, Stdio, Usage, run_guest},
 };
 
 /// A stage with its halves, ready to run.
@@ -51,7 +51,8 @@ impl WasmStage {
         let limits = spec.limits;
         let (stdin, stdout) = inside.ports((limits.input_bytes, limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, limits.stderr_bytes) };
-        let loading = sandbox.load(spec.engine(), code.digest, code.shape, code.bytes);
+        let loading = sandbox.load(spec.engine(), code.digest, code.shape, code.bytes.clone());
+        let mut dumps = None;
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
@@ -63,8 +64,16 @@ impl WasmStage {
         let exit = match loaded {
             Err(exit) => exit,
             Ok(loaded) => {
-                let (usage, denials) = (usage.clone(), denials.clone());
-                let running = run_guest(sandbox, loaded, spec, stdio.clone(), stop.clone(), usage, denials);
+                let running = run_guest(GuestRun {
+                    sandbox,
+                    loaded,
+                    spec,
+                    stdio: stdio.clone(),
+                    stop: stop.clone(),
+                    usage: usage.clone(),
+                    denials: denials.clone(),
+                    file: code.bytes,
+                });
                 let ended = tokio::select! {
                     biased;
                     _ = stop.requested() => Err(StageExit::Cancelled),
@@ -77,10 +86,13 @@ impl WasmStage {
                 };
                 match ended {
                     Err(exit) => exit,
-                    Ok(exit) => match settle(exit, &inside, &stdio.stdin, &stdio.stdout) {
-                        StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
-                        exit => exit,
-                    },
+                    Ok((exit, dumped)) => {
+                        dumps = dumped;
+                        match settle(exit, &inside, &stdio.stdin, &stdio.stdout) {
+                            StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
+                            exit => exit,
+                        }
+                    }
                 }
             }
         };
@@ -93,7 +105,7 @@ impl WasmStage {
             fuel: usage.fuel(),
             lifetime: ran.then_some(lifetime),
             stderr: stdio.stderr.tail_text(),
-            notes: denials.notes(&place),
+            notes: denials.notes(&place).into_iter().chain(dumps).collect(),
             ..StageEnd::default()
         };
         inside.end(exit, &stdio.stdin, &stdio.stdout, end)

@@ -29,6 +29,39 @@ fn main() -> io::Result<()> {
         "args" => args[1..].iter().for_each(|arg| println!("{arg}")),
         "env" => std::env::vars().for_each(|(key, value)| println!("{key}={value}")),
         "read" => println!("{:?}", std::fs::read(&args[1]).map_err(|error| error.kind())),
+        "write" => println!("{:?}", std::fs::write(&args[1], "written").map_err(|error| error.kind())),
+        "list" => {
+            let mut names: Vec<_> = std::fs::read_dir(&args[1])?.flatten().map(|entry| entry.file_name()).collect();
+            names.sort();
+            println!("{names:?}");
+        }
+        "rename" => println!("{:?}", std::fs::rename(&args[1], &args[2]).map_err(|error| error.kind())),
+        "link" => println!("{:?}", std::fs::hard_link(&args[1], &args[2]).map_err(|error| error.kind())),
+        "open-many" => {
+            let mut files = Vec::new();
+            while let Ok(file) = std::fs::File::open(&args[1]) {
+                files.push(file);
+            }
+            println!("{}", files.len());
+        }
+        "connect" => println!("{:?}", std::net::TcpStream::connect(&args[1]).map(drop).map_err(|error| error.kind())),
+        "send" => {
+            let sent = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"hello", &args[1]));
+            println!("{:?}", sent.map_err(|error| error.kind()));
+        }
+        "now" => {
+            let since = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            println!("{:?} {:?}", since().map_err(io::Error::other)?, since().map_err(io::Error::other)?);
+        }
+        "sleep" => {
+            let before = std::time::Instant::now();
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+            println!("{}", before.elapsed().as_secs());
+        }
+        "hash" => {
+            use std::hash::{BuildHasher, RandomState};
+            println!("{}", RandomState::new().hash_one(1));
+        }
         "late" => {
             print!("no newline, no flush");
         }
