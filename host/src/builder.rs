@@ -23,19 +23,21 @@ use crate::{
     outcome::{ExitCode, Matcher, Outcome, StageExit},
     pipeline::{Host, RunOptions, Running},
     plan::{Parts, Plan, PlanError, PlanErrorKind, PlanOptions},
+    policy::Policy,
     spec::{
-        Bound, BrokenPipe, Eof, FileSink, Ignore, Leftovers, LimitsSpec, OnFailure, PipelineSpec, Requirement,
-        RequiresSpec, Size, Span, SpecError, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream,
+        Bound, BrokenPipe, Eof, FileSink, GrantsSpec, Ignore, Leftovers, LimitsSpec, OnFailure, OnTrap, PipelineSpec,
+        Requirement, RequiresSpec, Sandboxing, Size, Span, SpecError, StageSpec, StderrSpec, StdinSpec, StdoutSpec,
+        Upstream,
     },
 };
 
 /// A pipeline that is ready to run.
 ///
 /// ```
-/// use stagehost::{Host, HostOptions, Pipeline, Stage};
+/// use stagehost::{Host, HostOptions, Pipeline, Policy, Stage};
 ///
 /// let host = Host::new(&HostOptions::default())?;
-/// let pipeline = Pipeline::builder()
+/// let pipeline = Pipeline::builder(Policy::allow_all())
 ///     .environment(std::env::vars_os())
 ///     .stdin_bytes("pear\nfig\napple\n")
 ///     .stage(Stage::command(["sort"]))
@@ -53,7 +55,7 @@ pub struct Pipeline {
 }
 
 /// Makes a [`Pipeline`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PipelineBuilder {
     spec: PipelineSpec,
     plan: PlanOptions,
@@ -81,9 +83,15 @@ pub enum BuildError {
 }
 
 impl Pipeline {
-    /// Begins a pipeline. Its ends are the process's own standard streams unless something else is said.
-    pub fn builder() -> PipelineBuilder {
-        PipelineBuilder { spec: PipelineSpec { version: 1, ..PipelineSpec::default() }, ..PipelineBuilder::default() }
+    /// Begins a pipeline that may ask for what `policy` allows. Its ends are the process's own standard streams unless
+    /// something else is said.
+    pub fn builder(policy: Policy) -> PipelineBuilder {
+        PipelineBuilder {
+            spec: PipelineSpec { version: 1, ..PipelineSpec::default() },
+            plan: PlanOptions::at("", policy),
+            run: RunOptions::default(),
+            parts: Parts::default(),
+        }
     }
 
     /// A pipeline from a plan that was made otherwise, such as from a file.
@@ -406,6 +414,34 @@ impl Stage {
     #[must_use]
     pub fn limits(mut self, limits: LimitsSpec) -> Self {
         self.spec.limits = Some(limits);
+        self
+    }
+
+    /// The rights that a sandboxed stage has, or that a command's sandbox leaves it.
+    #[must_use]
+    pub fn grants(mut self, grants: GrantsSpec) -> Self {
+        self.spec.grants = Some(grants);
+        self
+    }
+
+    /// The wall around a command.
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandboxing) -> Self {
+        self.spec.sandbox = Some(sandbox);
+        self
+    }
+
+    /// The digest, SHA-256 in hexadecimal, that the component or program must have.
+    #[must_use]
+    pub fn sha256(mut self, digest: impl Into<String>) -> Self {
+        self.spec.sha256 = Some(digest.into());
+        self
+    }
+
+    /// What a trap of a sandboxed stage means for its output.
+    #[must_use]
+    pub fn on_trap(mut self, on_trap: OnTrap) -> Self {
+        self.spec.on_trap = Some(on_trap);
         self
     }
 

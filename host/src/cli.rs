@@ -3,6 +3,7 @@
 mod args;
 mod inspect;
 mod load;
+mod lock;
 mod plan;
 mod render;
 mod run;
@@ -15,6 +16,9 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use stagehost::ExitCode;
 
 use args::{Cli, Verb};
+
+/// What this program calls itself with to compile a component. Not for people.
+pub(crate) const COMPILE: &str = "compile-worker";
 
 /// What ends a verb early.
 #[derive(Debug)]
@@ -49,6 +53,10 @@ impl From<io::Error> for Failure {
 
 pub(crate) fn main() -> ! {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A compiler of our own: nobody else's arguments, and nothing else is to be done.
+    if arguments.get(1).is_some_and(|verb| verb == COMPILE) {
+        std::process::exit(i32::from(stagehost::compile_worker(&arguments[2..])));
+    }
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -66,7 +74,8 @@ pub(crate) fn main() -> ! {
         Verb::Plan(args) => plan::plan(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
         Verb::Stages => stages::stages(),
-        Verb::Schema => stages::schema(),
+        Verb::Lock(args) => lock::lock(&args),
+        Verb::Schema { of } => stages::schema(&of),
         Verb::Completions { shell } => {
             // Into memory first: the generator panics when its output is closed.
             let mut script = Vec::new();

@@ -5,10 +5,10 @@
 //! stage: a panic is how the stage ended and nothing more, and a read or write that waits is released when the run stops.
 //!
 //! ```
-//! use stagehost::{Host, HostOptions, Pipeline, Stage, function};
+//! use stagehost::{Host, HostOptions, Pipeline, Policy, Stage, function};
 //!
 //! let host = Host::new(&HostOptions::default())?;
-//! let squares = Pipeline::builder()
+//! let squares = Pipeline::builder(Policy::allow_all())
 //!     .stage(Stage::blocking("numbers", function::text("1\n2\n3\n")))
 //!     .stage(Stage::blocking("square", function::lines(|line, output| {
 //!         let number: u64 = String::from_utf8_lossy(line).parse()?;

@@ -5,7 +5,7 @@
 //! an error of the host.
 //!
 //! ```
-//! use stagehost::{Host, HostOptions, Plan, PlanOptions, RunOptions, spec};
+//! use stagehost::{Host, HostOptions, Plan, PlanOptions, Policy, RunOptions, spec};
 //!
 //! let spec = spec::parse(br#"{
 //!     "version": 1,
@@ -13,7 +13,7 @@
 //!     "stdin": { "text": "Three short words\n" },
 //!     "stdout": "null"
 //! }"#)?;
-//! let plan = Plan::new(&spec, &PlanOptions::at("."))?;
+//! let plan = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all()))?;
 //! let outcome = Host::new(&HostOptions::default())?.run(plan, &RunOptions::default());
 //! assert!(outcome.success);
 //! assert_eq!(outcome.stages[1].output_bytes, Some(2), "\"3\\n\"");
@@ -26,9 +26,11 @@ compile_error!("stagehost runs on Linux (5.10 or later) only");
 mod builder;
 pub mod function;
 mod joint;
+mod lock;
 pub mod outcome;
 mod pipeline;
 mod plan;
+mod policy;
 mod process;
 mod sandbox;
 pub mod spec;
@@ -37,6 +39,7 @@ pub mod stock;
 
 pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
 pub use joint::inherited_descriptor;
+pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
     Event, EventStream, Host, HostError, HostOptions, Observer, ProcessHandle, RunControl, RunOptions, Running,
@@ -45,5 +48,7 @@ pub use plan::{
     JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
     StageSummary, read_component,
 };
+pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, in_foreground};
-pub use sandbox::{DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, inspect};
+pub use sandbox::{DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, compile_worker, inspect};
+pub use spec::Requests;

@@ -11,7 +11,7 @@ use signal_hook::low_level::signal_name;
 pub(crate) use blame::blame;
 pub use report::{JointReport, Outcome, RingReport, StageReport};
 
-use crate::spec::{BrokenPipe, Ignore, Size};
+use crate::spec::{BrokenPipe, Ignore, OnTrap, Size};
 
 /// How one stage ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -96,6 +96,7 @@ impl fmt::Display for InputPlace {
         match self {
             Self { byte, line: Some(line), exact: true } => write!(f, "at byte {byte} of its input, line {line}"),
             Self { byte, line: None, exact: true } => write!(f, "at byte {byte} of its input"),
+            Self { byte: 0, .. } => f.write_str("before any of its input"),
             Self { byte, .. } => write!(f, "after at most {byte} bytes of its input"),
         }
     }
@@ -276,6 +277,8 @@ pub struct Tolerance {
     pub ignore: Vec<Ignore>,
     /// What a broken pipe means.
     pub broken_pipe: BrokenPipe,
+    /// What a trap means for what was written before.
+    pub on_trap: OnTrap,
     /// The embedding program's own word.
     pub(crate) matcher: Option<Matcher>,
 }
@@ -316,6 +319,7 @@ impl Tolerance {
             }
             StageExit::Signal { signal } if self.ignore.contains(&Ignore::Signal(*signal)) => Verdict::Good,
             StageExit::BrokenPipe if self.ignore.contains(&Ignore::BrokenPipe) => Verdict::Good,
+            StageExit::Trap { trap, .. } if self.on_trap == OnTrap::Finish && *trap != TrapKind::Panic => Verdict::Good,
             // What the host did, or could not do, is nobody's to ignore.
             StageExit::Cancelled => Verdict::Cancelled,
             StageExit::StartFailed { .. } | StageExit::HostError { .. } => Verdict::Bad,

@@ -11,6 +11,7 @@ mod run;
 mod supervise;
 
 use std::{
+    ffi::OsString,
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak},
@@ -30,7 +31,7 @@ use crate::{
     outcome::{ExitCode, Outcome},
     plan::Plan,
     process::{self, CgroupParent, Guard, Spawner},
-    sandbox::{Sandbox, Turns},
+    sandbox::{Compilers, Sandbox, Turns},
 };
 
 /// Runs pipelines: an engine, a code cache, a pool of ring storage, a thread that starts programs, and a small runtime.
@@ -73,6 +74,7 @@ type MadeSandbox = (Arc<Sandbox>, Option<String>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     cache: Option<PathBuf>,
+    compiler: Option<Vec<OsString>>,
     /// Made for the first sandboxed stage: engines take a while, and many pipelines need none.
     sandbox: OnceLock<Result<MadeSandbox, String>>,
     pool: Pool,
@@ -92,6 +94,13 @@ pub(crate) struct Shared {
 pub struct HostOptions {
     /// The directory for compiled code. Default: none, every start compiles.
     pub cache: Option<PathBuf>,
+    /// A program, with its first arguments, that calls [`compile_worker`](crate::compile_worker) with the arguments behind them:
+    /// strangers' components are compiled by it, within `compile_time` and `compile_memory`. Such as
+    /// `/proc/self/exe` and a word that the program's `main` knows. Default: they are compiled in this process, where
+    /// only what the plan can foresee is bounded.
+    pub compiler: Option<Vec<OsString>>,
+    /// The most runs at once; others wait. Default: as many as descriptors and memory maps allow.
+    pub max_runs: Option<u32>,
     /// The threads that stages run on. Default: as many as the machine has processors. 0: the thread that waits for a run by
     /// [`Host::run`] or [`Running::wait`], and no other; for pipelines of programs, which need none of ours.
     pub threads: Option<usize>,
@@ -106,6 +115,9 @@ pub struct HostOptions {
     /// A delegated cgroup v2 directory, in which each command gets a cgroup of its own. Default: none.
     pub cgroup: Option<PathBuf>,
 }
+
+/// Threads that may wait for files at once. They are made when needed and end when idle.
+const BLOCKING_THREADS: usize = 512;
 
 /// A host could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -248,7 +260,7 @@ impl Host {
         };
         let runtime = builder
             .thread_name("stagehost")
-            .max_blocking_threads(64)
+            .max_blocking_threads(BLOCKING_THREADS)
             .enable_all()
             .build()
             .map_err(|error| HostError(format!("the runtime cannot be set up: {error}")))?;
@@ -261,6 +273,7 @@ impl Host {
         let link = options.guard.as_ref().and_then(Guard::link);
         let shared = Arc::new(Shared {
             cache: options.cache.clone(),
+            compiler: options.compiler.clone(),
             sandbox: OnceLock::new(),
             pool: Pool::default(),
             buffers: Buffers::default(),
@@ -270,7 +283,7 @@ impl Host {
             cgroups,
             open_files: options.open_files,
             adopts_orphans: options.adopts_orphans && process::adopt_orphans().is_ok(),
-            admission: Admission::new(None),
+            admission: Admission::new(options.max_runs),
             turns: Arc::new(Turns::new(threads)),
         });
         Ok(Self(Arc::new(Inner {
@@ -332,7 +345,9 @@ impl Shared {
     /// The sandbox, made when it is first asked for.
     fn sandbox(&self) -> Result<Arc<Sandbox>, String> {
         let made = self.sandbox.get_or_init(|| {
-            let made = Sandbox::new(self.cache.as_deref(), self.turns.clone()).map_err(|error| error.to_string());
+            let compilers = self.compiler.clone().map(|command| Compilers::new(command, self.spawner.clone()));
+            let made =
+                Sandbox::new(self.cache.as_deref(), self.turns.clone(), compilers).map_err(|error| error.to_string());
             made.map(|(sandbox, warning)| (Arc::new(sandbox), warning))
         });
         made.as_ref().map(|(sandbox, _)| sandbox.clone()).map_err(Clone::clone)

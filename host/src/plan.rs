@@ -36,9 +36,11 @@ use crate::{
     function::Function,
     joint::{Output, OutsideSink, OutsideSource},
     outcome::{ExitCode, Matcher, Tolerance},
+    policy::Policy,
+    sandbox::Limits,
     spec::{
-        Bound, FileSink, OnFailure, PipelineSpec, Place, Requirement, StageSpec, StderrSpec, StdinSpec, StdoutSpec,
-        Upstream,
+        Bound, FileSink, LimitsSpec, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec, StderrSpec,
+        StdinSpec, StdoutSpec, Upstream,
     },
 };
 
@@ -91,7 +93,7 @@ impl PlanError {
 }
 
 /// What a plan is made against.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PlanOptions {
     /// The directory that relative paths in the pipeline are relative to. Default: the process's own.
     pub base: PathBuf,
@@ -102,12 +104,15 @@ pub struct PlanOptions {
     pub environment: Vec<(OsString, OsString)>,
     /// What is said over everything in the file. Default: nothing.
     pub overrides: Overrides,
+    /// What pipelines may ask for. There is no default: whoever runs pipelines says whose they are.
+    pub policy: Policy,
 }
 
 impl PlanOptions {
-    /// Options with paths relative to `base`.
-    pub fn at(base: impl Into<PathBuf>) -> Self {
-        Self { base: base.into(), ..Self::default() }
+    /// Options with paths relative to `base`, for pipelines that may ask for what `policy` allows.
+    pub fn at(base: impl Into<PathBuf>, policy: Policy) -> Self {
+        let (environment, overrides) = (Vec::new(), Overrides::default());
+        Self { base: base.into(), file: None, environment, overrides, policy }
     }
 }
 
@@ -250,6 +255,9 @@ impl Plan {
             }
         }
         let Planner { mut stages, groups, .. } = planner;
+        let policy = &options.policy;
+        policy.check_stages(stages.len())?;
+        let timeout = policy.timeout(spec.timeout, &root)?.map(|span| span.0);
         refuse_unknown_names(&options.overrides, &stages)?;
         let stdin = match stdin {
             Some(outside) => Input::Outside(outside),
@@ -267,7 +275,15 @@ impl Plan {
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));
         let joints = joints::negotiate(&mut stages, &groups, connected)?;
         let (stdin, stdout, stdout_name) = nest::ends_from_within(&groups, stages.len(), stdin, stdout, stdout_name)?;
-        Ok(Self {
+        for (end, place) in [(&stdin, root.key("stdin"))] {
+            if let Input::File(path) = end {
+                policy.check_file(path, &place.key("file"))?;
+            }
+        }
+        if let Outlet::Place(Output::Atomic(_) | Output::InPlace { .. }) = &stdout {
+            policy.check_file(Path::new(&stdout_name), &root.key("stdout").key("file"))?;
+        }
+        let plan = Self {
             name: spec.name.clone(),
             stages,
             nodes,
@@ -276,13 +292,15 @@ impl Plan {
             stdin,
             stdout,
             stdout_name,
-            timeout: spec.timeout.and_then(Bound::value).map(|span| span.0),
+            timeout,
             on_failure: spec.on_failure.unwrap_or_default(),
             kill_after: spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT)),
             linger: spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT)),
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
-        })
+        };
+        policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
+        Ok(plan)
     }
 
     /// Whether its last stage wants no output connected.
@@ -365,6 +383,12 @@ impl Planner<'_> {
             }
             layers.stage_limits.insert(0, limits);
         }
+        let policy = &self.options.policy;
+        policy.check_kind(stage.kind(), place)?;
+        let said = LimitsSpec::first_of(layers.stage_limits.iter().chain(&layers.file_limits).copied());
+        let defaults = if stage.wasm.is_some() { Limits::default().spec() } else { LimitsSpec::default() };
+        let within = policy.limit(said, &defaults, stage.kind(), place)?;
+        layers.stage_limits.insert(0, &within);
         let layers = &layers;
         let work = match (&stage.wasm, &stage.command, stage.function) {
             (Some(wasm), ..) => Work::Wasm(self.wasm(stage, wasm, &name, place, layers)?),
@@ -386,8 +410,16 @@ impl Planner<'_> {
             Some(StderrSpec::File(path)) => Some(plan_log(&layers.base.join(path), &place.key("stderr"))?),
             _ => None,
         };
-        let default = if matches!(work, Work::Command(_)) { Requirement::PreferFile } else { Requirement::Any };
-        let requires = stage.requires.clone().unwrap_or_default();
+        if let Some(log) = &log {
+            policy.check_file(log, &place.key("stderr").key("file"))?;
+        }
+        let (default, asked) = match &work {
+            Work::Command(_) => (Requirement::PreferFile, RequiresSpec::default()),
+            Work::Wasm(wasm) => (Requirement::Any, wasm.inspection.section.requires),
+            Work::Function(_) => (Requirement::Any, RequiresSpec::default()),
+        };
+        let requires = stage.requires.unwrap_or_default();
+        let requires = RequiresSpec { stdin: requires.stdin.or(asked.stdin), stdout: requires.stdout.or(asked.stdout) };
         Ok(PlannedStage {
             name,
             place: place.to_string(),
@@ -396,6 +428,7 @@ impl Planner<'_> {
                 ok_exit,
                 ignore: stage.ignore.clone().unwrap_or_default(),
                 broken_pipe: stage.broken_pipe.unwrap_or_default(),
+                on_trap: stage.on_trap.unwrap_or_default(),
                 matcher: None,
             },
             wall_time: layers.limit(|limits| limits.wall_time).and_then(Bound::value).map(|span| span.0),

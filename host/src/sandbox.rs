@@ -3,7 +3,9 @@
 //! Nothing outside this module names a wasmtime type. What a guest does wrong comes out as a
 //! [`StageExit`](crate::StageExit), never as an error of the host.
 
+mod artifact;
 mod clock;
+mod compile;
 mod component;
 mod engine;
 mod files;
@@ -19,6 +21,9 @@ mod store;
 mod trap;
 mod weigh;
 
+pub(crate) use compile::Compilers;
+pub use compile::compile_worker;
+pub(crate) use component::Source;
 pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};

@@ -13,7 +13,7 @@ mod types;
 mod value;
 mod words;
 
-pub use grants::{Access, ClockSpec, DirGrant, GrantsSpec, NetGrant, RandomSpec};
+pub use grants::{Access, ClockSpec, DirGrant, DirRequest, GrantsSpec, NetGrant, RandomSpec, Requests};
 pub use limits::LimitsSpec;
 pub use shorthand::shorthand;
 pub use types::{
@@ -64,6 +64,13 @@ pub const MAX_STAGES: usize = 10_000;
 ///
 /// The first thing wrong with it, in the order of the text for syntax errors and of the fields for the rest.
 pub fn parse(text: &[u8]) -> Result<PipelineSpec, SpecError> {
+    let spec: PipelineSpec = read_json(text)?;
+    spec.check()?;
+    Ok(spec)
+}
+
+/// Reads a JSON text as a `T`: UTF-8 of bounded size, no key twice, no unknown keys.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, SpecError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     if text.len() > MAX_FILE_BYTES {
         return Err(SpecError::new("line 1, column 1", format!("the file is over {} MiB", MAX_FILE_BYTES >> 20)));
@@ -75,9 +82,7 @@ pub fn parse(text: &[u8]) -> Result<PipelineSpec, SpecError> {
     })?;
     let mut node: Node = serde_json::from_str(text).map_err(|error| syntax_error(text, &error))?;
     node.check(&Place::root())?;
-    let spec = node.read::<PipelineSpec>()?;
-    spec.check()?;
-    Ok(spec)
+    node.read()
 }
 
 fn line_and_column(text: &[u8], offset: usize) -> (usize, usize) {

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 pub(crate) use command::{ChildInput, ChildOutput, ChildStderr, CommandStage, Surroundings};
 pub(crate) use copying::Log;
 pub(crate) use function::FunctionStage;
-pub(crate) use wasm::{Code, WasmStage};
+pub(crate) use wasm::WasmStage;
 
 use crate::{
     joint::{EndFailure, InputPort, OutputPort, Sink, Source},

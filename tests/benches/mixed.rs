@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagehost::{Host, HostOptions, Pipeline, PipelineBuilder, Stage, function};
+use stagehost::{Host, HostOptions, Pipeline, PipelineBuilder, Policy, Stage, function};
 use stagehost_tests::{binary, cache, guests::probe};
 
 fn number(name: &str, default: usize) -> usize {
@@ -24,7 +24,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn pipeline() -> PipelineBuilder {
-    Pipeline::builder().environment(std::env::vars_os()).stdin_null().stdout_null()
+    Pipeline::builder(Policy::allow_all()).environment(std::env::vars_os()).stdin_null().stdout_null()
 }
 
 fn cat() -> Stage {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagehost::{Host, HostOptions, Outcome, Plan, PlanOptions, RunOptions, StageExit, spec};
+use stagehost::{Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunOptions, StageExit, spec};
 use stagehost_tests::{
     Place,
     hostile::{self, Hostile, Stdin, shown},
@@ -27,7 +27,7 @@ const SLOW: &str = r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16
 
 fn run(host: &Host, json: &str) -> Result<Outcome, String> {
     let spec = spec::parse(json.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{json}"));
-    let plan = Plan::new(&spec, &PlanOptions::at(".")).map_err(|error| error.to_string())?;
+    let plan = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all())).map_err(|error| error.to_string())?;
     Ok(host.run(plan, &RunOptions::default()))
 }
 
@@ -153,7 +153,7 @@ fn good_runs_are_right_beside_hostile_ones() {
                         continue;
                     }
                     let spec = spec::parse(good.as_bytes()).expect("a good file");
-                    let pipeline = Plan::new(&spec, &PlanOptions::at(".")).expect("a good plan");
+                    let pipeline = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all())).expect("a good plan");
                     let (outcome, output) = stagehost::Pipeline::of(pipeline).output(&host, 1 << 10);
                     assert!(outcome.success, "{outcome:?}");
                     assert_eq!(String::from_utf8_lossy(&output), "      3 b\n      2 a\n      1 c\n");

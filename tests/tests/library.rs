@@ -5,11 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagehost::{ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, RunControl, RunOptions, StageExit, spec};
+use stagehost::{
+    ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions, StageExit, spec,
+};
 use stagehost_tests::{Place, guests::probe, leaks::checked};
 
 fn plan(json: &str) -> Plan {
-    Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), &PlanOptions::at(".")).expect("a good plan")
+    Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), &PlanOptions::at(".", Policy::allow_all()))
+        .expect("a good plan")
 }
 
 fn run(json: &str, options: &RunOptions) -> Outcome {

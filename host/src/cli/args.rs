@@ -50,10 +50,17 @@ pub(crate) enum Verb {
     /// Show what a .wasm file is: how it runs, its imports and exports, what it says of itself.
     #[command(after_help = "Examples:\n  stagehost inspect plugin.wasm\n  stagehost inspect builtin:grep --json")]
     Inspect(InspectArgs),
+    /// Write stagehost.lock beside a pipeline: what its components are, import and ask for.
+    #[command(after_help = "Example:\n  stagehost lock pipeline.json && stagehost run pipeline.json --locked")]
+    Lock(PipelineArgs),
     /// List the stock stages.
     Stages,
-    /// Print the JSON Schema of the pipeline file.
-    Schema,
+    /// Print the JSON Schema of the pipeline file, or of a policy.
+    Schema {
+        /// Whose schema.
+        #[arg(default_value = "pipeline", value_parser = ["pipeline", "policy"])]
+        of: String,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -97,6 +104,12 @@ pub(crate) struct PipelineArgs {
     /// An exit code of a stage that is no failure.
     #[arg(long, value_name = "STAGE=CODE", value_parser = ok_exit)]
     pub(crate) ok_exit: Vec<(String, u8)>,
+    /// A file that says what pipelines may ask for; what they ask for beyond it is refused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Refuse components that are not those of the stagehost.lock beside the pipeline.
+    #[arg(long)]
+    pub(crate) locked: bool,
     /// The same input gives the same output on every run: sandboxed stages count instructions instead of time, and see a frozen
     /// clock and seeded random numbers unless the file grants others.
     #[arg(long)]

@@ -65,6 +65,13 @@ fn text(wasm: &str, inspection: &Inspection) -> String {
     if !section.ok_exit.is_empty() {
         let _ = writeln!(text, "exit codes that are no failure, besides 0: {:?}", section.ok_exit);
     }
+    if !section.limits.is_empty() {
+        let limits: Vec<_> = section.limits.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let _ = writeln!(text, "suggested limits: {}", limits.join(", "));
+    }
+    for asked in section.grants.lines() {
+        let _ = writeln!(text, "asks for: {asked}");
+    }
     for (what, names) in [("imports", &inspection.imports), ("exports", &inspection.exports)] {
         let _ = writeln!(text, "{what}:");
         for name in names {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use stagehost::{
-    ExitCode, Overrides, Plan, PlanOptions,
+    ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanOptions, Policy,
     spec::{self, Bound, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
 };
 
@@ -21,10 +21,63 @@ pub(crate) fn plan(args: &PipelineArgs) -> Result<Plan, Failure> {
     // What flags say has to hold as what files say does.
     spec.check().map_err(|error| bad(error, "with its flags the pipeline"))?;
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
-    let options = PlanOptions { base, file, environment: std::env::vars_os().collect(), overrides: overrides(args) };
-    Plan::new(&spec, &options).map_err(|error| {
+    let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
+    let options = PlanOptions { base, file, environment, overrides, policy };
+    let plan = Plan::new(&spec, &options).map_err(|error| {
         let (code, hint) = (error.exit_code(), error.hint.clone());
         Failure::new(code, error).hint(hint)
+    })?;
+    if args.locked {
+        check_lock(&plan, &lock_directory(args))?;
+    }
+    Ok(plan)
+}
+
+/// Where the lock of a pipeline lies: beside its file.
+pub(crate) fn lock_directory(args: &PipelineArgs) -> PathBuf {
+    let file = args.what.pipeline.as_deref().filter(|path| *path != Path::new("-"));
+    let around = file.and_then(Path::parent).filter(|parent| *parent != Path::new(""));
+    around.map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// Reads a lock, if there is one.
+pub(crate) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
+    let shown = path.display();
+    let text = match fs::File::open(path).and_then(read_bounded) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(host(anyhow::Error::from(error).context(format!("the lock {shown}")))),
+    };
+    let lock = Lock::parse(&text);
+    lock.map(Some).map_err(|error| host(anyhow!("{error}").context(format!("{shown} is no good lock"))))
+}
+
+fn check_lock(plan: &Plan, directory: &Path) -> Result<(), Failure> {
+    let path = directory.join(LOCK_FILE);
+    let Some(lock) = read_lock(&path)? else {
+        let error = anyhow!("there is no lock {}", path.display());
+        return Err(Failure::new(ExitCode::Refused, error).hint(Some("`stagehost lock` writes it".into())));
+    };
+    match lock.difference(&Lock::of(plan, directory)) {
+        None => Ok(()),
+        Some(difference) => {
+            let error = anyhow!("the components are not those of {}:\n{}", path.display(), difference.trim_end());
+            let hint = "look at what changed; `stagehost lock` accepts it";
+            Err(Failure::new(ExitCode::Refused, error).hint(Some(hint.into())))
+        }
+    }
+}
+
+/// The policy that the arguments name; by default everything is allowed to whoever types it.
+fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
+    let Some(path) = &args.policy else { return Ok(Policy::allow_all()) };
+    let shown = path.display();
+    let file =
+        fs::File::open(path).and_then(read_bounded).with_context(|| format!("the policy {shown}")).map_err(host)?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    Policy::parse(&file, base).map_err(|error| {
+        let hint = error.hint.clone();
+        host(anyhow!("{error}").context(format!("{shown} is no good policy"))).hint(hint)
     })
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use stagehost::{JointKind, PlanSummary, StageSummary, spec::Size};
+use stagehost::{
+    JointKind, PlanSummary, StageSummary,
+    spec::{OnTrap, Size},
+};
 
 use super::{
     Failure,
@@ -44,8 +47,8 @@ fn text(plan: &PlanSummary) -> String {
         if let Some(dir) = &stage.dir {
             let _ = writeln!(text, "  dir: {dir}");
         }
-        let grants = if stage.kind == "wasm" { "; grants: none" } else { "" };
-        let _ = writeln!(text, "  {}; ok exit codes: {}{grants}", limits(stage), codes(&stage.ok_exit));
+        let _ = writeln!(text, "  {}; ok exit codes: {}", limits(stage), codes(&stage.ok_exit));
+        rights(stage, &mut text);
         if let Some(joint) = stage.joint {
             let kind = match joint.kind {
                 JointKind::Ring => "ring",
@@ -66,6 +69,31 @@ fn text(plan: &PlanSummary) -> String {
     }
     text.push('\n');
     text
+}
+
+/// What a stage may reach.
+fn rights(stage: &StageSummary, text: &mut String) {
+    use std::fmt::Write;
+    // Writing to a string cannot fail.
+    let _ = match (stage.kind, stage.sandbox, stage.grants.is_empty()) {
+        ("wasm", _, true) => writeln!(text, "  grants: none"),
+        ("command", None, _) => writeln!(text, "  grants: every right of whoever runs this (no sandbox)"),
+        ("command", Some(_), true) => writeln!(text, "  sandbox: programs and libraries of the system only"),
+        ("function", ..) => Ok(()),
+        _ => writeln!(text, "  grants: {}", stage.grants.join("; ")),
+    };
+    if !stage.asks.is_empty() {
+        let _ = writeln!(text, "  asks for, and is not granted: {}", stage.asks.join("; "));
+    }
+    if let Some(clock) = &stage.clock {
+        let _ = writeln!(text, "  clock: {clock}");
+    }
+    if let Some(random) = &stage.random {
+        let _ = writeln!(text, "  random numbers: {random}");
+    }
+    if stage.on_trap == OnTrap::Finish {
+        let _ = writeln!(text, "  on a trap: what was written stands");
+    }
 }
 
 /// What a stage is, in a line.

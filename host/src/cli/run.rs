@@ -73,6 +73,8 @@ fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), F
     let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
     let options = HostOptions {
         cache: cache_directory(),
+        compiler: Some(vec!["/proc/self/exe".into(), super::COMPILE.into()]),
+        max_runs: None,
         // What programs do needs no threads of ours.
         threads: only_commands.then_some(0),
         guard: guard.clone(),

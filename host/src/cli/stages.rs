@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use stagehost::{inspect, spec, stock};
+use stagehost::{Policy, inspect, spec, stock};
 
 use super::Failure;
 
@@ -18,8 +18,9 @@ pub(crate) fn stages() -> Result<u8, Failure> {
     Ok(0)
 }
 
-pub(crate) fn schema() -> Result<u8, Failure> {
-    let json = serde_json::to_string_pretty(&spec::schema()).map_err(io::Error::other)?;
+pub(crate) fn schema(of: &str) -> Result<u8, Failure> {
+    let schema = if of == "policy" { Policy::json_schema() } else { spec::schema() };
+    let json = serde_json::to_string_pretty(&schema).map_err(io::Error::other)?;
     writeln!(io::stdout(), "{json}")?;
     Ok(0)
 }

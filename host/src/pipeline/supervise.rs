@@ -18,8 +18,7 @@ use crate::{
     sandbox::GuestSpec,
     spec::{OnFailure, Upstream},
     stage::{
-        ChildInput, ChildOutput, ChildStderr, Code, CommandStage, FunctionStage, InProcess, StageEnd, Surroundings,
-        WasmStage,
+        ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, InProcess, StageEnd, Surroundings, WasmStage,
     },
 };
 
@@ -231,7 +230,7 @@ impl Stages<'_> {
                     dumps: self.around.dumps.clone(),
                     deterministic: self.plan.deterministic,
                 };
-                let (code, wall_time, place) = (Code::of(work), planned.wall_time, planned.place.clone());
+                let (code, wall_time, place) = (work.code(), planned.wall_time, planned.place.clone());
                 let stage = WasmStage { inside, spec, code, wall_time, stderr, place };
                 running.spawn(stage.run(sandbox, self.stop.clone()));
             }

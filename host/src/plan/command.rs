@@ -11,14 +11,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, accessat},
+    fs::{Access as Right, AtFlags, CWD, accessat},
     process::{Resource, getrlimit},
 };
 
 use super::{Layers, PlanError, PlanErrorKind, PlanOptions};
 use crate::{
-    process::Rlimits,
-    spec::{Bound, Eof, Leftovers, Place, StageSpec},
+    process::{Rlimits, WallSpec},
+    sandbox::Sandbox,
+    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec},
     stock,
 };
 
@@ -41,6 +42,10 @@ pub(crate) struct CommandWork {
     pub(crate) limits: CommandLimits,
     pub(crate) eof: Eof,
     pub(crate) leftovers: Leftovers,
+    /// The wall around it, and what of it this kernel lacks.
+    pub(crate) wall: Option<(WallSpec, Vec<String>)>,
+    /// The digest of the program's file, if it was asked for.
+    pub(crate) digest: Option<[u8; 32]>,
 }
 
 /// What a command and everything it starts may use. `None`: no limit.
@@ -100,8 +105,27 @@ pub(super) fn plan(
     let around = directory.as_deref().unwrap_or(Path::new(""));
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let program = resolve(name, around, path).map_err(|missing| missing.error(name, path, &place.key("command")))?;
+    let program = absolute(&program);
+    let policy = &options.policy;
+    if name.contains('/') {
+        policy.check_plugin(&program, &place.key("command"))?;
+    }
+    policy.check_sandbox(stage.sandbox, place)?;
+    policy.check_digest(stage.sha256.is_some(), place)?;
+    for (index, dir) in stage.grants.iter().flat_map(|grants| grants.dirs.iter().flatten()).enumerate() {
+        let place = place.key("grants").key("dirs").index(index).key("host");
+        policy.check_dir(&layers.base.join(&dir.host), dir.access, &place)?;
+    }
+    for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
+        policy.check_net(address, &place.key("grants").key("net").index(index))?;
+    }
+    let wall = wall(stage, &program, layers, place)?;
+    let digest = match &stage.sha256 {
+        Some(expected) => Some(check_digest(&program, expected, &place.key("sha256"))?),
+        None => None,
+    };
     Ok(CommandWork {
-        program: absolute(&program),
+        program,
         arguments: command.iter().map(OsString::from).collect(),
         environment: Arc::new(environment.into_iter().collect()),
         variables: layers.variables(),
@@ -109,7 +133,56 @@ pub(super) fn plan(
         limits: limits(stage, layers, place)?,
         eof: stage.eof.unwrap_or_default(),
         leftovers: stage.leftovers.unwrap_or_default(),
+        wall,
+        digest,
     })
+}
+
+/// The wall around a command, if it has one.
+fn wall(
+    stage: &StageSpec,
+    program: &Path,
+    layers: &Layers<'_>,
+    place: &Place,
+) -> Result<Option<(WallSpec, Vec<String>)>, PlanError> {
+    let Some(sandbox) = stage.sandbox else { return Ok(None) };
+    let grants = stage.grants.clone().unwrap_or_default();
+    let mut wall = WallSpec {
+        best_effort: sandbox == Sandboxing::BestEffort,
+        program: program.to_owned(),
+        ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
+        ..WallSpec::default()
+    };
+    for (index, dir) in grants.dirs.iter().flatten().enumerate() {
+        let host = layers.base.join(&dir.host);
+        if let Err(error) = fs::metadata(&host) {
+            let place = place.key("grants").key("dirs").index(index).key("host");
+            return Err(PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", host.display())));
+        }
+        match dir.access {
+            Access::Read => wall.read.push(host),
+            Access::Write => wall.write.push(host),
+        }
+    }
+    let missing = wall.missing();
+    if !wall.best_effort && !missing.is_empty() {
+        return Err(PlanError::new(PlanErrorKind::Refused, place.key("sandbox"), missing.join("; "))
+            .hint("\"best-effort\" does without, and the report says so"));
+    }
+    Ok(Some((wall, missing)))
+}
+
+/// Checks a program's digest. Whoever may change the file between this and its start is trusted with it.
+fn check_digest(program: &Path, expected: &str, place: &Place) -> Result<[u8; 32], PlanError> {
+    let refused = |message| PlanError::new(PlanErrorKind::Refused, place, message);
+    let bytes = fs::read(program).map_err(|error| refused(format!("{}: {error}", program.display())))?;
+    let digest = Sandbox::digest(&bytes);
+    if !expected.eq_ignore_ascii_case(&super::hex(&digest)) {
+        let message = format!("{} has the digest {}", program.display(), super::hex(&digest));
+        return Err(refused(message)
+            .hint("it is not the program this pipeline was written for; if it should be, change the digest"));
+    }
+    Ok(digest)
 }
 
 fn limits(stage: &StageSpec, layers: &Layers<'_>, place: &Place) -> Result<CommandLimits, PlanError> {
@@ -124,7 +197,7 @@ fn limits(stage: &StageSpec, layers: &Layers<'_>, place: &Place) -> Result<Comma
         memory: layers.limit(|limits| limits.memory).and_then(Bound::value).map(|size| size.0),
         cpu_time: layers.limit(|limits| limits.cpu_time).and_then(Bound::value).map(|span| span.0),
         processes: layers.limit(|limits| limits.processes).and_then(Bound::value),
-        rlimits: Rlimits { open_files, file_size },
+        rlimits: Rlimits { open_files, file_size, ..Rlimits::default() },
     };
     if limits.are_watched() && !Path::new("/proc/self/stat").exists() {
         let own = stage.limits.clone().unwrap_or_default();
@@ -203,7 +276,7 @@ fn executable(program: &Path) -> Result<(), Missing> {
     if metadata.is_dir() {
         return refused("is a directory, not a program");
     }
-    if accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).is_err() {
+    if accessat(CWD, program, Right::EXEC_OK, AtFlags::EACCESS).is_err() {
         return refused("is not executable");
     }
     Ok(())

@@ -34,7 +34,7 @@ pub(super) struct Layers<'a> {
     file_env: Vec<&'a BTreeMap<String, Option<String>>>,
     stage_env: Vec<&'a BTreeMap<String, Option<String>>>,
     /// The same of limits, innermost first.
-    file_limits: Vec<&'a LimitsSpec>,
+    pub(super) file_limits: Vec<&'a LimitsSpec>,
     pub(super) stage_limits: Vec<&'a LimitsSpec>,
     /// What goes over all of that.
     pub(super) overrides: &'a Overrides,

@@ -85,6 +85,8 @@ impl Planner<'_> {
         if around.is_empty() {
             around.extend(self.options.file.iter().filter_map(|file| fs::canonicalize(file).ok()));
         }
+        self.options.policy.check_kind("pipeline", &place)?;
+        self.options.policy.check_plugin(&path, &place)?;
         let found = fs::canonicalize(&path).map_err(|error| {
             let kind = if error.kind() == std::io::ErrorKind::NotFound {
                 PlanErrorKind::NotFound

@@ -8,6 +8,7 @@ use super::{JointKind, Outlet, Plan, PlannedJoint, PlannedStage, Work, hex};
 use crate::{
     joint::Output,
     sandbox::{Limits, Shape},
+    spec::{ClockSpec, OnTrap, RandomSpec, Sandboxing},
 };
 
 /// A [`Plan`] as `stagehost plan` shows it.
@@ -48,8 +49,18 @@ pub struct StageSummary {
     pub dir: Option<String>,
     /// Its limits.
     pub limits: LimitsSummary,
-    /// The rights granted to it. A sandboxed stage has none in this version; a command has those of whoever runs the host.
+    /// The rights granted to it. A sandboxed stage has no others; a command without a sandbox has those of whoever runs the host.
     pub grants: Vec<String>,
+    /// The rights that the component asks for and is not granted.
+    pub asks: Vec<String>,
+    /// The clock that a sandboxed stage sees, if it is not the machine's.
+    pub clock: Option<String>,
+    /// The random numbers that it gets, if they are not the machine's.
+    pub random: Option<String>,
+    /// The wall around a command.
+    pub sandbox: Option<Sandboxing>,
+    /// What a trap means for its output.
+    pub on_trap: OnTrap,
     /// Exit codes that are no failure, besides 0.
     pub ok_exit: Vec<u8>,
     /// What connects it to the next stage; null for the last.
@@ -190,12 +201,25 @@ impl PlannedStage {
                 };
                 let args = command.arguments.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
                 let dir = command.directory.as_ref().map(|dir| dir.display().to_string());
-                (None, None, args, command.variables.clone(), dir, limits)
+                (command.digest.map(|digest| hex(&digest)), None, args, command.variables.clone(), dir, limits)
             }
             Work::Function(_) => {
                 let limits = LimitsSummary { wall_time_ms, ..LimitsSummary::default() };
                 (None, None, Vec::new(), BTreeMap::new(), None, limits)
             }
+        };
+        let (grants, asks, clock, random, sandbox) = match &self.work {
+            Work::Wasm(wasm) => {
+                let rights = &wasm.rights;
+                let clock = (rights.clock != ClockSpec::Real).then(|| rights.clock.to_string());
+                let random = (rights.random != RandomSpec::Real).then(|| rights.random.to_string());
+                (wasm.granted.clone(), wasm.asked.clone(), clock, random, None)
+            }
+            Work::Command(command) => match &command.wall {
+                Some((wall, _)) => (wall.lines(), Vec::new(), None, None, Some(wall.mode())),
+                None => (Vec::new(), Vec::new(), None, None, None),
+            },
+            Work::Function(_) => (Vec::new(), Vec::new(), None, None, None),
         };
         StageSummary {
             name: self.name.clone(),
@@ -207,7 +231,12 @@ impl PlannedStage {
             env,
             dir,
             limits,
-            grants: Vec::new(),
+            grants,
+            asks,
+            clock,
+            random,
+            sandbox,
+            on_trap: self.tolerance.on_trap,
             ok_exit: self.tolerance.ok_exit.clone(),
             joint: joint.map(|joint| JointSummary { kind: joint.kind, bytes: joint.capacity }),
         }

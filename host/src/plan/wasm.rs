@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
-    sandbox::{DirRight, Inspection, Limits, Rights, Sandbox, inspect, weigh},
+    policy::Policy,
+    sandbox::{DirRight, Inspection, Limits, Rights, Sandbox, Source, inspect, weigh},
     spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
 };
@@ -31,11 +32,21 @@ pub(crate) struct WasmWork {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
     pub(crate) rights: Rights,
-    /// The variables that are passed through from the host's environment.
-    pub(crate) passed: Vec<String>,
+    /// What the file grants, for people.
+    pub(crate) granted: Vec<String>,
+    /// What the component asks for and is not granted.
+    pub(crate) asked: Vec<String>,
+    /// The component's file; `None`: a stock stage.
+    pub(crate) path: Option<PathBuf>,
 }
 
 impl WasmWork {
+    /// What it is compiled from.
+    pub(crate) fn code(&self) -> Source {
+        let (bytes, digest, shape) = (self.bytes.clone(), self.digest, self.inspection.shape);
+        Source { bytes, digest, shape, is_ours: self.source.starts_with("builtin:") }
+    }
+
     /// The descriptors that the stage may take for itself.
     pub(super) fn open_files(&self) -> u32 {
         if self.rights.need_descriptors() { u32::try_from(self.limits.open_files).unwrap_or(u32::MAX) } else { 0 }
@@ -55,6 +66,12 @@ impl Planner<'_> {
         layers: &Layers<'_>,
     ) -> Result<WasmWork, PlanError> {
         let path = layers.base.join(wasm);
+        let is_stock = wasm.starts_with("builtin:");
+        let policy = &self.options.policy;
+        if !is_stock {
+            policy.check_plugin(&path, &place.key("wasm"))?;
+            policy.check_digest(stage.sha256.is_some(), place)?;
+        }
         let key = if wasm.starts_with("builtin:") { wasm.into() } else { path.clone() };
         let (bytes, digest, inspection) = match self.files.get(&key) {
             Some(found) => found.clone(),
@@ -80,7 +97,7 @@ impl Planner<'_> {
                 .hint("raise the limit if you trust the component"));
         }
         let grants = stage.grants.clone().unwrap_or_default();
-        let rights = rights(&grants, layers, &place.key("grants"))?;
+        let rights = rights(&grants, layers, policy, &place.key("grants"))?;
         let mut env = BTreeMap::new();
         for name in grants.env.iter().flatten() {
             let given = self.options.environment.iter().find(|(key, _)| key.to_str() == Some(name));
@@ -89,15 +106,27 @@ impl Planner<'_> {
                 env.insert(name.clone(), value.to_owned());
             }
         }
-        let passed = env.keys().cloned().collect();
         env.extend(layers.variables());
         let env = env.into_iter().collect();
-        Ok(WasmWork { source: wasm.to_owned(), bytes, digest, inspection, args, env, limits, rights, passed })
+        let (granted, asked) = (grants.lines(), inspection.section.grants.beyond(&grants));
+        Ok(WasmWork {
+            source: wasm.to_owned(),
+            bytes,
+            digest,
+            inspection,
+            args,
+            env,
+            limits,
+            rights,
+            granted,
+            asked,
+            path: (!is_stock).then_some(path),
+        })
     }
 }
 
 /// The rights that a stage is granted. Nothing is opened.
-fn rights(grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rights, PlanError> {
+fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Place) -> Result<Rights, PlanError> {
     /// The instant of a run that has to be the same every time.
     const FIXED: ClockSpec = ClockSpec::Virtual { start: SystemTime::UNIX_EPOCH, step: Duration::ZERO };
     let deterministic = layers.overrides.deterministic;
@@ -117,6 +146,14 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rig
                 .map_err(|error| error.hint(hint));
         }
     }
+    if deterministic && grants.env.iter().flatten().next().is_some() {
+        return refused(&place.key("env"), "the environment is not the same on every run");
+    }
+    let has_others = grants.dirs.iter().flatten().next().is_some() || grants.net.iter().flatten().next().is_some();
+    if has_others && matches!(grants.clock, Some(ClockSpec::Virtual { .. })) {
+        return refused(&place.key("clock"), "such a clock does not wait for directories or the network")
+            .map_err(|error| error.hint("grant one or the other"));
+    }
     let mut dirs = Vec::new();
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let place = place.key("dirs").index(index).key("host");
@@ -126,8 +163,19 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rig
             Ok(_) => return refused(&place, &format!("{} is no directory", host.display())),
             Err(error) => return refused(&place, &format!("{}: {error}", host.display())),
         }
+        if is_the_systems(&host) {
+            return refused(&place, &format!("{} holds the kernel's own files", host.display()))
+                .map_err(|error| error.hint("they reach this very process; grant the directory that is meant"));
+        }
+        policy.check_dir(&host, dir.access, &place)?;
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
         dirs.push(DirRight { host, guest, access: dir.access });
+    }
+    for (index, name) in grants.env.iter().flatten().enumerate() {
+        policy.check_env(name, &place.key("env").index(index))?;
+    }
+    for (index, address) in grants.net.iter().flatten().enumerate() {
+        policy.check_net(address, &place.key("net").index(index))?;
     }
     Ok(Rights {
         dirs,
@@ -135,6 +183,20 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rig
         clock: grants.clock.unwrap_or(if deterministic { FIXED } else { ClockSpec::Real }),
         random: grants.random.unwrap_or(if deterministic { RandomSpec::Seed(0) } else { RandomSpec::Real }),
     })
+}
+
+/// Whether a directory is the root, or of a file system that is the kernel itself: through `/proc` a stage would have this
+/// process's memory.
+fn is_the_systems(path: &Path) -> bool {
+    const PROC: i64 = 0x9fa0;
+    const SYS: i64 = 0x6265_6572;
+    const DEVPTS: i64 = 0x1cd1;
+    let real = fs::canonicalize(path);
+    let is_device = real.as_ref().is_ok_and(|real| real.starts_with("/dev") && !real.starts_with("/dev/shm"));
+    let kind = rustix::fs::statfs(path).map(|found| found.f_type);
+    is_device
+        || real.is_ok_and(|real| real == Path::new("/"))
+        || kind.is_ok_and(|kind| [PROC, SYS, DEVPTS].contains(&i64::from(kind)))
 }
 
 /// The limits that count for a stage.

@@ -28,7 +28,7 @@ use rustix::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GuardLink, Leader};
+use super::{GuardLink, Leader, Wall};
 
 /// A program that is to be started.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub(crate) struct Launch {
     pub(crate) guard: Option<GuardLink>,
     /// The `cgroup.procs` file of the cgroup it is to start in.
     pub(crate) cgroup: Option<OwnedFd>,
+    /// The wall around it.
+    pub(crate) wall: Option<Wall>,
 }
 
 /// Limits that the kernel holds, per process.
@@ -59,6 +61,10 @@ pub(crate) struct Rlimits {
     pub(crate) open_files: Option<(u64, u64)>,
     /// The largest file, in bytes.
     pub(crate) file_size: Option<u64>,
+    /// Address space, in bytes.
+    pub(crate) address_space: Option<u64>,
+    /// Processor time, in seconds: the signal comes at the first of them, death at the next.
+    pub(crate) cpu_seconds: Option<u64>,
 }
 
 struct Request {
@@ -171,6 +177,7 @@ struct Child {
     rlimits: Rlimits,
     guard: Option<GuardLink>,
     cgroup: Option<OwnedFd>,
+    wall: Option<Wall>,
     /// What went wrong there, as an error number. The child shares this memory.
     failed: AtomicI32,
     /// Whether that was going to its directory.
@@ -212,6 +219,7 @@ impl Child {
             rlimits,
             guard,
             cgroup,
+            wall,
         } = launch;
         let text = |path: PathBuf| CString::new(path.into_os_string().into_vec());
         let program = text(program)?;
@@ -239,6 +247,7 @@ impl Child {
             rlimits,
             guard,
             cgroup,
+            wall,
             failed: AtomicI32::new(0),
             at_directory: AtomicBool::new(false),
         })
@@ -280,11 +289,22 @@ impl Child {
         if let Some(bytes) = self.rlimits.file_size {
             setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
         }
+        if let Some(bytes) = self.rlimits.address_space {
+            setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+            // What dies of it need not be looked into.
+            setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        }
+        if let Some(seconds) = self.rlimits.cpu_seconds {
+            setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) })?;
+        }
         if let Some(cgroup) = &self.cgroup {
             rustix::io::write(cgroup, b"0")?;
         }
         // SAFETY: no handler of the host's is left when signals are let through, so none runs here.
         unsafe { reset_signals() };
+        if let Some(wall) = &self.wall {
+            wall.enter()?;
+        }
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {
             libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());

@@ -7,10 +7,13 @@ use wasmtime::{Module, component::Component};
 use wasmtime_wasi::{p2, p3};
 
 use super::{
-    engine::{EngineKind, Machine, Sandbox},
+    artifact::{self, Code},
+    engine::{EngineKind, Machine, Sandbox, SandboxError},
     inspect::Shape,
+    limits::Limits,
     store::Guest,
 };
+use crate::outcome::StageExit;
 
 /// A file's SHA-256 digest.
 pub(crate) type Digest = [u8; 32];
@@ -40,53 +43,107 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// Why the code is refused: invalid, or an import that this host does not have.
+    /// How it ends the stage: the code is invalid, it has an import that this host does not have, or compiling it takes more
+    /// than it may.
     ///
     /// # Cancel safety
     ///
-    /// Compilation goes on in its thread; its result is dropped.
+    /// A compiler in a process of its own is killed; compilation in this one goes on in its thread, and its result is dropped.
     pub(crate) async fn load(
         self: &Arc<Self>,
         kind: EngineKind,
-        digest: Digest,
-        shape: Shape,
-        bytes: bytes::Bytes,
-    ) -> Result<Loaded, String> {
-        let machine = self.machine(kind).map_err(|error| error.to_string())?;
-        let cell = machine.cell(digest);
-        let entry = cell.get_or_try_init(|| async {
-            let (sandbox, machine) = (self.clone(), machine.clone());
-            let compile = tokio::task::spawn_blocking(move || {
-                let compilers = &sandbox.compilers;
-                compilers.install(|| machine.compile(shape, &bytes))
-            });
-            compile.await.map_err(|error| format!("the compiler failed: {error}"))?
-        });
-        let entry = entry.await?.clone();
+        code: &Source,
+        limits: &Limits,
+    ) -> Result<Loaded, StageExit> {
+        let failed = |error: SandboxError| StageExit::HostError { message: error.to_string(), path: None };
+        let machine = self.machine(kind).map_err(failed)?;
+        let cell = machine.cell(code.digest);
+        let entry = cell.get_or_try_init(|| self.enter(machine.clone(), kind, code, limits)).await?.clone();
         Ok(Loaded { machine, entry })
     }
-}
 
-impl Machine {
-    fn compile(&self, shape: Shape, bytes: &[u8]) -> Result<Entry, String> {
+    /// Finds code on disk or compiles it, and links it.
+    async fn enter(
+        self: &Arc<Self>,
+        machine: Arc<Machine>,
+        kind: EngineKind,
+        code: &Source,
+        limits: &Limits,
+    ) -> Result<Entry, StageExit> {
+        let compiled = match &self.compilers {
+            Some(compilers) if !code.is_ours && !self.has(&machine, code) => {
+                Some(compilers.compile(kind, code.shape, &code.bytes, limits).await?)
+            }
+            _ => None,
+        };
+        let (sandbox, code) = (self.clone(), code.clone());
+        let linking = tokio::task::spawn_blocking(move || sandbox.link(&machine, &code, compiled));
+        let lost = |error| StageExit::HostError { message: format!("the compiler failed: {error}"), path: None };
+        let refused = |message| StageExit::StartFailed { message, missing: false };
+        linking.await.map_err(lost)?.map_err(refused)
+    }
+
+    fn has(&self, machine: &Machine, code: &Source) -> bool {
+        let is_module = code.shape == Shape::ModuleP1;
+        self.artifacts
+            .as_ref()
+            .is_some_and(|artifacts| artifacts.find(&machine.engine, &code.digest, is_module).is_some())
+    }
+
+    /// Links code that is compiled already, is on disk, or is compiled here.
+    fn link(&self, machine: &Machine, code: &Source, compiled: Option<Vec<u8>>) -> Result<Entry, String> {
         let refused = |error: wasmtime::Error| named_import(&readable(&error));
-        match shape {
-            Shape::ComponentP3 => {
-                let component = Component::new(&self.engine, bytes).map_err(refused)?;
-                let pre = self.components.instantiate_pre(&component).map_err(refused)?;
-                p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused)
+        let is_module = code.shape == Shape::ModuleP1;
+        let engine = &machine.engine;
+        let on_disk = || self.artifacts.as_ref().and_then(|artifacts| artifacts.find(engine, &code.digest, is_module));
+        let keep = |bytes: wasmtime::Result<Vec<u8>>| {
+            if let (Some(artifacts), Ok(bytes)) = (&self.artifacts, bytes) {
+                artifacts.keep(engine, &code.digest, &bytes);
             }
-            Shape::ComponentP2 => {
-                let component = Component::new(&self.engine, bytes).map_err(refused)?;
-                let pre = self.components.instantiate_pre(&component).map_err(refused)?;
-                p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused)
+        };
+        let found = match compiled {
+            Some(bytes) => {
+                let found = artifact::load(engine, &bytes, is_module).map_err(refused)?;
+                keep(Ok(bytes));
+                found
             }
-            Shape::ModuleP1 => {
-                let module = Module::new(&self.engine, bytes).map_err(refused)?;
-                self.modules.instantiate_pre(&module).map(Entry::P1).map_err(refused)
+            None => match on_disk() {
+                Some(found) => found,
+                None => self.threads()?.install(|| -> Result<Code, String> {
+                    if is_module {
+                        let module = Module::new(engine, &code.bytes).map_err(refused)?;
+                        keep(module.serialize());
+                        return Ok(Code::Module(module));
+                    }
+                    let component = Component::new(engine, &code.bytes).map_err(refused)?;
+                    keep(component.serialize());
+                    Ok(Code::Component(component))
+                })?,
+            },
+        };
+        match found {
+            Code::Module(module) => machine.modules.instantiate_pre(&module).map(Entry::P1).map_err(refused),
+            Code::Component(component) => {
+                let pre = machine.components.instantiate_pre(&component).map_err(refused)?;
+                match code.shape {
+                    Shape::ComponentP3 => p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused),
+                    Shape::ComponentP2 | Shape::ModuleP1 => {
+                        p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused)
+                    }
+                }
             }
         }
     }
+}
+
+/// What a guest is compiled from.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) bytes: bytes::Bytes,
+    pub(crate) digest: Digest,
+    pub(crate) shape: Shape,
+    /// Whether it is one of the stock stages.
+    pub(crate) is_ours: bool,
 }
 
 /// Says in our words that an import is missing, which is what people need to know of a linker's error.

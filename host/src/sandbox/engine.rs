@@ -1,24 +1,24 @@
-//! Engines, their epoch ticker and their code cache: what all runs of a host share.
+//! Engines, their epoch ticker: what all runs of a host share.
 //!
 //! What wasmtime fixes per engine (stack size, fuel, determinism) comes from a stage's limits, so there is a table of engines. It is
 //! small: stacks are powers of two.
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
     num::NonZeroUsize,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
 use tokio::sync::OnceCell;
-use wasmtime::{Cache, CacheConfig, Config, Engine, WasmBacktraceDetails, component::Linker};
+use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
+    artifact::Artifacts,
     clock,
+    compile::Compilers,
     component::{Digest, Entry},
     files,
     limits::HOST_STACK,
@@ -58,9 +58,11 @@ pub(crate) enum Counting {
 /// Engines with everything that hangs on them. Dropping it ends its thread.
 pub(crate) struct Sandbox {
     machines: Mutex<HashMap<EngineKind, Arc<Machine>>>,
-    cache: Option<(Cache, PathBuf)>,
-    /// The threads that compile. The compiler would otherwise start a process-wide pool that outlives every host.
-    pub(super) compilers: rayon::ThreadPool,
+    pub(super) artifacts: Option<Artifacts>,
+    /// What compiles strangers' code; `None`: this process.
+    pub(super) compilers: Option<Compilers>,
+    /// The threads that compile here. The compiler would otherwise start a process-wide pool that outlives every host.
+    threads: OnceLock<Result<rayon::ThreadPool, String>>,
     pub(super) turns: Arc<Turns>,
     ticker: Ticker,
 }
@@ -88,19 +90,21 @@ pub(crate) struct SandboxError(String);
 impl Sandbox {
     /// Makes one. `cache` is the directory for compiled code; one that cannot be trusted or made is not used, and the
     /// second value says why.
-    pub(crate) fn new(cache: Option<&Path>, turns: Arc<Turns>) -> Result<(Self, Option<String>), SandboxError> {
+    pub(crate) fn new(
+        cache: Option<&Path>,
+        turns: Arc<Turns>,
+        compilers: Option<Compilers>,
+    ) -> Result<(Self, Option<String>), SandboxError> {
         let mut unused = None;
-        let cache = cache.and_then(|directory| match open_cache(directory) {
-            Ok(cache) => Some((cache, directory.to_owned())),
+        let artifacts = cache.and_then(|directory| match Artifacts::open(directory) {
+            Ok(artifacts) => Some(artifacts),
             Err(why) => {
                 unused = Some(format!("the code cache {} is not used: {why}", directory.display()));
                 None
             }
         });
-        let compilers = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
-        let compilers = compilers.map_err(|error| SandboxError(error.to_string()))?;
         let ticker = Ticker::start().map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { machines: Mutex::default(), cache, compilers, turns, ticker }, unused))
+        Ok((Self { machines: Mutex::default(), artifacts, compilers, threads: OnceLock::new(), turns, ticker }, unused))
     }
 
     /// The engine of that kind, made when it is first asked for.
@@ -109,12 +113,22 @@ impl Sandbox {
         if let Some(machine) = machines.get(&kind) {
             return Ok(machine.clone());
         }
-        let cache = self.cache.as_ref().map(|(cache, _)| cache.clone());
-        let machine = Machine::new(kind, cache).map_err(|error| SandboxError(format!("{error:#}")))?;
+        let machine = Machine::new(kind).map_err(|error| SandboxError(format!("{error:#}")))?;
         if kind.counting != Counting::Fuel {
             self.ticker.tick(machine.engine.clone());
         }
         Ok(machines.entry(kind).insert_entry(Arc::new(machine)).get().clone())
+    }
+}
+
+impl Sandbox {
+    /// The threads that compile, made when something is first compiled here.
+    pub(super) fn threads(&self) -> Result<&rayon::ThreadPool, String> {
+        let made = self.threads.get_or_init(|| {
+            let pool = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
+            pool.map_err(|error| error.to_string())
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -137,10 +151,8 @@ pub(super) fn config(kind: EngineKind) -> Config {
 }
 
 impl Machine {
-    fn new(kind: EngineKind, cache: Option<Cache>) -> wasmtime::Result<Self> {
-        let mut config = config(kind);
-        config.cache(cache);
-        let engine = Engine::new(&config)?;
+    fn new(kind: EngineKind) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(kind))?;
         let mut components = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
         wasmtime_wasi::p3::add_to_linker(&mut components)?;
@@ -175,24 +187,6 @@ impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox").field("ticking", &self.ticker.thread.is_some()).finish_non_exhaustive()
     }
-}
-
-/// Opens the cache in a directory that belongs to us and that nobody else can write.
-fn open_cache(directory: &Path) -> Result<Cache, String> {
-    if !directory.is_absolute() {
-        return Err("its path is not absolute".into());
-    }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| error.to_string())?;
-    let metadata = fs::metadata(directory).map_err(|error| error.to_string())?;
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err("it belongs to another user".into());
-    }
-    if metadata.mode() & 0o022 != 0 {
-        return Err("others can write to it".into());
-    }
-    let mut config = CacheConfig::new();
-    config.with_directory(directory);
-    Cache::new(config).map_err(|error| format!("{error:#}"))
 }
 
 /// Advances the engines' epochs until it is dropped.

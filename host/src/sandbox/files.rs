@@ -1,9 +1,13 @@
 //! Granted directories: what may be opened in them.
 //!
 //! The stock host keeps guests inside; but it opens whatever it finds there, and opening a FIFO or some device waits on a thread
-//! that nothing can take back. So every opening looks first: only files, directories and links are opened. A guest cannot
-//! make anything else.
+//! that nothing can take back. So every opening looks first, and so does setting times, which opens too: only files,
+//! directories and links are opened. A guest cannot make anything else; one that renames a FIFO into the place of a file
+//! between the look and the opening pins a thread, and no more than [`AT_ONCE`] of them.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 use wasmtime::{
     StoreContextMut,
     component::{Accessor, Linker, Resource},
@@ -16,51 +20,109 @@ use wasmtime_wasi::{
 
 use super::store::Guest;
 
+/// How many openings one guest may have under way.
+const AT_ONCE: usize = 4;
+
+/// A guest's turns to open files.
+#[derive(Clone, Debug)]
+pub(super) struct Openings(Arc<Semaphore>);
+
+impl Default for Openings {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(AT_ONCE)))
+    }
+}
+
 type Open2 = (Resource<Descriptor>, fs2::PathFlags, String, fs2::OpenFlags, fs2::DescriptorFlags);
 type Open3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::OpenFlags, fs3::DescriptorFlags);
+type Times2 = (Resource<Descriptor>, fs2::PathFlags, String, fs2::NewTimestamp, fs2::NewTimestamp);
+type Times3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::NewTimestamp, fs3::NewTimestamp);
 
 /// Puts our opening in the place of the stock one. Shadowing must be allowed.
 pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    components.instance("wasi:filesystem/types@0.2.12")?.func_wrap_async(
+    let mut files = components.instance("wasi:filesystem/types@0.2.12")?;
+    files.func_wrap_async(
         "[method]descriptor.open-at",
         |mut store: StoreContextMut<'_, Guest>, (dir, follow, path, how, flags): Open2| {
             Box::new(async move {
-                use fs2::{DescriptorType as Kind, HostDescriptor as Stock};
-                let mut files = store.data_mut().wasi.filesystem();
-                let seen = Stock::stat_at(&mut files, Resource::new_borrow(dir.rep()), follow, path.clone()).await;
-                let opened = match seen {
-                    Ok(seen) if !matches!(seen.type_, Kind::RegularFile | Kind::Directory | Kind::SymbolicLink) => {
-                        Err(FsError::from(fs2::ErrorCode::NotPermitted))
+                let opened = match may_open2(store.data_mut(), &dir, follow, &path).await {
+                    true => {
+                        let mut files = store.data_mut().wasi.filesystem();
+                        fs2::HostDescriptor::open_at(&mut files, dir, follow, path, how, flags).await
                     }
-                    // What is not there may be made.
-                    _ => Stock::open_at(&mut files, dir, follow, path, how, flags).await,
+                    false => Err(FsError::from(fs2::ErrorCode::NotPermitted)),
                 };
-                Ok((match opened {
-                    Ok(opened) => Ok(opened),
-                    Err(error) => Err(error.downcast()?),
-                },))
+                opened.map_or_else(|error| Ok((Err(error.downcast()?),)), |opened| Ok((Ok(opened),)))
             })
         },
     )?;
-    components.instance("wasi:filesystem/types@0.3.0")?.func_wrap_concurrent(
+    files.func_wrap_async(
+        "[method]descriptor.set-times-at",
+        |mut store: StoreContextMut<'_, Guest>, (dir, follow, path, accessed, modified): Times2| {
+            Box::new(async move {
+                let set = match may_open2(store.data_mut(), &dir, follow, &path).await {
+                    true => {
+                        let mut files = store.data_mut().wasi.filesystem();
+                        fs2::HostDescriptor::set_times_at(&mut files, dir, follow, path, accessed, modified).await
+                    }
+                    false => Err(FsError::from(fs2::ErrorCode::NotPermitted)),
+                };
+                set.map_or_else(|error| Ok((Err(error.downcast()?),)), |()| Ok((Ok(()),)))
+            })
+        },
+    )?;
+    let mut files = components.instance("wasi:filesystem/types@0.3.0")?;
+    files.func_wrap_concurrent(
         "[method]descriptor.open-at",
         |store: &Accessor<Guest>, (dir, follow, path, how, flags): Open3| {
             Box::pin(async move {
-                use fs3::{DescriptorType as Kind, HostDescriptorWithStore as Stock};
+                use fs3::HostDescriptorWithStore as Stock;
+                let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
+                if !may_open3(store, &dir, follow, &path).await {
+                    return Ok((Err(fs3::ErrorCode::NotPermitted),));
+                }
                 let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
-                let looked = Resource::new_borrow(dir.rep());
-                let seen = <WasiFilesystem as Stock<Guest>>::stat_at(&files, looked, follow, path.clone()).await;
-                let opened = match seen {
-                    Ok(seen) if !matches!(seen.type_, Kind::RegularFile | Kind::Directory | Kind::SymbolicLink) => {
-                        return Ok((Err(fs3::ErrorCode::NotPermitted),));
-                    }
-                    _ => <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, path, how, flags).await,
-                };
-                Ok((match opened {
-                    Ok(opened) => Ok(opened),
-                    Err(error) => Err(error.downcast()?),
-                },))
+                let opened = <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, path, how, flags).await;
+                drop(turn);
+                opened.map_or_else(|error| Ok((Err(error.downcast()?),)), |opened| Ok((Ok(opened),)))
+            })
+        },
+    )?;
+    files.func_wrap_concurrent(
+        "[method]descriptor.set-times-at",
+        |store: &Accessor<Guest>, (dir, follow, path, accessed, modified): Times3| {
+            Box::pin(async move {
+                use fs3::HostDescriptorWithStore as Stock;
+                let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
+                if !may_open3(store, &dir, follow, &path).await {
+                    return Ok((Err(fs3::ErrorCode::NotPermitted),));
+                }
+                let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
+                let set = <WasiFilesystem as Stock<Guest>>::set_times_at(&files, dir, follow, path, accessed, modified);
+                let set = set.await;
+                drop(turn);
+                set.map_or_else(|error| Ok((Err(error.downcast()?),)), |()| Ok((Ok(()),)))
             })
         },
     )
+}
+
+/// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
+async fn may_open2(guest: &mut Guest, dir: &Resource<Descriptor>, follow: fs2::PathFlags, path: &str) -> bool {
+    use fs2::DescriptorType::{Directory, RegularFile, SymbolicLink};
+    let mut files = guest.wasi.filesystem();
+    let looked = Resource::new_borrow(dir.rep());
+    let seen = fs2::HostDescriptor::stat_at(&mut files, looked, follow, path.to_owned()).await;
+    seen.map_or(true, |seen| matches!(seen.type_, RegularFile | Directory | SymbolicLink))
+}
+
+async fn may_open3(store: &Accessor<Guest>, dir: &Resource<Descriptor>, follow: fs3::PathFlags, path: &str) -> bool {
+    use fs3::{
+        DescriptorType::{Directory, RegularFile, SymbolicLink},
+        HostDescriptorWithStore as Stock,
+    };
+    let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
+    let looked = Resource::new_borrow(dir.rep());
+    let seen = <WasiFilesystem as Stock<Guest>>::stat_at(&files, looked, follow, path.to_owned()).await;
+    seen.map_or(true, |seen| matches!(seen.type_, RegularFile | Directory | SymbolicLink))
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::{Chunk, Parser, Payload};
 
+use crate::spec::{LimitsSpec, Requests, RequiresSpec};
+
 /// How the file is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,6 +47,12 @@ pub struct Section {
     pub line_at_a_time: bool,
     /// The arguments it understands.
     pub args: Vec<SectionArg>,
+    /// What it needs its ends to be.
+    pub requires: RequiresSpec,
+    /// The limits that it suggests, as a pipeline file has them.
+    pub limits: serde_json::Map<String, serde_json::Value>,
+    /// The rights that it asks for.
+    pub grants: Requests,
 }
 
 /// One argument in a `stagehost` section.
@@ -81,6 +89,7 @@ const RUST_HINT: &str = "with Rust: `cargo build --target wasm32-wasip2`";
 /// [`NotAStage`] with what the file is instead, if it is nothing that can be run.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
     refuse_strangers(bytes)?;
+    const MOST_SECTION: usize = 1 << 20;
     let outline = Outline::read(bytes).map_err(|error| {
         not_a_stage(format!("the file is no valid WebAssembly: {error}"), "it may be cut short or damaged")
     })?;
@@ -106,11 +115,21 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
             "a stage is a command: a component that exports `wasi:cli/run`",
         ));
     };
-    let section = match &outline.section {
+    if outline.section.as_ref().is_some_and(|section| section.len() > MOST_SECTION) {
+        return Err(not_a_stage(format!("its `stagehost` section has more than {MOST_SECTION} bytes"), ""));
+    }
+    let section: Section = match &outline.section {
         Some(json) => serde_json::from_slice(json)
             .map_err(|error| not_a_stage(format!("its `stagehost` section is not what it should be: {error}"), ""))?,
         None => Section::default(),
     };
+    let limits = serde_json::Value::Object(section.limits.clone());
+    if let Err(error) = LimitsSpec::deserialize(limits) {
+        let error = error.to_string();
+        // Behind this mark are hints for files.
+        let error = error.split('\u{1f}').next().unwrap_or_default();
+        return Err(not_a_stage(format!("the `limits` of its `stagehost` section: {error}"), ""));
+    }
     Ok(Inspection { shape, imports: outline.imports, exports: outline.exports, section })
 }
 

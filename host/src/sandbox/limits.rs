@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::spec::{Bound, LimitsSpec, Size, Span};
+
 /// The memory limit of a stage that sets none, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
@@ -69,6 +71,30 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// These limits as a pipeline file says them.
+    pub(crate) fn spec(&self) -> LimitsSpec {
+        let size = |bytes: Option<u64>| bytes.map(|bytes| Bound::At(Size(bytes)));
+        let time = |time: Option<Duration>| time.map(|time| Bound::At(Span(time)));
+        let count = |count: usize| Some(Bound::At(count as u64));
+        LimitsSpec {
+            memory: size(self.memory),
+            stack: size(Some(self.stack as u64)),
+            cpu_time: time(self.cpu_time),
+            stall_time: time(self.stall_time),
+            fuel: self.fuel.map(Bound::At),
+            input_bytes: size(self.input_bytes),
+            output_bytes: size(self.output_bytes),
+            stderr_bytes: size(self.stderr_bytes),
+            handles: count(self.handles),
+            open_files: count(self.open_files),
+            instances: count(self.instances),
+            component_size: size(Some(self.component_size)),
+            compile_time: time(self.compile_time),
+            compile_memory: size(self.compile_memory),
+            ..LimitsSpec::default()
+        }
+    }
+
     /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data. Shown in the
     /// plan; not part of the guest's own limit.
     pub(crate) fn allowance(&self) -> u64 {

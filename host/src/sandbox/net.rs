@@ -52,7 +52,7 @@ impl Net {
         let mut net = Self { names: HashMap::new(), grants: Vec::new(), denials };
         for grant in grants {
             let addresses = match grant.host.parse::<IpAddr>() {
-                Ok(address) => vec![address],
+                Ok(address) => vec![address.to_canonical()],
                 Err(_) => match net.names.get(&grant.host) {
                     Some(known) => known.clone(),
                     None => match tokio::net::lookup_host((grant.host.as_str(), grant.port.unwrap_or(0))).await {
@@ -114,8 +114,7 @@ impl Net {
         }
         let found = self.names.get(&plain).cloned();
         if found.is_none() {
-            let shown = plain.chars().filter(|c| !c.is_control()).take(100).collect();
-            self.denials.note(Denial::Name(shown));
+            self.denials.note(Denial::Name(plain.chars().take(100).collect()));
         }
         found
     }
@@ -143,6 +142,7 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
         |mut store: StoreContextMut<'_, Guest>, (_, name): (Resource<Network>, String)| {
             let guest = store.data_mut();
             let found: Result<Resource<Pinned>, ErrorCode> = match guest.held.net.addresses(&name) {
+                Some(found) if found.is_empty() => Err(ErrorCode::NameUnresolvable),
                 Some(found) => Ok(guest.wasi.ctx().table.push(Pinned(found.into_iter()))?),
                 None => Err(ErrorCode::AccessDenied),
             };
@@ -231,7 +231,10 @@ impl names3::HostWithStore<Guest> for Ours {
         name: String,
     ) -> wasmtime::Result<Result<Vec<IpAddress3>, names3::ErrorCode>> {
         let found = store.with(|mut access| access.get().held.net.addresses(&name));
-        let found = found.map(|found| found.into_iter().map(IpAddress3::from).collect());
-        Ok(found.ok_or(names3::ErrorCode::AccessDenied))
+        Ok(match found {
+            Some(found) if found.is_empty() => Err(names3::ErrorCode::NameUnresolvable),
+            Some(found) => Ok(found.into_iter().map(IpAddress3::from).collect()),
+            None => Err(names3::ErrorCode::AccessDenied),
+        })
     }
 }

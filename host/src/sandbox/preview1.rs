@@ -50,23 +50,50 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
             guest.wasi.set_hostcall_fuel(fuel);
             let mut memory = GuestMemory::Unshared(bytes);
             let (dir, follow, path, length, how, base, inheriting, flags, opened) = args;
-            if let Ok(follow) = types::Lookupflags::try_from(follow) {
-                let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
-                let seen = guest.wasi.path_filestat_get(&mut memory, types::Fd::from(dir), follow, named).await;
-                use types::Filetype::{Directory, RegularFile, SymbolicLink};
-                if seen.is_ok_and(|seen| !matches!(seen.filetype, RegularFile | Directory | SymbolicLink)) {
-                    return Ok(types::Errno::Perm as i32);
-                }
-                // The look used some.
-                guest.wasi.set_hostcall_fuel(fuel);
+            if !may_open(guest, &mut memory, fuel, (dir, follow, path, length)).await {
+                return Ok(types::Errno::Perm as i32);
             }
             let wasi = &mut guest.wasi;
             stock::path_open(wasi, &mut memory, dir, follow, path, length, how, base, inheriting, flags, opened).await
         })
     })?;
+    modules.func_wrap_async(MODULE, "path_filestat_set_times", |mut caller: Caller<'_, Guest>, args: Times7| {
+        Box::new(async move {
+            let memory = memory_of(&mut caller)?;
+            let fuel = caller.as_context_mut().hostcall_fuel();
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            guest.wasi.set_hostcall_fuel(fuel);
+            let mut memory = GuestMemory::Unshared(bytes);
+            let (dir, follow, path, length, accessed, modified, which) = args;
+            if !may_open(guest, &mut memory, fuel, (dir, follow, path, length)).await {
+                return Ok(types::Errno::Perm as i32);
+            }
+            let wasi = &mut guest.wasi;
+            stock::path_filestat_set_times(wasi, &mut memory, dir, follow, path, length, accessed, modified, which)
+                .await
+        })
+    })?;
     Ok(())
 }
 
+/// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
+async fn may_open(
+    guest: &mut Guest,
+    memory: &mut GuestMemory<'_>,
+    fuel: usize,
+    (dir, follow, path, length): (i32, i32, i32, i32),
+) -> bool {
+    use types::Filetype::{Directory, RegularFile, SymbolicLink};
+    let Ok(follow) = types::Lookupflags::try_from(follow) else { return true };
+    let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
+    let wasi = &mut guest.wasi;
+    let seen = wasi.path_filestat_get(memory, types::Fd::from(dir), follow, named).await;
+    // The look used some.
+    guest.wasi.set_hostcall_fuel(fuel);
+    seen.map_or(true, |seen| matches!(seen.filetype, RegularFile | Directory | SymbolicLink))
+}
+
+type Times7 = (i32, i32, i32, i32, i64, i64, i32);
 type Poll4 = (i32, i32, i32, i32);
 type Open9 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 

@@ -11,6 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::{
     clock::{Hand, VirtualClock},
+    files::Openings,
     net::Net,
 };
 use crate::spec::{Access, ClockSpec, NetGrant, RandomSpec};
@@ -71,9 +72,10 @@ impl Denials {
             Denial::Address(address) => {
                 format!("tried to use {address}, which is not granted: add \"{address}\" to `{place}.grants.net`")
             }
-            Denial::Name(name) => {
-                format!("tried to look up {name:?}, which is not granted: add \"{name}:PORT\" to `{place}.grants.net`")
+            Denial::Name(name) if format!("{name}:1").parse::<NetGrant>().is_ok() => {
+                format!("tried to look up {name}, which is not granted: add \"{name}:PORT\" to `{place}.grants.net`")
             }
+            Denial::Name(name) => format!("tried to look up {name:?}, which is no name"),
             Denial::Socket(protocol) => {
                 format!(
                     "tried to use the network, which is not granted: add \"{protocol}:HOST:PORT\" to `{place}.grants.net`"
@@ -88,6 +90,7 @@ impl Denials {
 pub(super) struct Held {
     pub(super) clock: Option<Arc<VirtualClock>>,
     pub(super) net: Arc<Net>,
+    pub(super) openings: Openings,
 }
 
 /// Gives a context the rights.
@@ -125,5 +128,5 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
     wasi.allow_tcp(true)
         .allow_udp(true)
         .socket_addr_check(move |address, using| Box::pin(std::future::ready(check.allows(address, using))));
-    Ok(Held { clock, net })
+    Ok(Held { clock, net, openings: Openings::default() })
 }

@@ -79,6 +79,16 @@ pub struct NetGrant {
     pub port: Option<u16>,
 }
 
+impl NetGrant {
+    /// Whether it grants all that the other one does.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.host == other.host
+            && self.port.is_none_or(|port| other.port == Some(port))
+            && (self.tcp || !other.tcp)
+            && (self.udp || !other.udp)
+    }
+}
+
 impl FromStr for NetGrant {
     type Err = String;
 
@@ -100,17 +110,19 @@ impl FromStr for NetGrant {
             Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
             None => {
                 let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-                !host.is_empty() && host.len() <= 253 && host.chars().all(fits)
+                host.chars().any(|c| c.is_ascii_alphanumeric()) && host.len() <= 253 && host.chars().all(fits)
             }
         };
         let port = match port {
             "*" => None,
-            port => Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(refuse)?),
+            port if port.starts_with(['+', '0']) => return Err(refuse()),
+            port => Some(port.parse().map_err(|_| refuse())?),
         };
         if !good {
             return Err(refuse());
         }
-        Ok(Self { tcp, udp, host: inside.unwrap_or(host).to_ascii_lowercase(), port })
+        let host = inside.unwrap_or(host).trim_end_matches('.').to_ascii_lowercase();
+        Ok(Self { tcp, udp, host, port })
     }
 }
 
@@ -284,7 +296,67 @@ impl fmt::Display for RandomSpec {
     }
 }
 
+/// The rights that a component says it needs, in its `stagehost` section. They are not granted by that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Requests {
+    /// Directories, as the component sees them.
+    pub dirs: Vec<DirRequest>,
+    /// Variables of the environment.
+    pub env: Vec<String>,
+    /// Addresses.
+    pub net: Vec<NetGrant>,
+}
+
+/// A directory that a component asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirRequest {
+    /// The path it wants to see it at.
+    pub guest: String,
+    /// What it wants to do there. Default: read.
+    #[serde(default)]
+    pub access: Access,
+}
+
+impl Requests {
+    /// What is asked for, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let dirs = self.dirs.iter().map(|dir| format!("directory {} ({})", dir.guest, dir.access));
+        let env = self.env.iter().map(|name| format!("variable {name}"));
+        let net = self.net.iter().map(|address| format!("address {address}"));
+        dirs.chain(env).chain(net).collect()
+    }
+
+    /// What is asked for and not granted, a line each.
+    pub(crate) fn beyond(&self, grants: &GrantsSpec) -> Vec<String> {
+        let mut left = self.clone();
+        let seen = |dir: &DirGrant| dir.guest.clone().unwrap_or_else(|| dir.host.clone());
+        left.dirs.retain(|asked| {
+            !grants
+                .dirs
+                .iter()
+                .flatten()
+                .any(|dir| seen(dir) == asked.guest && (dir.access == Access::Write || asked.access == Access::Read))
+        });
+        left.env.retain(|asked| !grants.env.iter().flatten().any(|name| name == asked));
+        left.net.retain(|asked| !grants.net.iter().flatten().any(|address| address.covers(asked)));
+        left.lines()
+    }
+}
+
 impl GrantsSpec {
+    /// What is granted, a line each.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let dirs = self.dirs.iter().flatten().map(|dir| match &dir.guest {
+            Some(guest) => format!("directory {} at {guest} ({})", dir.host, dir.access),
+            None => format!("directory {} ({})", dir.host, dir.access),
+        });
+        let env = self.env.iter().flatten().map(|name| format!("variable {name}"));
+        let net = self.net.iter().flatten().map(|address| format!("address {address}"));
+        dirs.chain(env).chain(net).collect()
+    }
+
     /// Checks what the types cannot say, for a stage of this kind.
     pub(super) fn check(&self, kind: &str, place: &Place) -> Result<(), SpecError> {
         if kind == "command" {

@@ -74,7 +74,70 @@ const KINDS: [(&str, &[&str]); 17] = [
     ("file_size", COMMAND),
 ];
 
+/// Calls a macro with the names of all limits.
+macro_rules! with_all_limits {
+    ($call:ident) => {
+        $call!(
+            memory,
+            stack,
+            cpu_time,
+            wall_time,
+            stall_time,
+            fuel,
+            input_bytes,
+            output_bytes,
+            stderr_bytes,
+            handles,
+            instances,
+            component_size,
+            compile_time,
+            compile_memory,
+            processes,
+            open_files,
+            file_size
+        )
+    };
+}
+
 impl LimitsSpec {
+    /// The first word on each limit.
+    pub(crate) fn first_of<'a>(layers: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        macro_rules! first {
+            ($($name:ident),*) => { Self { $($name: layers.clone().find_map(|layer| layer.$name)),* } };
+        }
+        with_all_limits!(first)
+    }
+
+    /// These limits where they are no more than `most`, for a stage of this kind. One that is not set is `most`, if that is
+    /// less than the default. The error is a limit that is too much.
+    pub(crate) fn within(self, most: &Self, defaults: &Self, kind: &str) -> Result<Self, &'static str> {
+        fn least<T: PartialOrd + Copy>(
+            said: Option<Bound<T>>,
+            most: Option<Bound<T>>,
+            default: Option<Bound<T>>,
+        ) -> Option<Option<Bound<T>>> {
+            match (said, most) {
+                (said, None | Some(Bound::None)) => Some(said),
+                (Some(Bound::At(said)), Some(Bound::At(most))) if said <= most => Some(Some(Bound::At(said))),
+                (Some(_), Some(Bound::At(_))) => None,
+                (None, Some(Bound::At(most))) => match default {
+                    Some(Bound::At(default)) if default <= most => Some(None),
+                    _ => Some(Some(Bound::At(most))),
+                },
+            }
+        }
+        let has = |name: &str| KINDS.iter().any(|(known, kinds)| *known == name && kinds.contains(&kind));
+        macro_rules! least_of {
+            ($($name:ident),*) => {
+                Self { $($name: match has(stringify!($name)) {
+                    true => least(self.$name, most.$name, defaults.$name).ok_or(stringify!($name))?,
+                    false => self.$name,
+                }),* }
+            };
+        }
+        Ok(with_all_limits!(least_of))
+    }
+
     /// The names of the limits.
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|(name, _)| *name)
@@ -122,25 +185,10 @@ impl LimitsSpec {
 
     /// The limits that are set here.
     fn set(&self) -> impl Iterator<Item = &'static str> {
-        let set = [
-            self.memory.is_some(),
-            self.stack.is_some(),
-            self.cpu_time.is_some(),
-            self.wall_time.is_some(),
-            self.stall_time.is_some(),
-            self.fuel.is_some(),
-            self.input_bytes.is_some(),
-            self.output_bytes.is_some(),
-            self.stderr_bytes.is_some(),
-            self.handles.is_some(),
-            self.instances.is_some(),
-            self.component_size.is_some(),
-            self.compile_time.is_some(),
-            self.compile_memory.is_some(),
-            self.processes.is_some(),
-            self.open_files.is_some(),
-            self.file_size.is_some(),
-        ];
+        macro_rules! is_set {
+            ($($name:ident),*) => { [$(self.$name.is_some()),*] };
+        }
+        let set = with_all_limits!(is_set);
         Self::names().zip(set).filter(|(_, set)| *set).map(|(name, _)| name)
     }
 
@@ -151,7 +199,7 @@ impl LimitsSpec {
     }
 
     /// Checks that values are in their ranges, and that what cannot be lifted is not.
-    pub(super) fn check(&self, place: &Place) -> Result<(), SpecError> {
+    pub(crate) fn check(&self, place: &Place) -> Result<(), SpecError> {
         fn within<T: PartialOrd + Copy>(bound: Option<Bound<T>>, least: T, most: T) -> bool {
             match bound {
                 None => true,

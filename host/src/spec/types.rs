@@ -122,7 +122,7 @@ pub enum Sandboxing {
 }
 
 /// What a stage needs its ends to be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequiresSpec {
     /// What stdin must be.

@@ -165,10 +165,11 @@ impl CommandStage {
             own_group: around.own_groups,
             rlimits: Rlimits {
                 open_files: work.limits.rlimits.open_files.or(around.open_files),
-                file_size: work.limits.rlimits.file_size,
+                ..work.limits.rlimits
             },
             guard: around.guard.clone(),
             cgroup: procs,
+            wall: work.wall.as_ref().map(|(wall, _)| wall.build()).transpose().map_err(failed)?,
         };
         let started = Instant::now();
         let leader = around.spawner.start(launch).await.map_err(failed)?;
@@ -303,6 +304,7 @@ impl RunningCommand {
             log: self.log.take(),
             source,
             input_bytes,
+            notes: work.wall.iter().flat_map(|(_, missing)| missing.iter().cloned()).collect(),
             ..StageEnd::default()
         };
         (self.feed, self.fed_through, self.kept) = (None, None, None);

@@ -10,8 +10,7 @@ use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Sink, Stop},
     outcome::{LimitKind, StageExit},
-    plan::WasmWork,
-    sandbox::{Denials, GuestRun, GuestSpec, Sandbox, Stdio, Usage, run_guest},
+    sandbox::{Denials, GuestRun, GuestSpec, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
 };
 
 /// A stage with its halves, ready to run.
@@ -19,25 +18,11 @@ use crate::{
 pub(crate) struct WasmStage {
     pub(crate) inside: InProcess,
     pub(crate) spec: GuestSpec,
-    pub(crate) code: Code,
+    pub(crate) code: CodeSource,
     pub(crate) wall_time: Option<Duration>,
     pub(crate) stderr: Sink,
     /// Where it stands in the file.
     pub(crate) place: String,
-}
-
-/// What a guest is compiled from.
-#[derive(Clone, Debug)]
-pub(crate) struct Code {
-    bytes: bytes::Bytes,
-    digest: [u8; 32],
-    shape: crate::sandbox::Shape,
-}
-
-impl Code {
-    pub(crate) fn of(work: &WasmWork) -> Self {
-        Self { bytes: work.bytes.clone(), digest: work.digest, shape: work.inspection.shape }
-    }
 }
 
 impl WasmStage {
@@ -51,12 +36,12 @@ impl WasmStage {
         let limits = spec.limits;
         let (stdin, stdout) = inside.ports((limits.input_bytes, limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, limits.stderr_bytes) };
-        let loading = sandbox.load(spec.engine(), code.digest, code.shape, code.bytes.clone());
+        let loading = sandbox.load(spec.engine(), &code, &limits);
         let mut dumps = None;
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
-            loaded = loading => loaded.map_err(|message| StageExit::StartFailed { message, missing: false }),
+            loaded = loading => loaded,
         };
         let started = Instant::now();
         let (usage, denials) = (Arc::new(Usage::new(limits.cpu_time)), Denials::default());

@@ -3,7 +3,7 @@
 //! Prints `right: N` for as many runs as came out right, after the leak check.
 #![expect(clippy::print_stdout, reason = "a program for a test prints")]
 
-use stagehost::{Host, HostOptions, Pipeline, Stage};
+use stagehost::{Host, HostOptions, Pipeline, Policy, Stage};
 use stagehost_tests::leaks::checked;
 
 const RUNS: usize = 1000;
@@ -15,7 +15,7 @@ fn main() {
             .map(|number| {
                 let input = format!("line {number}\n").repeat(number);
                 let expected = format!("{}\n", input.len());
-                let pipeline = Pipeline::builder()
+                let pipeline = Pipeline::builder(Policy::allow_all())
                     .environment(std::env::vars_os())
                     .stdin_bytes(input)
                     .stage(Stage::wasm("builtin:cat"))

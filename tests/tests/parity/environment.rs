@@ -1,7 +1,7 @@
 //! Rows 57 to 68: environments, wrappers, and what stays itself.
 
 use stagehost::{
-    Event, Pipeline, Stage, StageExit,
+    Event, Pipeline, Policy, Stage, StageExit,
     spec::{Ignore, Requirement},
 };
 use stagehost_tests::{guests::probe, leaks::checked};
@@ -158,7 +158,15 @@ fn gp_65_a_function_gets_the_callers_own_reader() {
             assert_eq!(&own[..n], b"no copy");
             Ok(())
         });
-        succeeds(&Pipeline::builder().stdin_reader(reader).stdout_null().stage(reads).build().unwrap().run(&host()));
+        succeeds(
+            &Pipeline::builder(Policy::allow_all())
+                .stdin_reader(reader)
+                .stdout_null()
+                .stage(reads)
+                .build()
+                .unwrap()
+                .run(&host()),
+        );
         // The reader put its bytes into the function's own buffer.
         assert_eq!(*asked.lock().unwrap(), *wanted.lock().unwrap());
     });
@@ -193,7 +201,7 @@ fn gp_67_stopping_what_failed_to_start_is_harmless() {
 #[test]
 fn gp_68_environments_are_merged() {
     checked(|| {
-        let base = Pipeline::builder().environment([
+        let base = Pipeline::builder(Policy::allow_all()).environment([
             ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into()),
             (stagehost_tests::leaks::MARK.into(), stagehost_tests::leaks::process_mark().into()),
             ("KEPT".into(), "kept".into()),

@@ -20,7 +20,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use stagehost::{Host, HostOptions, Outcome, Pipeline, PipelineBuilder, Stage, function};
+use stagehost::{Host, HostOptions, Outcome, Pipeline, PipelineBuilder, Policy, Stage, function};
 use stagehost_tests::{cache, leaks};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -37,7 +37,7 @@ fn pipeline() -> PipelineBuilder {
         // By which the leak check knows what a test's commands have started.
         (leaks::MARK.into(), leaks::process_mark().into()),
     ];
-    Pipeline::builder().environment(path)
+    Pipeline::builder(Policy::allow_all()).environment(path)
 }
 
 fn command(words: &[&str]) -> Stage {

@@ -1,0 +1,32 @@
+//! `stagehost lock`.
+
+use std::{
+    fs,
+    io::{self, Write},
+};
+
+use anyhow::Context;
+use stagehost::{ExitCode, LOCK_FILE, Lock};
+
+use super::{Failure, args::PipelineArgs, load, render};
+
+pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
+    let plan = load::plan(args)?;
+    let directory = load::lock_directory(args);
+    let path = directory.join(LOCK_FILE);
+    let now = Lock::of(&plan, &directory);
+    let mut lock = load::read_lock(&path)?.unwrap_or_default();
+    let difference = lock.difference(&now);
+    lock.update(now);
+    // Whole or not at all: another run may read it meanwhile.
+    let temporary = directory.join(format!(".{LOCK_FILE}.{}", std::process::id()));
+    let written = fs::write(&temporary, lock.text()).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    let written = written.with_context(|| format!("the lock {}", path.display()));
+    written.map_err(|error| Failure::new(ExitCode::Host, error))?;
+    let text = difference.unwrap_or_else(|| "nothing has changed\n".into());
+    write!(io::stdout(), "{}", render::safe(&text))?;
+    Ok(0)
+}

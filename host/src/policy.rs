@@ -1,0 +1,291 @@
+//! What pipelines may ask for at all: the word of whoever runs the host, over every file's.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    plan::{PlanError, PlanErrorKind},
+    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError},
+};
+
+/// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
+/// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
+/// the default.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "stagehost policy")]
+#[non_exhaustive]
+pub struct Policy {
+    /// Where the schema of this file is; not read.
+    #[serde(rename = "$schema")]
+    pub schema: Option<String>,
+    /// Kinds of stages.
+    pub stages: Option<Vec<StageKind>>,
+    /// Directories that components, programs with a slash in their name, and nested pipelines may come from. Stock stages may be
+    /// used always.
+    pub plugins: Option<Vec<String>>,
+    /// Directories that files at the ends, and logs, may be in.
+    pub files: Option<Vec<String>>,
+    /// Directories that may be granted, and what for.
+    pub dirs: Option<Vec<DirRoot>>,
+    /// Variables of the host's environment that may be granted.
+    pub env: Option<Vec<String>>,
+    /// Addresses that may be granted.
+    pub net: Option<Vec<NetGrant>>,
+    /// The least sandbox that every command must have.
+    pub sandbox: Option<Sandboxing>,
+    /// Whether every component and program must be named with its digest, stock stages excepted.
+    pub sha256: Option<bool>,
+    /// The most of each limit of a stage.
+    pub limits: Option<LimitsSpec>,
+    /// The most time a run may take.
+    pub timeout: Option<Span>,
+    /// The most memory that a pipeline's stages, rings and pipes may hold together.
+    pub total_memory: Option<Size>,
+    /// The most stages of a pipeline.
+    pub max_stages: Option<u64>,
+    /// The most runs at once; for the program that embeds the library to give to its host.
+    pub max_runs: Option<u32>,
+    /// The directory that relative paths in it are relative to.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub base: PathBuf,
+}
+
+/// A kind of stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageKind {
+    /// A sandboxed component.
+    Wasm,
+    /// An ordinary program.
+    Command,
+    /// A nested pipeline.
+    Pipeline,
+    /// A function of the embedding program.
+    Function,
+}
+
+/// A directory below which directories may be granted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DirRoot {
+    /// The directory.
+    pub path: String,
+    /// The most that may be granted. Default: read.
+    #[serde(default)]
+    pub access: Access,
+}
+
+impl StageKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Wasm => "wasm",
+            Self::Command => "command",
+            Self::Pipeline => "pipeline",
+            Self::Function => "function",
+        }
+    }
+}
+
+impl Policy {
+    /// Allows everything: for whoever runs only pipelines of their own.
+    pub fn allow_all() -> Self {
+        Self {
+            schema: None,
+            stages: None,
+            plugins: None,
+            files: None,
+            dirs: None,
+            env: None,
+            net: None,
+            sandbox: None,
+            sha256: None,
+            limits: None,
+            timeout: None,
+            total_memory: None,
+            max_stages: None,
+            max_runs: None,
+            base: PathBuf::new(),
+        }
+    }
+
+    /// Allows sandboxed stages alone, with no right to anything but their streams: for strangers' pipelines. Ends may be
+    /// given by the program; no file may be named.
+    pub fn wasm_only() -> Self {
+        Self {
+            stages: Some(vec![StageKind::Wasm]),
+            plugins: Some(Vec::new()),
+            files: Some(Vec::new()),
+            dirs: Some(Vec::new()),
+            env: Some(Vec::new()),
+            net: Some(Vec::new()),
+            ..Self::allow_all()
+        }
+    }
+
+    /// Reads a policy file. Relative paths in it are relative to `base`.
+    ///
+    /// # Errors
+    ///
+    /// The first thing wrong with it.
+    pub fn parse(text: &[u8], base: impl Into<PathBuf>) -> Result<Self, SpecError> {
+        let policy: Self = spec::read_json(text)?;
+        if let Some(limits) = &policy.limits {
+            limits.check(&Place::root().key("limits"))?;
+        }
+        Ok(Self { base: base.into(), ..policy })
+    }
+
+    /// The JSON Schema of a policy file.
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+
+    fn refuse(place: &Place, field: &str, message: String) -> PlanError {
+        PlanError::new(PlanErrorKind::Refused, place, format!("{message}; the policy's `{field}` does not allow it"))
+    }
+
+    pub(crate) fn check_kind(&self, kind: &str, place: &Place) -> Result<(), PlanError> {
+        match &self.stages {
+            Some(kinds) if kinds.iter().all(|allowed| allowed.word() != kind) => {
+                Err(Self::refuse(place, "stages", format!("this is a {kind} stage")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a path is below one of the roots, wherever links lead.
+    fn is_within<'a>(&self, path: &Path, mut roots: impl Iterator<Item = &'a str>) -> bool {
+        // What is not there yet is where its directory is.
+        let real = fs::canonicalize(path).or_else(|_| {
+            let (around, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+            let around = if around == Path::new("") { Path::new(".") } else { around };
+            // A link that leads nowhere could lead anywhere once it is written through.
+            match fs::symlink_metadata(path) {
+                Ok(_) => Err(std::io::ErrorKind::NotFound.into()),
+                Err(_) => fs::canonicalize(around).map(|around| around.join(name)),
+            }
+        });
+        let Ok(real) = real else { return false };
+        roots.any(|root| fs::canonicalize(self.base.join(root)).is_ok_and(|root| real.starts_with(root)))
+    }
+
+    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
+        match &self.plugins {
+            Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
+                Err(Self::refuse(place, "plugins", format!("{} is not below an allowed directory", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
+        match &self.files {
+            Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
+                Err(Self::refuse(place, "files", format!("{} is not below an allowed directory", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_dir(&self, path: &Path, access: Access, place: &Place) -> Result<(), PlanError> {
+        let Some(roots) = &self.dirs else { return Ok(()) };
+        let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
+        if self.is_within(path, allowed.map(|root| root.path.as_str())) {
+            return Ok(());
+        }
+        Err(Self::refuse(place, "dirs", format!("{} may not be granted for {access}", path.display())))
+    }
+
+    pub(crate) fn check_env(&self, name: &str, place: &Place) -> Result<(), PlanError> {
+        match &self.env {
+            Some(names) if names.iter().all(|allowed| allowed != name) => {
+                Err(Self::refuse(place, "env", format!("the variable {name} may not be granted")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_net(&self, address: &NetGrant, place: &Place) -> Result<(), PlanError> {
+        match &self.net {
+            Some(allowed) if !allowed.iter().any(|allowed| allowed.covers(address)) => {
+                Err(Self::refuse(place, "net", format!("the address {address} may not be granted")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_sandbox(&self, sandbox: Option<Sandboxing>, place: &Place) -> Result<(), PlanError> {
+        let strength = |sandbox| match sandbox {
+            None => 0,
+            Some(Sandboxing::BestEffort) => 1,
+            Some(Sandboxing::Strict) => 2,
+        };
+        if strength(sandbox) >= strength(self.sandbox) {
+            return Ok(());
+        }
+        Err(Self::refuse(&place.key("sandbox"), "sandbox", "the command has no such sandbox".into()))
+    }
+
+    pub(crate) fn check_digest(&self, has_digest: bool, place: &Place) -> Result<(), PlanError> {
+        if has_digest || self.sha256 != Some(true) {
+            return Ok(());
+        }
+        Err(Self::refuse(&place.key("sha256"), "sha256", "no digest is named".into()))
+    }
+
+    /// The limits of a stage under the policy.
+    pub(crate) fn limit(
+        &self,
+        said: LimitsSpec,
+        defaults: &LimitsSpec,
+        kind: &str,
+        place: &Place,
+    ) -> Result<LimitsSpec, PlanError> {
+        let Some(most) = &self.limits else { return Ok(said) };
+        said.within(most, defaults, kind).map_err(|key| {
+            Self::refuse(&place.key("limits").key(key), &format!("limits.{key}"), format!("the {key} is too much"))
+        })
+    }
+
+    /// The run's timeout under the policy.
+    pub(crate) fn timeout(&self, said: Option<Bound<Span>>, place: &Place) -> Result<Option<Span>, PlanError> {
+        match (said, self.timeout) {
+            (said, None) => Ok(said.and_then(Bound::value)),
+            (None, Some(most)) => Ok(Some(most)),
+            (Some(Bound::At(said)), Some(most)) if said <= most => Ok(Some(said)),
+            (Some(_), Some(_)) => Err(Self::refuse(&place.key("timeout"), "timeout", "the timeout is too long".into())),
+        }
+    }
+
+    pub(crate) fn check_stages(&self, count: usize) -> Result<(), PlanError> {
+        match self.max_stages {
+            Some(most) if count as u64 > most => {
+                let place = Place::root().key("stages");
+                Err(Self::refuse(&place, "max_stages", format!("there are {count} stages")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_total_memory(&self, worst_case: Option<u64>) -> Result<(), PlanError> {
+        let Some(most) = self.total_memory else { return Ok(()) };
+        match worst_case {
+            Some(bytes) if bytes <= most.0 => Ok(()),
+            Some(bytes) => {
+                let message = format!("the stages may hold {} together", Size(bytes));
+                Err(Self::refuse(&Place::root().key("stages"), "total_memory", message))
+            }
+            None => {
+                let message = "a stage has no memory limit".to_owned();
+                Err(Self::refuse(&Place::root().key("stages"), "total_memory", message))
+            }
+        }
+    }
+}

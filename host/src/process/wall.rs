@@ -1,0 +1,334 @@
+//! The wall around a command: what the kernel denies it, and everything it starts.
+//!
+//! Three parts, each of which a program keeps for good: no new privileges, so that set-uid programs are plain ones;
+//! Landlock, which leaves it the directories and TCP ports it was granted; and seccomp filters, which deny plainly dangerous system
+//! calls. All of it is made before the child is born, because there nothing may be allocated.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope,
+};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+};
+
+use crate::spec::Sandboxing;
+
+/// What a walled command may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WallSpec {
+    /// Whether to do without what this kernel does not have.
+    pub(crate) best_effort: bool,
+    /// The program itself.
+    pub(crate) program: PathBuf,
+    pub(crate) read: Vec<PathBuf>,
+    pub(crate) write: Vec<PathBuf>,
+    /// TCP ports that may be connected to. Empty: no network at all.
+    pub(crate) ports: Vec<u16>,
+}
+
+/// A wall that is ready to be put around a child.
+#[derive(Debug)]
+pub(crate) struct Wall {
+    ruleset: Option<OwnedFd>,
+    filters: Vec<BpfProgram>,
+}
+
+/// The newest version of Landlock that this was tested with.
+const NEWEST: ABI = ABI::V7;
+/// The version from which on TCP ports can be named.
+const WITH_PORTS: i64 = 4;
+
+/// What every program needs to run at all: programs, libraries, and what the C library reads.
+const SYSTEM: &[&str] = &[
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/usr",
+    "/nix/store",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/group",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/etc/locale.alias",
+    "/etc/localtime",
+    "/etc/magic",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/protocols",
+    "/etc/resolv.conf",
+    "/etc/services",
+    "/etc/ssl",
+    "/etc/terminfo",
+    "/dev/random",
+    "/dev/urandom",
+    "/sys/devices/system/cpu",
+];
+/// Devices that every program may write to as well.
+const SINKS: &[&str] = &["/dev/null", "/dev/zero", "/dev/full"];
+
+/// The version of Landlock that this kernel has; 0: none.
+fn landlock_version() -> i64 {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: a system call that only answers with a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION) };
+    version.max(0)
+}
+
+/// Why there is no wall.
+#[derive(Debug, thiserror::Error)]
+enum WallError {
+    #[error(transparent)]
+    Ruleset(#[from] RulesetError),
+    #[error("{path}: {error}")]
+    Path { path: String, error: landlock::PathFdError },
+}
+
+impl WallSpec {
+    /// How much of it must be there.
+    pub(crate) fn mode(&self) -> Sandboxing {
+        if self.best_effort { Sandboxing::BestEffort } else { Sandboxing::Strict }
+    }
+
+    /// What it leaves the command, a line each.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let read = self.read.iter().map(|path| format!("directory {} (read)", path.display()));
+        let write = self.write.iter().map(|path| format!("directory {} (write)", path.display()));
+        let ports = self.ports.iter().map(|port| format!("TCP port {port}"));
+        read.chain(write).chain(ports).collect()
+    }
+
+    /// What this kernel cannot do of it.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let version = landlock_version();
+        let mut missing = Vec::new();
+        if version == 0 {
+            missing.push("directories cannot be denied: the kernel has no Landlock".to_owned());
+        } else if version < WITH_PORTS && !self.ports.is_empty() {
+            missing.push("TCP ports cannot be denied: the kernel's Landlock is too old".to_owned());
+        }
+        if TargetArch::try_from(std::env::consts::ARCH).is_err() {
+            missing.push("system calls cannot be denied: there is no filter for this processor".to_owned());
+        }
+        missing
+    }
+
+    /// Builds the wall.
+    ///
+    /// # Errors
+    ///
+    /// A directory that cannot be opened, or a part that this kernel does not have if nothing may be missing.
+    pub(crate) fn build(&self) -> io::Result<Wall> {
+        let has_landlock = landlock_version() > 0;
+        let ruleset = if has_landlock || !self.best_effort { self.ruleset().map_err(io::Error::other)? } else { None };
+        let filters = match self.filters() {
+            Ok(filters) => filters,
+            Err(_) if self.best_effort => Vec::new(),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        Ok(Wall { ruleset, filters })
+    }
+
+    fn ruleset(&self) -> Result<Option<OwnedFd>, WallError> {
+        let level = if self.best_effort { CompatLevel::BestEffort } else { CompatLevel::HardRequirement };
+        let mut rules = Ruleset::default()
+            .set_compatibility(level)
+            .handle_access(AccessFs::from_all(ABI::V1))?
+            // What newer kernels can deny besides, they do.
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(AccessNet::from_all(NEWEST))?
+            .scope(Scope::from_all(NEWEST))?
+            .create()?;
+        let (read, all) = (AccessFs::from_read(NEWEST), AccessFs::from_all(NEWEST));
+        let sink = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        let system = SYSTEM.iter().map(|path| (Path::new(path), read, false));
+        let sinks = SINKS.iter().map(|path| (Path::new(path), sink, false));
+        let granted = self.read.iter().map(|path| (path.as_path(), read, true));
+        let writable = self.write.iter().map(|path| (path.as_path(), all, true));
+        let program = std::iter::once((self.program.as_path(), read, true));
+        for (path, access, must) in system.chain(sinks).chain(granted).chain(writable).chain(program) {
+            let file = match PathFd::new(path) {
+                Ok(file) => file,
+                // Not every system has all of these.
+                Err(_) if !must => continue,
+                Err(error) => return Err(WallError::Path { path: path.display().to_string(), error }),
+            };
+            let access = if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
+            rules = rules.add_rule(PathBeneath::new(file, access))?;
+        }
+        for port in &self.ports {
+            rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        }
+        Ok(rules.into())
+    }
+
+    fn filters(&self) -> Result<Vec<BpfProgram>, BackendError> {
+        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+        let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+        let when = |argument: u8, length: Length, compare: Compare, value: u64| {
+            SeccompRule::new(vec![SeccompCondition::new(argument, length, compare, value)?])
+        };
+        // Typing into the terminal of whoever runs the host.
+        let typing =
+            [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(1, Length::Dword, Compare::Eq, request as u64));
+        denied.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
+        let namespaces = NAMESPACES.iter().map(|flag| {
+            let flag = u64::from(flag.unsigned_abs());
+            when(0, Length::Qword, Compare::MaskedEq(flag), flag)
+        });
+        denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+        let families: &[i32] = if self.ports.is_empty() {
+            &[libc::AF_INET, libc::AF_INET6, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG]
+        } else {
+            &[libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG]
+        };
+        let sockets =
+            families.iter().map(|family| when(0, Length::Dword, Compare::Eq, u64::from(family.unsigned_abs())));
+        denied.insert(libc::SYS_socket, sockets.collect::<Result<_, _>>()?);
+        let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
+        let refused = SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), arch)?;
+        // As if the kernel did not have them: programs fall back to older calls, whose arguments can be looked at.
+        let absent =
+            [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+        let absent = absent.map(|call| (call, Vec::new())).into_iter().collect();
+        let absent = SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
+        let mut filters = vec![BpfProgram::try_from(refused)?, BpfProgram::try_from(absent)?];
+        if arch == TargetArch::x86_64 {
+            filters.push(no_x32());
+        }
+        Ok(filters)
+    }
+}
+
+/// Denies the calls of the x32 interface, which have the same architecture and other numbers: load the number; from
+/// 0x4000_0000 on, as if it were not there; else allowed.
+fn no_x32() -> BpfProgram {
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    const X32: u32 = 0x4000_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    const ALLOW: u32 = 0x7fff_0000;
+    let instruction = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    vec![
+        instruction(LOAD, 0, 0),
+        instruction(JUMP_IF_AT_LEAST, 1, X32),
+        instruction(RETURN, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
+        instruction(RETURN, 0, ALLOW),
+    ]
+}
+
+const NAMESPACES: &[i32] = &[
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// Plainly dangerous system calls: other processes' memory, mounts and namespaces, the kernel itself, keys, files by handle, the
+/// machine's time and name.
+const DENIED: &[i64] = &[
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+impl Wall {
+    /// Goes behind the wall. Async-signal-safe: system calls only.
+    pub(super) fn enter(&self) -> Result<(), rustix::io::Errno> {
+        let last_error =
+            || rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO);
+        // SAFETY: system calls on numbers, and on filters that outlive the calls; they change this process only.
+        unsafe {
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+                return Err(last_error());
+            }
+            if let Some(ruleset) = &self.ruleset
+                && libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) != 0
+            {
+                return Err(last_error());
+            }
+            for filter in &self.filters {
+                let program = libc::sock_fprog {
+                    len: u16::try_from(filter.len()).unwrap_or(0),
+                    // The same in memory: both are the kernel's `struct sock_filter`. It is only read.
+                    filter: filter.as_ptr().cast_mut().cast(),
+                };
+                let program = &raw const program;
+                if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0 as libc::c_ulong, program) != 0 {
+                    return Err(last_error());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Compiled code on disk: a directory that only this user can write, a file for each component and kind of engine.
+//!
+//! Whoever writes such a file writes this process's code. So the directory and each file must belong to this user and be
+//! writable by nobody else; files appear whole, by renaming, and are never changed.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use wasmtime::{Engine, Module, component::Component};
+
+use super::component::Digest;
+
+/// What all files together may take, in bytes. The least recently used go first.
+const MOST: u64 = 1 << 30;
+
+/// Code that an engine can use.
+pub(super) enum Code {
+    Component(Component),
+    Module(Module),
+}
+
+/// A directory of compiled code.
+#[derive(Debug)]
+pub(super) struct Artifacts(PathBuf);
+
+/// Whether something belongs to us and nobody else can write it.
+fn is_ours(metadata: &fs::Metadata) -> Result<(), String> {
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err("it belongs to another user".into());
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err("others can write to it".into());
+    }
+    Ok(())
+}
+
+impl Artifacts {
+    /// Opens a directory, making it if need be.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not used: it cannot be made, or others can write to it.
+    pub(super) fn open(directory: &Path) -> Result<Self, String> {
+        if !directory.is_absolute() {
+            return Err("its path is not absolute".into());
+        }
+        let code = directory.join("code");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&code).map_err(|error| error.to_string())?;
+        for directory in [directory, &code] {
+            is_ours(&fs::metadata(directory).map_err(|error| error.to_string())?)?;
+        }
+        Ok(Self(code))
+    }
+
+    /// The file of a component for engines like this one: another wasmtime, processor or setting has another.
+    fn path(&self, engine: &Engine, digest: &Digest) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.0.join(format!("{}-{:016x}", crate::plan::hex(digest), hasher.finish()))
+    }
+
+    /// Finds compiled code. What cannot be used is as good as not there.
+    pub(super) fn find(&self, engine: &Engine, digest: &Digest, is_module: bool) -> Option<Code> {
+        let path = self.path(engine, digest);
+        let metadata = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        is_ours(&metadata).ok()?;
+        let found = load_file(engine, &path, is_module)?;
+        // Used just now; a file system that keeps no times forgets in another order.
+        let _ = fs::File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(found)
+    }
+
+    /// Keeps compiled code. A failure is none of the run's: the next one compiles again.
+    pub(super) fn keep(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
+        let path = self.path(engine, digest);
+        // What cannot be kept is not kept.
+        let _ = self.write(&path, code).and_then(|()| self.sweep());
+    }
+
+    fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let temporary = self.0.join(format!(".{}-{number}", std::process::id()));
+        let written =
+            fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
+                file.write_all(code)?;
+                // A file that is there by name is whole, whatever happens to the machine.
+                file.sync_data()?;
+                fs::rename(&temporary, path)
+            });
+        written.inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+    }
+
+    /// Removes the least recently used files until the rest is small enough, and what dead processes left half-written.
+    fn sweep(&self) -> io::Result<()> {
+        const LONG_AGO: std::time::Duration = std::time::Duration::from_secs(3600);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.0)?.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let is_temporary = entry.file_name().to_string_lossy().starts_with('.');
+            if is_temporary && used.elapsed().is_ok_and(|since| since > LONG_AGO) {
+                let _ = fs::remove_file(entry.path());
+            } else if !is_temporary {
+                files.push((used, metadata.len(), entry.path()));
+            }
+        }
+        files.sort();
+        let mut all: u64 = files.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in files {
+            if all <= MOST {
+                break;
+            }
+            let _ = fs::remove_file(path);
+            all -= size;
+        }
+        Ok(())
+    }
+}
+
+/// Loads code from a file of ours.
+fn load_file(engine: &Engine, path: &Path, is_module: bool) -> Option<Code> {
+    // SAFETY: the file is in a directory that only this user can write, and is one of those that `write` put there: the
+    // output of this program's own compiler, complete, and never changed afterwards. The engine checks that it is for a
+    // compiler, processor and settings like its own.
+    unsafe {
+        match is_module {
+            true => Module::deserialize_file(engine, path).ok().map(Code::Module),
+            false => Component::deserialize_file(engine, path).ok().map(Code::Component),
+        }
+    }
+}
+
+/// Loads code that a process of ours has compiled.
+///
+/// # Errors
+///
+/// What the engine says.
+pub(super) fn load(engine: &Engine, code: &[u8], is_module: bool) -> wasmtime::Result<Code> {
+    // SAFETY: the bytes come from memory that only this process and the compiler that it started have ever had, and that
+    // is sealed since the compiler ended.
+    unsafe {
+        match is_module {
+            true => Module::deserialize(engine, code).map(Code::Module),
+            false => Component::deserialize(engine, code).map(Code::Component),
+        }
+    }
+}
