@@ -358,6 +358,20 @@ impl Output {
         self
     }
 
+    /// Checks that texts stand in its output.
+    #[track_caller]
+    pub fn shows(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(self.stdout_text().contains(text), "not shown: {text}\n{self}");
+        }
+        self
+    }
+
+    /// Its output as text.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
     /// Checks that standard error says all of these.
     #[track_caller]
     pub fn says(self, texts: &[&str]) -> Self {

@@ -21,6 +21,10 @@ use stagehost_tests::{
 const LIMITS: &str = r#"{"cpu_time": "150ms", "stall_time": "400ms", "wall_time": "60s", "input_bytes": "16MiB",
     "output_bytes": "16MiB", "stderr_bytes": "16MiB"}"#;
 
+/// The same for guests that use up their processor time, however slowly.
+const BUSY: &str = r#"{"cpu_time": "150ms", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+    "stderr_bytes": "16MiB"}"#;
+
 /// The same for guests that need a while to take what they are not given.
 const SLOW: &str = r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
     "stderr_bytes": "16MiB"}"#;
@@ -35,8 +39,11 @@ fn run(host: &Host, json: &str) -> Result<Outcome, String> {
 fn ended(host: &Host, place: &Place, guest: &Hostile, between: bool) -> (String, String) {
     let path = hostile::write(place, guest);
     let argument = if guest.large_argument { "A".repeat(1 << 20) } else { "x".into() };
-    let slow = guest.alone == "limit:memory";
-    let limits = if slow { SLOW } else { LIMITS };
+    let limits = match if between { &*guest.between } else { &*guest.alone } {
+        "limit:memory" => SLOW,
+        "limit:cpu_time" => BUSY,
+        _ => LIMITS,
+    };
     let stage = format!(r#"{{"wasm": "{path}", "name": "guest", "args": ["{argument}"], "limits": {limits}}}"#);
     let stdin = match (between, guest.stdin) {
         (false, Stdin::Null) => r#""null""#.to_owned(),

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub hint: Option<String>,
     /// The name of the stage to blame; one of a nested pipeline has that one's name before it.
     pub blamed: Option<String>,
+    /// Whether sandboxed stages ran so that the same input gives the same output on every run.
+    pub deterministic: bool,
     /// Whether the run's timeout ended it.
     pub timed_out: bool,
     /// The signal that ended it.
@@ -130,6 +132,7 @@ impl Outcome {
             message,
             hint,
             blamed: None,
+            deterministic: false,
             timed_out: false,
             signal: None,
             stdout_closed: false,

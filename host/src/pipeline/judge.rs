@@ -53,6 +53,7 @@ pub(super) fn judge(
         message,
         hint,
         blamed: blamed.map(|index| name_of(index).to_owned()),
+        deterministic: plan.deterministic,
         timed_out: false,
         signal: None,
         stdout_closed,

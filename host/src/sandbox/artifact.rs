@@ -52,8 +52,8 @@ impl Artifacts {
             return Err("its path is not absolute".into());
         }
         let code = directory.join("code");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&code).map_err(|error| error.to_string())?;
         for directory in [directory, &code] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| error.to_string())?;
             is_ours(&fs::metadata(directory).map_err(|error| error.to_string())?)?;
         }
         Ok(Self(code))

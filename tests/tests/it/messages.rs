@@ -133,7 +133,8 @@ fn components() {
     place.write("binary.wasm", [200; 100]);
     std::fs::create_dir(place.path("directory.wasm")).unwrap();
     let mut damaged = probe.clone();
-    let middle = damaged.len() / 2;
+    // In the code; behind it is what nobody validates.
+    let middle = damaged.len() / 8;
     damaged[middle..middle + 64].fill(0xff);
     place.write("damaged.wasm", damaged);
     let mut all = String::new();
@@ -161,7 +162,10 @@ fn components() {
         let output = place.shorthand(&format!("./{name}.wasm")).done();
         let _ = writeln!(all, "## {name}\n{}", shown(&place, output));
     }
-    insta::assert_snapshot!("components", all);
+    // Where a component of half the size ends depends on who built it.
+    insta::with_settings!({filters => vec![("at offset 0x[0-9a-f]{3,}", "at offset 0x…")]}, {
+        insta::assert_snapshot!("components", all);
+    });
     // What exactly the validator says of damage depends on where it strikes; that it is refused does not.
     place.shorthand("./damaged.wasm").done().code(126).prints("");
 }

@@ -126,7 +126,8 @@ fn state(id: u32) -> Option<char> {
 fn suspending_is_passed_on_where_the_terminal_does_not_reach() {
     let place = Place::new();
     // Stages are started one after the other: when the second runs, the host knows the first.
-    let chain = "sh -c 'echo $$ > pid; while :; do sleep 0.01; done' | sh -c 'echo second > second; cat'";
+    // One process each: a shell that waits for the start of another program cannot be seen to be stopped.
+    let chain = "sh -c 'echo $$ > pid; exec sleep 1000' | sh -c 'echo second > second; exec cat'";
     let mut running = place.shorthand(chain).start();
     let path = place.path("second");
     running.until("the commands run", || std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));

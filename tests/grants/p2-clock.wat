@@ -1,0 +1,36 @@
+;; reads the wall clock twice; 0: both are equal, 1: the second is later, 2: it is earlier
+(component
+  (import "wasi:clocks/wall-clock@0.2.0" (instance $clock
+    (type $rec (record (field "seconds" u64) (field "nanoseconds" u32)))
+    (export "datetime" (type $time (eq $rec)))
+    (export "now" (func (result $time)))))
+  (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit-with-code" (func (param "status-code" u8)))))
+  (core module $mem
+    (memory (export "m") 4)
+    (global $next (mut i32) (i32.const 4096))
+    (func (export "realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32) (local $at i32)
+      (local.set $at (i32.and (i32.add (global.get $next) (i32.sub (local.get $align) (i32.const 1))) (i32.sub (i32.const 0) (local.get $align))))
+      (global.set $next (i32.add (local.get $at) (local.get $size)))
+      (local.get $at)))
+  (core instance $mem (instantiate $mem))
+  (core func $now (canon lower (func $clock "now") (memory (core memory $mem "m"))))
+  (core func $exit (canon lower (func $exit "exit-with-code")))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "now" (func $now (param i32)))
+    (import "h" "exit" (func $exit (param i32)))
+    (func $nanos (param $at i32) (result i64)
+      (i64.add (i64.mul (i64.load (local.get $at)) (i64.const 1000000000)) (i64.load32_u offset=8 (local.get $at))))
+    (func (export "run") (result i32)
+      (call $now (i32.const 0))
+      (call $now (i32.const 16))
+      (if (i64.gt_u (call $nanos (i32.const 16)) (call $nanos (i32.const 0))) (then (call $exit (i32.const 1))))
+      (if (i64.lt_u (call $nanos (i32.const 16)) (call $nanos (i32.const 0))) (then (call $exit (i32.const 2))))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance
+    (export "m" (memory $mem "m"))
+    (export "now" (func $now))
+    (export "exit" (func $exit))))))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $r)))

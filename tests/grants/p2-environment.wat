@@ -1,0 +1,30 @@
+;; exits with the number of its variables
+(component
+  (import "wasi:cli/environment@0.2.0" (instance $env
+    (export "get-environment" (func (result (list (tuple string string)))))))
+  (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit-with-code" (func (param "status-code" u8)))))
+  (core module $mem
+    (memory (export "m") 4)
+    (global $next (mut i32) (i32.const 4096))
+    (func (export "realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32) (local $at i32)
+      (local.set $at (i32.and (i32.add (global.get $next) (i32.sub (local.get $align) (i32.const 1))) (i32.sub (i32.const 0) (local.get $align))))
+      (global.set $next (i32.add (local.get $at) (local.get $size)))
+      (local.get $at)))
+  (core instance $mem (instantiate $mem))
+  (core func $vars (canon lower (func $env "get-environment") (memory (core memory $mem "m")) (realloc (core func $mem "realloc"))))
+  (core func $exit (canon lower (func $exit "exit-with-code")))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "vars" (func $vars (param i32)))
+    (import "h" "exit" (func $exit (param i32)))
+    (func (export "run") (result i32)
+      (call $vars (i32.const 0))
+      (call $exit (i32.load (i32.const 4)))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance
+    (export "m" (memory $mem "m"))
+    (export "vars" (func $vars))
+    (export "exit" (func $exit))))))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $r)))

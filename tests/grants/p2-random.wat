@@ -1,0 +1,31 @@
+;; exits with the first of 16 random bytes
+(component
+  (import "wasi:random/random@0.2.0" (instance $random
+    (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
+  (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit-with-code" (func (param "status-code" u8)))))
+  (core module $mem
+    (memory (export "m") 4)
+    (global $next (mut i32) (i32.const 4096))
+    (func (export "realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32) (local $at i32)
+      (local.set $at (i32.and (i32.add (global.get $next) (i32.sub (local.get $align) (i32.const 1))) (i32.sub (i32.const 0) (local.get $align))))
+      (global.set $next (i32.add (local.get $at) (local.get $size)))
+      (local.get $at)))
+  (core instance $mem (instantiate $mem))
+  (core func $random (canon lower (func $random "get-random-bytes") (memory (core memory $mem "m")) (realloc (core func $mem "realloc"))))
+  (core func $exit (canon lower (func $exit "exit-with-code")))
+  (core module $m
+    (import "h" "m" (memory 1))
+    (import "h" "random" (func $random (param i64 i32)))
+    (import "h" "exit" (func $exit (param i32)))
+    (func (export "run") (result i32)
+      (call $random (i64.const 16) (i32.const 0))
+      (if (i32.lt_u (i32.load (i32.const 4)) (i32.const 16)) (then (unreachable)))
+      (call $exit (i32.load8_u (i32.load (i32.const 0))))
+      (i32.const 0)))
+  (core instance $i (instantiate $m (with "h" (instance
+    (export "m" (memory $mem "m"))
+    (export "random" (func $random))
+    (export "exit" (func $exit))))))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $r (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $r)))

@@ -1,0 +1,394 @@
+//! Rights by grant, in all generations of WASI: what is granted works, what is not fails with a word on the grant, and nothing
+//! leads out of a granted directory.
+
+use std::{fs, io::Read, net::TcpListener, os::unix::fs::symlink};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use stagehost_tests::{
+    Output, Place,
+    guests::{built, text},
+    repository,
+};
+
+/// One of `tests/grants`, as a component in the place.
+fn guest(place: &Place, name: &str) -> String {
+    let source = fs::read_to_string(repository().join("tests/grants").join(format!("{name}.wat")));
+    text(place, &format!("{name}.wasm"), &source.expect("it is there")).display().to_string()
+}
+
+/// Runs one stage with grants.
+fn run(place: &Place, wasm: &str, args: &[&str], grants: &str) -> Output {
+    let args = serde_json::to_string(args).expect("words");
+    let json = format!(
+        r#"{{"version": 1, "timeout": "60s", "stdin": "null",
+            "stages": [{{"wasm": "{wasm}", "name": "guest", "args": {args}, "grants": {grants}}}]}}"#
+    );
+    place.write("p.json", json);
+    place.stagehost(["run", "p.json", "--report", "report.json"]).done()
+}
+
+const GENERATIONS: [&str; 3] = ["p1", "p2", "p3"];
+
+/// A directory with everything in it that could lead out of it, or hold a thread.
+fn directory() -> Place {
+    let place = Place::new();
+    for directory in ["dir", "dir/sub"] {
+        fs::create_dir(place.path(directory)).expect("a new directory");
+    }
+    place.write("dir/a.txt", "inside");
+    place.write("dir/sub/b.txt", "inside");
+    place.write("outside.txt", "outside");
+    let link = |to: &str, name: &str| symlink(to, place.path("dir").join(name)).expect("a new link");
+    link("../outside.txt", "out");
+    link("/etc/passwd", "passwd");
+    link("..", "up");
+    link("a.txt", "in");
+    link("/proc/self/root", "root");
+    let fifo = place.path("dir/fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("a FIFO");
+    place
+}
+
+#[test]
+fn a_granted_directory_can_be_read_and_nothing_leads_out_of_it() {
+    let place = directory();
+    let grants = r#"{"dirs": [{"host": "dir", "guest": "/data"}]}"#;
+    for generation in GENERATIONS {
+        let open = guest(&place, &format!("{generation}-open"));
+        for path in ["a.txt", "sub/b.txt", "sub/../a.txt", "in", "."] {
+            run(&place, &open, &[path], grants).code(0);
+        }
+        let escapes = [
+            "../outside.txt",
+            "sub/../../outside.txt",
+            "/etc/passwd",
+            "out",
+            "passwd",
+            "up/outside.txt",
+            "up",
+            "root",
+            "root/etc/passwd",
+            "sub/../up/outside.txt",
+            // What would wait for a writer.
+            "fifo",
+        ];
+        for path in escapes {
+            let code = run(&place, &open, &[path], grants).status.code();
+            assert!(code.is_some_and(|code| code >= 20), "{generation} {path}: {code:?}");
+        }
+        // Without a grant there is no directory at all.
+        run(&place, &open, &["a.txt"], "{}").code(if generation == "p1" { 8 } else { 9 });
+        let create = guest(&place, &format!("{generation}-create"));
+        let code = run(&place, &create, &["new.txt"], grants).status.code();
+        assert!(code.is_some_and(|code| code >= 20), "{generation}: {code:?}");
+        assert!(!place.path("dir/new.txt").exists());
+    }
+}
+
+#[test]
+fn a_directory_granted_for_writing_can_be_changed_and_no_other() {
+    let place = directory();
+    let grants = r#"{"dirs": [{"host": "dir", "access": "write"}]}"#;
+    for generation in GENERATIONS {
+        let create = guest(&place, &format!("{generation}-create"));
+        run(&place, &create, &["new.txt"], grants).code(0);
+        fs::remove_file(place.path("dir/new.txt")).expect("it was made");
+        for path in ["../new.txt", "up/new.txt", "out", "passwd", "/tmp/new.txt", "fifo"] {
+            let code = run(&place, &create, &[path], grants).status.code();
+            assert!(code.is_some_and(|code| code >= 20), "{generation} {path}: {code:?}");
+        }
+        // Setting times opens a file too.
+        let touch = guest(&place, &format!("{generation}-touch"));
+        run(&place, &touch, &["a.txt"], grants).code(0);
+        for path in ["fifo", "out", "../outside.txt"] {
+            let code = run(&place, &touch, &[path], grants).status.code();
+            assert!(code.is_some_and(|code| code >= 20), "{generation} {path}: {code:?}");
+        }
+    }
+    assert_eq!(place.read("outside.txt"), "outside");
+    let names: Vec<_> =
+        fs::read_dir(place.path("")).expect("it is there").flatten().map(|one| one.file_name()).collect();
+    assert!(!names.iter().any(|name| name == "new.txt"), "{names:?}");
+}
+
+#[test]
+fn files_are_renamed_and_linked_inside_only() {
+    let place = directory();
+    let grants = r#"{"dirs": [{"host": "dir", "guest": "d", "access": "write"}]}"#;
+    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
+        run(&place, &guest, &["rename", "d/a.txt", "d/moved.txt"], grants).code(0).prints("Ok(())\n");
+        run(&place, &guest, &["rename", "d/moved.txt", "d/a.txt"], grants).code(0).prints("Ok(())\n");
+        for (habit, from, to) in [
+            ("rename", "d/a.txt", "d/../stolen.txt"),
+            ("rename", "d/../outside.txt", "d/got.txt"),
+            ("rename", "d/a.txt", "d/up/stolen.txt"),
+            ("link", "d/../outside.txt", "d/got.txt"),
+            ("link", "d/a.txt", "d/../stolen.txt"),
+        ] {
+            let output = run(&place, &guest, &[habit, from, to], grants).code(0);
+            assert!(output.stdout_text().starts_with("Err("), "{habit} {from} {to}\n{output}");
+        }
+        run(&place, &guest, &["read", "d/a.txt"], grants).code(0).prints("Ok([105, 110, 115, 105, 100, 101])\n");
+        run(&place, &guest, &["read", "a.txt"], "{}").code(0);
+    }
+    assert!(!place.path("stolen.txt").exists() && !place.path("dir/got.txt").exists());
+}
+
+#[test]
+fn open_files_are_bounded() {
+    let place = directory();
+    let grants = r#"{"dirs": [{"host": "dir", "guest": "d"}]}"#;
+    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
+        run(&place, &guest, &["open-many", "d/a.txt"], grants).code(137).says(&["open_files limit of 256"]);
+    }
+}
+
+#[test]
+fn only_what_is_meant_can_be_granted() {
+    let place = directory();
+    let open = guest(&place, "p2-open");
+    let refused = |grants: &str, code: i32, words: &[&str]| {
+        run(&place, &open, &["a.txt"], grants).code(code).says(words);
+    };
+    refused(r#"{"dirs": [{"host": "missing"}]}"#, 126, &["stages[0].grants.dirs[0].host", "missing"]);
+    refused(r#"{"dirs": [{"host": "dir/a.txt"}]}"#, 126, &["is no directory"]);
+    refused(r#"{"dirs": [{"host": "/proc"}]}"#, 126, &["the kernel's own files"]);
+    refused(r#"{"dirs": [{"host": "/"}]}"#, 126, &["the kernel's own files"]);
+    refused(r#"{"dirs": [{"host": "dir"}, {"host": "dir"}]}"#, 78, &["another directory is granted"]);
+    refused(r#"{"dirs": [{"host": "dir", "access": "all"}]}"#, 78, &["stages[0].grants.dirs[0].access"]);
+    refused(r#"{"net": ["example.org"]}"#, 78, &["stages[0].grants.net[0]", "is no address"]);
+    refused(r#"{"clock": {"frozen": "yesterday"}}"#, 78, &["is no instant"]);
+    refused(
+        r#"{"dirs": [{"host": "dir"}], "clock": {"frozen": "2026-01-01T00:00:00Z"}}"#,
+        126,
+        &["grants.clock", "does not wait"],
+    );
+}
+
+/// A listener on the loopback address, which takes connections until it is dropped.
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    (listener, port)
+}
+
+#[test]
+fn the_network_is_what_is_granted_of_it() {
+    let place = Place::new();
+    let (_listener, port) = listener();
+    let digits = port.to_string();
+    for generation in ["p2", "p3"] {
+        let connect = guest(&place, &format!("{generation}-connect"));
+        for grant in [
+            format!("tcp:127.0.0.1:{port}"),
+            format!("127.0.0.1:{port}"),
+            format!("localhost:{port}"),
+            "127.0.0.1:*".into(),
+        ] {
+            run(&place, &connect, &[&digits], &format!(r#"{{"net": ["{grant}"]}}"#)).code(0).is_quiet();
+        }
+        let nothing = run(&place, &connect, &[&digits], "{}");
+        let code = nothing.status.code();
+        assert!(code.is_some_and(|code| code >= 60), "{generation}: {code:?}");
+        nothing.says(&["tried to use the network, which is not granted", "stages[0].grants.net"]);
+        let other = run(&place, &connect, &[&digits], r#"{"net": ["127.0.0.1:1", "udp:127.0.0.1:*"]}"#);
+        let code = other.status.code();
+        assert!(code.is_some_and(|code| (30..60).contains(&code)), "{generation}: {code:?}");
+        other.says(&[&format!("tcp:127.0.0.1:{port}"), "which is not granted"]);
+    }
+    // Preview1 has no sockets; a program of the standard library says what it is told.
+    let std = built("std-probe-p2.wasm").display().to_string();
+    let address = format!("127.0.0.1:{port}");
+    let output = run(&place, &std, &["connect", &address], "{}").code(0);
+    assert!(output.stdout_text().contains("PermissionDenied"), "{output}");
+    run(&place, &std, &["connect", &address], &format!(r#"{{"net": ["{address}"]}}"#)).code(0).prints("Ok(())\n");
+    let std = built("std-probe-p1.wasm").display().to_string();
+    let output = run(&place, &std, &["connect", &address], &format!(r#"{{"net": ["{address}"]}}"#)).code(0);
+    assert!(output.stdout_text().contains("Unsupported"), "{output}");
+}
+
+#[test]
+fn datagrams_are_granted_apart() {
+    let place = Place::new();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("its address").to_string();
+    let std = built("std-probe-p2.wasm").display().to_string();
+    run(&place, &std, &["send", &address], &format!(r#"{{"net": ["udp:{address}"]}}"#)).code(0).prints("Ok(5)\n");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
+    let mut bytes = [0; 16];
+    assert_eq!(socket.recv(&mut bytes).expect("what was sent"), 5);
+    let output = run(&place, &std, &["send", &address], &format!(r#"{{"net": ["tcp:{address}"]}}"#)).code(0);
+    assert!(output.stdout_text().starts_with("Err("), "{output}");
+}
+
+#[test]
+fn names_are_looked_up_by_grant_and_pinned() {
+    let place = Place::new();
+    for generation in ["p2", "p3"] {
+        let lookup = guest(&place, &format!("{generation}-lookup"));
+        run(&place, &lookup, &["localhost"], r#"{"net": ["localhost:80"]}"#).code(1);
+        let code = run(&place, &lookup, &["localhost"], "{}");
+        code.says(&["tried to look up localhost", "\"localhost:PORT\""]);
+        // What a guest names is shown, not sent.
+        run(&place, &lookup, &["\u{1b}[31mred"], "{}").says(&["is no name"]);
+    }
+}
+
+#[test]
+fn variables_are_passed_through_by_name() {
+    let place = Place::new();
+    let grants = r#"{"env": ["STAGEHOST_TEST_WORD", "STAGEHOST_TEST_MISSING"]}"#;
+    for generation in ["p2", "p3"] {
+        let environment = guest(&place, &format!("{generation}-environment"));
+        run(&place, &environment, &[], "{}").code(0);
+    }
+    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
+        let json = format!(
+            r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{guest}", "args": ["env"], "grants": {grants}}}]}}"#
+        );
+        place.write("p.json", json);
+        let run = place.stagehost(["run", "p.json"]).env("STAGEHOST_TEST_WORD", "word");
+        run.done().code(0).prints("STAGEHOST_TEST_WORD=word\n");
+        run_env_is_over_the_hosts(&place, &guest);
+    }
+}
+
+fn run_env_is_over_the_hosts(place: &Place, guest: &str) {
+    let json = format!(
+        r#"{{"version": 1, "stdin": "null", "env": {{"STAGEHOST_TEST_WORD": "the file's"}},
+            "stages": [{{"wasm": "{guest}", "args": ["env"], "grants": {{"env": ["STAGEHOST_TEST_WORD"]}}}}]}}"#
+    );
+    place.write("p.json", json);
+    let run = place.stagehost(["run", "p.json"]).env("STAGEHOST_TEST_WORD", "the host's");
+    run.done().code(0).prints("STAGEHOST_TEST_WORD=the file's\n");
+}
+
+#[test]
+fn a_frozen_clock_stands_and_sleeping_on_it_takes_no_time() {
+    let place = Place::new();
+    let frozen = r#"{"clock": {"frozen": "2026-01-01T00:00:00Z"}}"#;
+    let stepping = r#"{"clock": {"from": "2026-01-01T00:00:00Z", "step": "1ms"}}"#;
+    for generation in ["p2", "p3"] {
+        // Two looks at one clock.
+        let clock = guest(&place, &format!("{generation}-clock"));
+        run(&place, &clock, &[], frozen).code(0);
+        run(&place, &clock, &[], stepping).code(1);
+        // An hour, by the stage's clock.
+        let sleep = guest(&place, &format!("{generation}-sleep"));
+        run(&place, &sleep, &[], frozen).code(0);
+        run(&place, &sleep, &[], stepping).code(0);
+    }
+    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
+        run(&place, &guest, &["now"], frozen).code(0).prints("1767225600s 1767225600s\n");
+        run(&place, &guest, &["now"], stepping).code(0).prints("1767225600s 1767225600.001s\n");
+        run(&place, &guest, &["sleep"], frozen).code(0).prints("3600\n");
+    }
+}
+
+#[test]
+fn seeded_random_numbers_are_the_same_in_all_generations() {
+    let place = Place::new();
+    let of = |seed: u64, generation: &str| {
+        let random = guest(&place, &format!("{generation}-random"));
+        run(&place, &random, &[], &format!(r#"{{"random": {{"seed": {seed}}}}}"#)).status.code()
+    };
+    assert_eq!(of(7, "p2"), of(7, "p3"));
+    assert_ne!(of(7, "p2"), of(8, "p2"));
+    let hash = |guest: &str| {
+        let output = run(&place, guest, &["hash"], r#"{"random": {"seed": 7}}"#).code(0);
+        output.stdout_text()
+    };
+    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
+        assert_eq!(hash(&guest), hash(&guest));
+    }
+}
+
+#[test]
+fn a_deterministic_run_gives_the_same_output_every_time() {
+    let place = Place::new();
+    let std = built("std-probe-p2.wasm").display().to_string();
+    place.write("words.txt", "b a c\n".repeat(10_000));
+    let json = format!(
+        r#"{{"version": 1, "stdin": {{"file": "words.txt"}}, "stdout": {{"file": "out"}},
+            "stages": [{{"wasm": "builtin:words"}}, {{"wasm": "builtin:count"}}, {{"wasm": "{std}", "args": ["pass"]}},
+                       {{"wasm": "{std}", "name": "now", "args": ["now"], "ok_exit": [0]}}]}}"#
+    );
+    place.write("p.json", json);
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        place.stagehost(["run", "p.json", "--deterministic", "--report", "report.json"]).done().code(0);
+        let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).expect("JSON");
+        assert_eq!(report["deterministic"], true);
+        // Instructions are counted, and the same each time.
+        let fuel: Vec<_> = (0..4).map(|stage| report["stages"][stage]["fuel"].as_u64().expect("counted")).collect();
+        seen.push((place.read("out"), fuel[3]));
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].0, "0ns 0ns\n");
+    // A loop without end is stopped all the same.
+    let spin = format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{std}", "args": ["spin"]}}]}}"#);
+    place.write("spin.json", spin);
+    place.stagehost(["run", "spin.json", "--deterministic", "--timeout", "300ms"]).done().code(124);
+    place.stagehost(["run", "spin.json", "--deterministic", "--limit", "fuel=1000000"]).done().code(152);
+    // What is not the same every time is refused.
+    fs::create_dir(place.path("dir")).expect("a new directory");
+    for grants in [
+        r#"{"dirs": [{"host": "dir"}]}"#,
+        r#"{"net": ["127.0.0.1:1"]}"#,
+        r#"{"clock": "real"}"#,
+        r#"{"env": ["HOME"]}"#,
+    ] {
+        let json =
+            format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "builtin:cat", "grants": {grants}}}]}}"#);
+        place.write("refused.json", json);
+        place
+            .stagehost(["run", "refused.json", "--deterministic"])
+            .done()
+            .code(126)
+            .says(&["not the same on every run"]);
+    }
+}
+
+#[test]
+fn plan_shows_what_is_granted_and_what_is_asked_for() {
+    let place = directory();
+    // A component that says what it wants.
+    let section = r#"{"name": "asker", "limits": {"memory": "32MiB"},
+        "grants": {"dirs": [{"guest": "/data", "access": "write"}], "env": ["HOME"], "net": ["example.org:443"]}}"#;
+    let escaped = section.replace('"', "\\\"").replace('\n', " ");
+    let module =
+        format!(r#"(module (memory (export "memory") 1) (@custom "stagehost" "{escaped}") (func (export "_start")))"#);
+    let wasm = text(&place, "asker.wasm", &module).display().to_string();
+    place.stagehost(["inspect", &wasm]).done().code(0).shows(&[
+        "suggested limits: memory: \"32MiB\"",
+        "asks for: directory /data (write)",
+        "asks for: variable HOME",
+        "asks for: address example.org:443",
+    ]);
+    let json = format!(
+        r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{wasm}",
+            "grants": {{"dirs": [{{"host": "dir", "guest": "/data"}}], "env": ["HOME"]}}}}]}}"#
+    );
+    place.write("p.json", json);
+    place.stagehost(["plan", "p.json"]).done().code(0).shows(&[
+        "grants: directory dir at /data (read); variable HOME",
+        "asks for, and is not granted: directory /data (write); address example.org:443",
+    ]);
+    // It asks; it is not given.
+    place.write("none.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{wasm}"}}]}}"#));
+    place.stagehost(["plan", "none.json"]).done().code(0).shows(&["grants: none"]);
+}
+
+#[test]
+fn a_connection_that_is_not_granted_never_reaches_anybody() {
+    let place = Place::new();
+    let (listener, port) = listener();
+    listener.set_nonblocking(true).expect("it is ours");
+    for generation in ["p2", "p3"] {
+        let connect = guest(&place, &format!("{generation}-connect"));
+        run(&place, &connect, &[&port.to_string()], "{}");
+    }
+    let nobody = listener.accept().map(|(mut peer, _)| peer.read(&mut [0; 1]).is_ok());
+    assert!(nobody.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+}

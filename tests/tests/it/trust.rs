@@ -1,0 +1,309 @@
+//! Policies, locks, digests, the wall around commands, and the compiler's own limits.
+
+use std::fs;
+
+use stagehost_tests::{Place, binary, guests::text, hostile};
+
+fn pipeline(place: &Place, stage: &str) {
+    place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{stage}]}}"#));
+}
+
+#[test]
+fn a_policy_refuses_what_goes_beyond_it() {
+    let place = Place::new();
+    for directory in ["allowed", "other"] {
+        fs::create_dir(place.path(directory)).expect("a new directory");
+    }
+    let module = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    for name in ["allowed/a.wasm", "other/b.wasm"] {
+        text(&place, name, module);
+    }
+    std::os::unix::fs::symlink("../other/b.wasm", place.path("allowed/link.wasm")).expect("a new link");
+    place.write("other/in.txt", "x");
+    place.write("tool", "#!/bin/sh\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(place.path("tool"), executable).expect("it is ours");
+    let cases: &[(&str, &str, &str, &str)] = &[
+        (r#"{"stages": ["wasm"]}"#, r#"{"command": ["true"]}"#, "stages[0]", "stages"),
+        (r#"{"plugins": ["allowed"]}"#, r#"{"wasm": "other/b.wasm"}"#, "stages[0].wasm", "plugins"),
+        // Wherever a link leads.
+        (r#"{"plugins": ["allowed"]}"#, r#"{"wasm": "allowed/link.wasm"}"#, "stages[0].wasm", "plugins"),
+        (r#"{"plugins": []}"#, r#"{"command": ["./tool"]}"#, "stages[0].command", "plugins"),
+        (r#"{"sha256": true}"#, r#"{"wasm": "allowed/a.wasm"}"#, "stages[0].sha256", "sha256"),
+        (
+            r#"{"dirs": [{"path": "allowed"}]}"#,
+            r#"{"wasm": "allowed/a.wasm", "grants": {"dirs": [{"host": "other"}]}}"#,
+            "stages[0].grants.dirs[0].host",
+            "dirs",
+        ),
+        (
+            r#"{"dirs": [{"path": "allowed"}]}"#,
+            r#"{"wasm": "allowed/a.wasm", "grants": {"dirs": [{"host": "allowed", "access": "write"}]}}"#,
+            "stages[0].grants.dirs[0].host",
+            "dirs",
+        ),
+        (
+            r#"{"env": ["LANG"]}"#,
+            r#"{"wasm": "allowed/a.wasm", "grants": {"env": ["HOME"]}}"#,
+            "stages[0].grants.env[0]",
+            "env",
+        ),
+        (
+            r#"{"net": ["tcp:127.0.0.1:80"]}"#,
+            r#"{"wasm": "allowed/a.wasm", "grants": {"net": ["127.0.0.1:80"]}}"#,
+            "stages[0].grants.net[0]",
+            "net",
+        ),
+        (r#"{"sandbox": "strict"}"#, r#"{"command": ["true"]}"#, "stages[0].sandbox", "sandbox"),
+        (r#"{"max_stages": 1}"#, r#"{"wasm": "builtin:cat"}, {"wasm": "builtin:cat"}"#, "stages", "max_stages"),
+        (r#"{"total_memory": "100MiB"}"#, r#"{"wasm": "builtin:cat"}"#, "stages", "total_memory"),
+        (r#"{"total_memory": "100MiB"}"#, r#"{"command": ["true"]}"#, "stages", "total_memory"),
+        (
+            r#"{"limits": {"memory": "64MiB"}}"#,
+            r#"{"wasm": "builtin:cat", "limits": {"memory": "65MiB"}}"#,
+            "stages[0].limits.memory",
+            "limits.memory",
+        ),
+        (
+            r#"{"limits": {"cpu_time": "10s"}}"#,
+            r#"{"wasm": "builtin:cat", "limits": {"cpu_time": "none"}}"#,
+            "stages[0].limits.cpu_time",
+            "limits.cpu_time",
+        ),
+        (
+            r#"{"limits": {"fuel": 1000}}"#,
+            r#"{"wasm": "builtin:cat", "limits": {"fuel": 1001}}"#,
+            "stages[0].limits.fuel",
+            "limits.fuel",
+        ),
+        (
+            r#"{"limits": {"processes": 3}}"#,
+            r#"{"command": ["true"], "limits": {"processes": 4}}"#,
+            "stages[0].limits.processes",
+            "limits.processes",
+        ),
+    ];
+    for (policy, stage, where_, field) in cases {
+        place.write("policy.json", policy);
+        pipeline(&place, stage);
+        let run = place.stagehost(["run", "p.json", "--policy", "policy.json"]);
+        run.done()
+            .code(126)
+            .says(&[&format!("error: {where_}: "), &format!("the policy's `{field}` does not allow it")]);
+    }
+    // Files at the ends, and the time of a run.
+    let whole: &[(&str, &str, &str, &str)] = &[
+        (r#"{"files": ["allowed"]}"#, r#""stdin": {"file": "other/in.txt"}"#, "stdin.file", "files"),
+        (r#"{"files": ["allowed"]}"#, r#""stdin": "null", "stdout": {"file": "other/out"}"#, "stdout.file", "files"),
+        (r#"{"timeout": "10s"}"#, r#""stdin": "null", "timeout": "11s""#, "timeout", "timeout"),
+        (r#"{"timeout": "10s"}"#, r#""stdin": "null", "timeout": "none""#, "timeout", "timeout"),
+    ];
+    for (policy, rest, where_, field) in whole {
+        place.write("policy.json", policy);
+        place.write("p.json", format!(r#"{{"version": 1, "stages": [{{"wasm": "builtin:cat"}}], {rest}}}"#));
+        let run = place.stagehost(["run", "p.json", "--policy", "policy.json"]);
+        run.done()
+            .code(126)
+            .says(&[&format!("error: {where_}: "), &format!("the policy's `{field}` does not allow it")]);
+    }
+    place.write("policy.json", r#"{"limts": {}}"#);
+    let run = place.stagehost(["run", "p.json", "--policy", "policy.json"]);
+    run.done().code(125).says(&["policy.json is no good policy", "limits"]);
+}
+
+#[test]
+fn a_policys_maximum_is_the_limit_of_who_sets_none() {
+    let place = Place::new();
+    place.write(
+        "policy.json",
+        r#"{"limits": {"memory": "64MiB", "cpu_time": "200ms", "handles": 20000}, "timeout": "60s"}"#,
+    );
+    pipeline(&place, r#"{"wasm": "builtin:cat"}"#);
+    let run = place.stagehost(["plan", "p.json", "--policy", "policy.json"]);
+    // The default is less than the most of handles.
+    run.done().code(0).shows(&["memory: 64 MiB", "cpu_time: 200 ms", "handles: 10000", "timeout: 60000 ms"]);
+    let spin = stagehost_tests::guests::probe();
+    pipeline(&place, &format!(r#"{{"wasm": "{spin}", "args": ["spin"]}}"#));
+    place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().code(152).says(&["cpu_time limit of 200ms"]);
+}
+
+#[test]
+fn a_lock_tells_what_changed() {
+    let place = Place::new();
+    let section = |grants: &str| {
+        let escaped = format!(r#"{{"grants": {grants}}}"#).replace('"', "\\\"");
+        format!(r#"(module (memory (export "memory") 1) (@custom "stagehost" "{escaped}") (func (export "_start")))"#)
+    };
+    fs::create_dir(place.path("plugins")).expect("a new directory");
+    text(&place, "plugins/a.wasm", &section("{}"));
+    pipeline(&place, r#"{"wasm": "plugins/a.wasm"}, {"wasm": "builtin:cat"}"#);
+    place.stagehost(["run", "p.json", "--locked"]).done().code(126).says(&["there is no lock", "stagehost lock"]);
+    place.stagehost(["lock", "p.json"]).done().code(0).shows(&["plugins/a.wasm: not in the lock"]);
+    place.stagehost(["run", "p.json", "--locked"]).done().code(0);
+    place.stagehost(["lock", "p.json"]).done().code(0).shows(&["nothing has changed"]);
+    let lock = place.read("stagehost.lock");
+    assert!(lock.contains("plugins/a.wasm") && !lock.contains("builtin"), "{lock}");
+    text(&place, "plugins/a.wasm", &section(r#"{"env": ["HOME"]}"#));
+    place
+        .stagehost(["run", "p.json", "--locked"])
+        .done()
+        .code(126)
+        .says(&["plugins/a.wasm: sha256 ", "plugins/a.wasm: + asks for variable HOME"]);
+    // Without the flag the lock is not asked.
+    place.stagehost(["run", "p.json"]).done().code(0);
+    place.stagehost(["lock", "p.json"]).done().code(0).shows(&["+ asks for variable HOME"]);
+    place.stagehost(["run", "p.json", "--locked"]).done().code(0);
+    place.write("stagehost.lock", "{");
+    place.stagehost(["run", "p.json", "--locked"]).done().code(125).says(&["is no good lock"]);
+}
+
+#[test]
+fn a_programs_digest_is_checked() {
+    let place = Place::new();
+    place.write("tool", "#!/bin/sh\necho ran\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(place.path("tool"), executable).expect("it is ours");
+    let wrong = "0".repeat(64);
+    pipeline(&place, &format!(r#"{{"command": ["./tool"], "sha256": "{wrong}"}}"#));
+    let output = place.stagehost(["run", "p.json"]).done().code(126).says(&["stages[0].sha256", "has the digest"]);
+    let said = output.error_text();
+    let right = said.split("has the digest ").nth(1).and_then(|rest| rest.get(..64)).expect("a digest").to_owned();
+    pipeline(&place, &format!(r#"{{"command": ["./tool"], "sha256": "{right}"}}"#));
+    place.stagehost(["run", "p.json"]).done().code(0).prints("ran\n");
+}
+
+/// Whether this kernel has Landlock: what is strict is refused without it.
+fn has_landlock(place: &Place) -> bool {
+    pipeline(place, r#"{"command": ["true"], "sandbox": "strict"}"#);
+    let output = place.stagehost(["run", "p.json"]).done();
+    if output.status.code() == Some(126) {
+        output.says(&["stages[0].sandbox", "best-effort"]);
+        return false;
+    }
+    output.code(0);
+    true
+}
+
+#[test]
+fn a_walled_command_has_its_grants_and_the_system() {
+    let place = Place::new();
+    for directory in ["read", "write", "other"] {
+        fs::create_dir(place.path(directory)).expect("a new directory");
+    }
+    place.write("read/in.txt", "granted\n");
+    place.write("other/secret.txt", "secret\n");
+    let walled = |mode: &str, script: &str| {
+        let script = script.replace('"', "\\\"");
+        pipeline(
+            &place,
+            &format!(
+                r#"{{"command": ["sh", "-c", "{script}"], "sandbox": "{mode}",
+                     "grants": {{"dirs": [{{"host": "read"}}, {{"host": "write", "access": "write"}}]}}}}"#
+            ),
+        );
+        place.stagehost(["run", "p.json"]).done()
+    };
+    if !has_landlock(&place) {
+        walled("best-effort", "echo ran").code(0).prints("ran\n").says(&["the kernel has no Landlock"]);
+        return;
+    }
+    for mode in ["strict", "best-effort"] {
+        walled(mode, "cat read/in.txt; echo out > write/out.txt; cat write/out.txt; echo > /dev/null")
+            .code(0)
+            .prints("granted\nout\n");
+        walled(mode, "cat other/secret.txt").code(1).prints("").says(&["Permission denied"]);
+        walled(mode, "echo x > read/new.txt").code(2).prints("");
+        walled(mode, "cat /etc/shadow; ls .; ls /proc").code(2).prints("");
+        // What it starts is behind the wall too.
+        walled(mode, "sh -c 'sh -c \"cat other/secret.txt\"'").code(1).prints("");
+    }
+    assert!(!place.path("read/new.txt").exists());
+    // Signals and processes of others, mounts, namespaces.
+    walled("strict", "unshare -U true 2>&1 | head -c 0; unshare -U true").code(1).prints("");
+    // The network: ports by grant, and none without.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let connect = |grants: &str| {
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected");
+        pipeline(
+            &place,
+            &format!(r#"{{"command": ["bash", "-c", "{script}"], "sandbox": "strict", "grants": {grants}}}"#),
+        );
+        place.stagehost(["run", "p.json"]).done()
+    };
+    connect(&format!(r#"{{"net": ["tcp:127.0.0.1:{port}"]}}"#)).code(0).prints("connected\n");
+    connect("{}").code(1).prints("");
+    connect(r#"{"net": ["tcp:127.0.0.1:1"]}"#).code(1).prints("");
+}
+
+#[test]
+fn a_sandbox_is_for_commands_and_grants_are_for_sandboxes() {
+    let place = Place::new();
+    let refused = |stage: &str, words: &[&str]| {
+        pipeline(&place, stage);
+        place.stagehost(["check", "p.json"]).done().code(78).says(words);
+    };
+    refused(r#"{"wasm": "builtin:cat", "sandbox": "strict"}"#, &["stages[0].sandbox"]);
+    refused(r#"{"command": ["cat"], "grants": {"dirs": []}}"#, &["stages[0].grants", "\"sandbox\": \"strict\""]);
+    refused(r#"{"command": ["cat"], "sandbox": "strict", "grants": {"clock": "real"}}"#, &["stages[0].grants.clock"]);
+    refused(r#"{"command": ["cat"], "sandbox": "strict", "grants": {"net": ["a:*"]}}"#, &["grants.net[0]"]);
+    refused(r#"{"command": ["cat"], "on_trap": "finish"}"#, &["stages[0].on_trap"]);
+}
+
+#[test]
+fn compiling_has_limits_of_its_own() {
+    let place = Place::new();
+    let of = |name: &str| {
+        let guests = hostile::all();
+        let guest = guests.iter().find(|guest| guest.name == name).expect("it is there");
+        hostile::write(&place, guest)
+    };
+    // Refused before anything is compiled, in little time and memory.
+    for (name, why) in [
+        ("p2-doubling-24", "would expand into more than 100000 items"),
+        ("p2-carrying-30", "would expand into more than 100000 items"),
+        ("p2-nested-5000", "nests components more than 32 deep"),
+        ("functions-200000", "would expand into more than 100000 functions"),
+    ] {
+        // Address space is more than memory.
+        let script = "ulimit -v 102400; exec \"$0\" run -c \"$1\" --stdin null";
+        let run = place.program("sh").args(["-c", script, &binary().display().to_string(), &of(name)]);
+        run.done().code(126).says(&["too costly to compile", why]);
+    }
+    // What the plan cannot foresee ends with the compiler's process.
+    let functions = of("functions-10000");
+    let run = |limit: &str| {
+        place.shorthand(&functions).args(["--stdin", "null", "--limit", limit]).env("STAGEHOST_CACHE_DIR", "").done()
+    };
+    run("compile_memory=20MiB").code(137).says(&["compile_memory limit of 20 MiB", "stages[0].limits.compile_memory"]);
+    run("compile_memory=2GiB").code(0);
+    let blocks = of("blocks-10000-deep");
+    place.shorthand(&blocks).args(["--stdin", "null"]).done().code(0);
+    run("component_size=1KiB").code(126).says(&["stages[0].limits.component_size", "over the limit"]);
+}
+
+#[test]
+fn compiled_code_is_kept_and_not_taken_from_others() {
+    let place = Place::new();
+    let module = text(&place, "a.wasm", r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
+    let run = || {
+        let run = place.shorthand(&module.display().to_string()).args(["--stdin", "null", "-v"]);
+        run.env("STAGEHOST_CACHE_DIR", place.path("cache")).done().code(0)
+    };
+    run();
+    let code = place.path("cache/code");
+    let kept: Vec<_> = fs::read_dir(&code).expect("it was made").flatten().map(|entry| entry.path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept[0]).expect("it is there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Damaged code is compiled anew, and so is code that others could have written.
+    fs::write(&kept[0], b"not code at all").expect("it is ours");
+    run();
+    assert!(fs::metadata(&kept[0]).expect("it is there").len() > 100);
+    fs::set_permissions(&kept[0], std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("it is ours");
+    run();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept[0]).expect("it is there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
+    run().says(&["is not used: others can write to it"]);
+}
