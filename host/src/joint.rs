@@ -12,6 +12,7 @@ mod open;
 mod outside;
 mod pipe;
 mod port;
+mod shown;
 mod stop;
 mod tail;
 
@@ -26,6 +27,7 @@ pub(crate) use open::{
 pub(crate) use outside::{OutsideSink, OutsideSource};
 pub(crate) use pipe::{Fate, Kept, PIPE_CAPACITY, PipeQuota, has_no_reader};
 pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT};
+pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};
 
 use std::{
@@ -67,6 +69,8 @@ pub(crate) enum Sink {
     Outside(OutsideSink),
     /// One sink that several stages share, such as the host's standard error.
     Shared(OutputPort),
+    /// A terminal that others write to as well, with what would command it shown.
+    Shown(Shown),
     Null,
 }
 
@@ -115,6 +119,7 @@ impl Sink {
             Self::Descriptor(descriptor) => descriptor.poll_write(cx, bytes),
             Self::Outside(outside) => outside.poll_write(cx, bytes),
             Self::Shared(port) => port.poll_write(cx, bytes),
+            Self::Shown(shown) => shown.poll_write(cx, bytes),
             Self::Null => Poll::Ready(Ok(bytes.len())),
         }
     }
@@ -127,6 +132,7 @@ impl Sink {
             Self::Descriptor(_) | Self::Null => Poll::Ready(Ok(())),
             Self::Outside(outside) => outside.poll_flush(cx),
             Self::Shared(port) => port.poll_flush(cx),
+            Self::Shown(shown) => shown.poll_flush(cx),
         }
     }
 

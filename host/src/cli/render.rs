@@ -66,17 +66,26 @@ pub(crate) fn outcome(outcome: &Outcome) {
         if let Some(at) = at {
             let _ = writeln!(text, "  {at}");
         }
-        for frame in frames.iter().take(SHOWN) {
+        // How a panic ends a program says nothing of why it panicked.
+        let machinery = frames.iter().take_while(|frame| is_of_panicking(frame)).count();
+        let own = if machinery == frames.len() { &frames[..] } else { &frames[machinery..] };
+        for frame in own.iter().take(SHOWN) {
             let _ = writeln!(text, "  at {}", safe(frame));
         }
-        if frames.len() > SHOWN {
-            let _ = writeln!(text, "  and {} more frames", frames.len() - SHOWN);
+        if own.len() > SHOWN {
+            let _ = writeln!(text, "  and {} more frames", own.len() - SHOWN);
         }
     }
     if let Some(hint) = &outcome.hint {
         let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
     }
     print(&text);
+}
+
+/// Whether a frame is of the machinery between a panic and the trap that ends it.
+fn is_of_panicking(frame: &str) -> bool {
+    const MACHINERY: [&str; 6] = ["abort", "__rustc::", "rust_", "std::", "core::panicking", "core::option::unwrap"];
+    MACHINERY.iter().any(|prefix| frame.starts_with(prefix))
 }
 
 /// Prints what is to be said of stages besides how they ended.

@@ -1,12 +1,16 @@
 //! The ends of a pipeline, opened for the kind of stage that gets them.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{EndError, Shared};
 use crate::{
-    joint::{self, Opened, Output, OutputPort, Sink, Source, Stop},
+    joint::{self, Opened, Output, OutputPort, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},
     spec::StderrSpec,
     stage::{ChildInput, ChildOutput, ChildStderr},
@@ -156,7 +160,13 @@ impl Logs {
         if !stage.is_command() {
             let sink = match (&stage.stderr, &stage.log) {
                 (Some(StderrSpec::File(_)), Some(path)) => joint::open_log(path, stop).await.map_err(failed)?,
-                (spec, _) => self.sink(spec.as_ref()),
+                (spec, _) => match self.sink(spec.as_ref()) {
+                    // A guest may print anything; a program of the user's own is trusted with the terminal.
+                    Sink::Shared(port) if matches!(stage.work, Work::Wasm(_)) && io::stderr().is_terminal() => {
+                        Sink::Shown(Shown::new(port))
+                    }
+                    sink => sink,
+                },
             };
             return Ok(Stderr::Inside(sink));
         }

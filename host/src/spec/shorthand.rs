@@ -20,6 +20,7 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     }
     // Line breaks around the pipeline, and behind a `|`, mean nothing, as in a shell.
     let text = text.trim_matches(['\n', '\r']);
+    refuse_here_documents(text)?;
     let tokens = uncached_tokenize_str(text, &Default::default()).map_err(|error| {
         SpecError::new("-c", error.to_string())
             .hint("a quote or bracket is not closed; single quotes keep a text as it is")
@@ -50,6 +51,29 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     let spec = PipelineSpec { version: 1, stages, ..PipelineSpec::default() };
     spec.check()?;
     Ok(spec)
+}
+
+/// Refuses `<<` before the grammar's crate sees it: it looks for the text of a here-document that nobody ends, and takes all
+/// memory for that. Inside double quotes only a command substitution could hold one.
+fn refuse_here_documents(text: &str) -> Result<(), SpecError> {
+    let (mut quote, mut substitutes, mut before) = (None, false, ' ');
+    let mut characters = text.chars().enumerate();
+    while let Some((index, c)) = characters.next() {
+        match (quote, c) {
+            (None | Some('"'), '\\') => drop(characters.next()),
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (Some('"') | None, '`') => substitutes = true,
+            (Some('"') | None, '(') if before == '$' => substitutes = true,
+            (None, '<') if before == '<' => return Err(refused("`<<`", index, operator_hint("<<"))),
+            (Some('"'), '<') if before == '<' && substitutes => {
+                return Err(refused("`<<`", index, operator_hint("<<")));
+            }
+            _ => {}
+        }
+        before = c;
+    }
+    Ok(())
 }
 
 fn stage(words: Vec<String>, column: usize) -> Result<StageSpec, SpecError> {
@@ -146,5 +170,24 @@ fn operator_hint(operator: &str) -> &'static str {
         "<" | "<<" | "<<<" => "use --stdin FILE",
         "&" | "&&" | "||" | ";" | "\n" => "one pipeline a run; use your shell for more",
         _ => "quote it, or use your shell around `stagehost run`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorthand;
+
+    #[test]
+    fn here_documents_take_no_memory() {
+        // Found by the fuzzer.
+        for text in
+            ["A\n\n<<<<<\r<<<<<<<{WU ", "cat << X\ny\nX\n", "cat <<< x", "echo \"$(cat << X)\"", "echo \"`cat << X`\""]
+        {
+            let error = shorthand(text).unwrap_err();
+            assert!(error.hint.is_some(), "{error:?}");
+        }
+        for text in ["echo '<<'", "echo \"<<\"", "echo \\<\\<"] {
+            assert_eq!(shorthand(text).unwrap().stages[0].command.as_deref().unwrap()[1], "<<");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use stagehost_tests::{
     Place,
-    guests::{preview1, probe, text},
+    guests::{built, preview1, probe, text},
 };
 
 #[test]
@@ -157,4 +157,127 @@ fn five_hundred_stages_run() {
     let (output, peak) = peak_while_it_runs(run, &place);
     let output = output.code(0).prints(input);
     assert!(peak > 0 && peak < 500 << 10, "{peak} KiB\n{output}");
+}
+
+/// Runs a guest with one limit.
+fn with_limit(place: &Place, guest: &str, input: &str, limit: &str) -> stagehost_tests::Output {
+    place.shorthand(guest).input(input.to_owned()).args(["--limit", limit, "--report", "report.json"]).done()
+}
+
+#[test]
+fn bytes_are_allowed_up_to_the_limit_and_not_one_more() {
+    let place = Place::new();
+    let input = "x".repeat(1000);
+    for guest in [
+        ":cat".to_owned(),
+        format!("{} pass", built("std-probe-p1.wasm").display()),
+        format!("{} pass", built("std-probe-p2.wasm").display()),
+    ] {
+        for limit in ["input_bytes", "output_bytes"] {
+            with_limit(&place, &guest, &input, &format!("{limit}=1000")).code(0).prints(&input);
+            let output = with_limit(&place, &guest, &input, &format!("{limit}=999")).code(153);
+            // What was allowed to pass has passed; the run is a failure all the same.
+            assert!(output.stdout.len() <= 999, "{output}");
+            output.says(&[&format!("reached its {limit} limit of 999 B"), &format!("stages[0].limits.{limit}")]);
+        }
+    }
+    // A line on standard error and its end: ten bytes.
+    let guest = format!("{} stderr", probe());
+    with_limit(&place, &guest, "", "stderr_bytes=10").code(0);
+    with_limit(&place, &guest, "", "stderr_bytes=9").code(153).says(&["stderr_bytes limit of 9 B"]);
+}
+
+#[test]
+fn fuel_is_allowed_up_to_the_limit_and_not_one_more() {
+    let place = Place::new();
+    let guest = preview1(
+        &place,
+        "count.wasm",
+        "(local $n i32) (loop $l (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 1000))))",
+    );
+    let guest = guest.display().to_string();
+    with_limit(&place, &guest, "", "fuel=1000000").code(0);
+    let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
+    let used = report["stages"][0]["fuel"].as_u64().unwrap();
+    assert!(used > 1000, "{used}");
+    with_limit(&place, &guest, "", &format!("fuel={used}")).code(0);
+    // It is looked at where functions and loops begin: some instructions before the end.
+    with_limit(&place, &guest, "", &format!("fuel={}", used - 20)).code(152).says(&["reached its fuel limit"]);
+    // Where nobody counts, nothing is reported.
+    with_limit(&place, &guest, "", "memory=1MiB").code(0);
+    let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
+    assert!(report["stages"][0]["fuel"].is_null());
+}
+
+#[test]
+fn handles_are_allowed_up_to_the_limit() {
+    let place = Place::new();
+    let guest = format!("{} handles", probe());
+    for limit in [16, 5_000, 100_000] {
+        let output = with_limit(&place, &guest, "", &format!("handles={limit}")).code(137);
+        output.says(&[&format!("reached its handles limit of {limit}")]);
+    }
+    place.shorthand(&guest).args(["--limit", "handles=100001"]).done().code(125).says(&["handles is 16 to 100000"]);
+}
+
+#[test]
+fn the_stack_is_as_deep_as_it_is_said_to_be() {
+    let place = Place::new();
+    // Calls itself so often, and says how often when it comes back.
+    let deep = |calls: u32| {
+        let text = format!(
+            r#"(module (memory (export "memory") 1)
+                (func $f (param i32) (result i32) (if (result i32) (local.get 0)
+                    (then (i32.add (call $f (i32.sub (local.get 0) (i32.const 1))) (i32.const 1))) (else (i32.const 0))))
+                (func (export "_start") (drop (call $f (i32.const {calls})))))"#
+        );
+        text_guest(&place, &text)
+    };
+    let (shallow, middle, deepest) = (deep(1_000), deep(30_000), deep(1_000_000));
+    with_limit(&place, &shallow, "", "stack=64KiB").code(0);
+    with_limit(&place, &middle, "", "stack=64KiB").code(134).says(&["call stack exhausted"]);
+    with_limit(&place, &middle, "", "stack=8MiB").code(0);
+    with_limit(&place, &deepest, "", "stack=8MiB").code(134).says(&["call stack exhausted"]);
+}
+
+fn text_guest(place: &Place, source: &str) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("guest-{}.wasm", NUMBER.fetch_add(1, Relaxed));
+    text(place, &name, source).display().to_string()
+}
+
+#[test]
+fn processor_time_is_measured_and_bounded() {
+    let place = Place::new();
+    let spin = format!("{} spin", probe());
+    with_limit(&place, &spin, "", "cpu_time=100ms").code(152).says(&["cpu_time limit of 100ms"]);
+    let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).unwrap();
+    let stage = &report["stages"][0];
+    // Two ticks of the clock that is looked at.
+    let used = stage["exit"]["used"].as_u64().unwrap();
+    assert!((100..=115).contains(&used), "{stage}");
+    assert!(stage["cpu_ms"].as_u64().unwrap() >= 100, "{stage}");
+    // Who waits uses none: what has hardly any time may wait for ever.
+    let (never, _writer) = std::io::pipe().unwrap();
+    let waits = place.shorthand(&format!("{} wait", probe())).stdin(never);
+    waits.args(["--limit", "cpu_time=50ms", "--timeout", "2s"]).done().code(124).says(&["timeout of 2s"]);
+    // The host's own work for a guest counts as the guest's.
+    let splice = place.shorthand(&format!("{} splice", probe())).args(["--stdin", "/dev/zero", "--stdout", "null"]);
+    splice.args(["--limit", "cpu_time=100ms"]).done().code(152);
+}
+
+#[test]
+fn a_stage_that_moves_nothing_is_stalled_and_one_that_waits_is_not() {
+    let place = Place::new();
+    with_limit(&place, &format!("{} spin", probe()), "", "stall_time=200ms")
+        .code(124)
+        .says(&["moved nothing for 200ms"]);
+    // It waits for input that is not there.
+    let (never, _writer) = std::io::pipe().unwrap();
+    let waits = place.shorthand(":cat").stdin(never).args(["--limit", "stall_time=200ms", "--timeout", "2s"]);
+    waits.done().code(124).says(&["timeout of 2s"]);
+    // Its reader takes nothing.
+    let full = place.shorthand(&format!("{} yes | sh -c 'sleep 2; head -c 10'", probe()));
+    full.args(["--stdin", "null", "--limit", "1.stall_time=200ms"]).done().code(0).prints("y\ny\ny\ny\ny\n");
 }

@@ -167,3 +167,18 @@ fn pending(id: u32) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap_or("0").trim().to_owned();
     u64::from_str_radix(&mask, 16).unwrap_or(0)
 }
+
+#[test]
+fn a_guest_cannot_command_the_terminal() {
+    let place = Place::new();
+    let body = r#"(i64.store (i32.const 0) (i64.const 0x0000000a00000010)) (i64.store (i32.const 16) (i64.const 0x6d31335b1b646572))
+        (i32.store16 (i32.const 24) (i32.const 0x0a21)) (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))"#;
+    let guest = stagehost_tests::guests::preview1(&place, "red.wasm", body);
+    let mut terminal = Terminal::open(&place);
+    terminal.types(&format!("$STAGEHOST run -c '{}' --stdin null; echo code=$?=\n", guest.display())).shows("code=$?=");
+    terminal.shows("red\\u{1b}[31m!");
+    terminal.shows("code=0=");
+    drop(terminal);
+    // To a file everything goes as it is.
+    place.shorthand(&guest.display().to_string()).args(["--stdin", "null"]).done().code(0).says(&["red\u{1b}[31m!"]);
+}

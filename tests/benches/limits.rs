@@ -1,0 +1,153 @@
+//! What limits cost, and what hostile runs cost others.
+//!
+//! `cargo bench --workspace --bench limits` prints both. `PAIRS=N` sets the number of interleaved pairs (default 9), `RUNS=N` the good
+//! runs of the second part (default 1000).
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads its settings")]
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use stagehost::{Host, HostOptions, Pipeline, Plan, PlanOptions, Policy, RunOptions, spec};
+use stagehost_tests::{Place, hostile};
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn host(directory: &Path) -> Host {
+    let cache = Some(std::path::absolute(directory.join("cache")).expect("a path"));
+    Host::new(&HostOptions { cache, threads: Some(2), ..HostOptions::default() }).expect("a host")
+}
+
+fn plan(json: &str) -> Plan {
+    let spec = spec::parse(json.as_bytes()).expect("a good file");
+    Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all())).expect("a good plan")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Every limit at a value that is not reached.
+const ALL: &str = r#"{"memory": "256MiB", "cpu_time": "1h", "wall_time": "1h", "stall_time": "1h", "input_bytes": "1TB",
+    "output_bytes": "1TB", "stderr_bytes": "1GB"}"#;
+/// As few as there can be.
+const NONE: &str = r#"{"memory": "none", "stderr_bytes": "none"}"#;
+const FUEL: &str = r#"{"fuel": 1000000000000000}"#;
+
+fn cost(host: &Host, name: &str, stages: &str, file: &Path, limits: &str) {
+    let run = |limits: &str| {
+        let json = format!(
+            r#"{{"version": 1, "limits": {limits}, "stages": [{stages}], "stdin": {{"file": "{}"}}, "stdout": "null"}}"#,
+            file.display()
+        );
+        let plan = plan(&json);
+        let started = Instant::now();
+        let outcome = host.run(plan, &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        started.elapsed().as_secs_f64()
+    };
+    let _ = (run(limits), run(NONE));
+    let pairs: Vec<_> = (0..number("PAIRS", 9)).map(|_| (run(limits), run(NONE))).collect();
+    let ratio = median(pairs.iter().map(|(with, without)| with / without).collect());
+    println!("{name:52} {ratio:5.2} of the time without ({:.2} s)", median(pairs.iter().map(|pair| pair.0).collect()));
+}
+
+/// Good runs, eight at a time, beside `hostile` ones, eight at a time; the median time of a good one.
+fn beside(host: &Host, good: &str, hostile: &[String], runs: usize) -> Duration {
+    const EACH: usize = 8;
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let times = Mutex::new(Vec::with_capacity(runs));
+    let bad = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..if hostile.is_empty() { 0 } else { EACH } {
+            let (over, bad) = (&over, &bad);
+            scope.spawn(move || {
+                let mut next = number;
+                while !over.load(Relaxed) {
+                    let _ = host.run(plan(&hostile[next % hostile.len()]), &RunOptions::default());
+                    bad.fetch_add(1, Relaxed);
+                    next += EACH;
+                }
+            });
+        }
+        let workers: Vec<_> = (0..EACH)
+            .map(|_| {
+                let (next, times) = (&next, &times);
+                scope.spawn(move || {
+                    while next.fetch_add(1, Relaxed) < runs {
+                        let plan = plan(good);
+                        let started = Instant::now();
+                        let (outcome, output) = Pipeline::of(plan).output(host, 1 << 20);
+                        times.lock().expect("nobody panics with it").push(started.elapsed().as_secs_f64());
+                        assert!(outcome.success && output.ends_with(b"dog\n"), "{outcome:?}");
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().for_each(|worker| worker.join().expect("a good run is right"));
+        over.store(true, Relaxed);
+    });
+    let median = median(times.into_inner().expect("nobody panics with it"));
+    if !hostile.is_empty() {
+        println!("  beside {} hostile runs", bad.load(Relaxed));
+    }
+    Duration::from_secs_f64(median)
+}
+
+fn main() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let host = host(directory.path());
+    let file = directory.path().join("data");
+    let line = b"the quick brown fox jumps over the lazy dog, again and again\n".repeat(1 << 14);
+    let mut data = fs::File::create(&file).expect("a file");
+    for _ in 0..1024 {
+        data.write_all(&line).expect("room on the disk");
+    }
+    println!("\nall limits on against none, over 1 GiB; medians of ratios (aim: at most 1.10)");
+    let pass = vec![r#"{"wasm": "builtin:cat"}"#; 3].join(", ");
+    cost(&host, "three pass-through stages", &pass, &file, ALL);
+    cost(&host, "counting words", r#"{"wasm": "builtin:wc"}"#, &file, ALL);
+    cost(&host, "three pass-through stages, with fuel", &pass, &file, FUEL);
+    cost(&host, "counting words, with fuel", r#"{"wasm": "builtin:wc"}"#, &file, FUEL);
+
+    let place = Place::new();
+    let hostile: Vec<_> = hostile::all()
+        .iter()
+        .filter(|guest| guest.alone != "refused" && guest.alone != "limit:memory")
+        .map(|guest| {
+            let wasm = hostile::write(&place, guest);
+            format!(
+                r#"{{"version": 1, "stages": [{{"wasm": "{wasm}", "limits": {{"cpu_time": "50ms", "stall_time": "100ms",
+                    "output_bytes": "1MiB", "input_bytes": "1MiB", "stderr_bytes": "1MiB"}}}}],
+                    "stdin": {{"file": "/dev/zero"}}, "stdout": "null"}}"#
+            )
+        })
+        .collect();
+    // What they are compiled from is known from then on, as in a service that has run for a while.
+    hostile.iter().for_each(|json| drop(host.run(plan(json), &RunOptions::default())));
+    let text = "the quick brown fox jumps over the lazy dog\\n".repeat(2_000);
+    let good = format!(
+        r#"{{"version": 1, "stages": [{{"wasm": "builtin:lower"}}, {{"wasm": "builtin:grep", "args": ["fox"]}}, {{"wasm": "builtin:cat"}}],
+            "stdin": {{"text": "{text}"}}}}"#
+    );
+    let runs = number("RUNS", 1000);
+    println!("\ngood runs on two threads, eight at a time (aim: beside eight hostile ones the median at most doubles)");
+    let mut ratios = Vec::new();
+    for _ in 0..3 {
+        let alone = beside(&host, &good, &[], runs / 3);
+        let among = beside(&host, &good, &hostile, runs / 3);
+        ratios.push(among.as_secs_f64() / alone.as_secs_f64());
+        println!("  median alone {alone:.2?}, beside hostile ones {among:.2?}");
+    }
+    println!("median of the ratios: {:.2}", median(ratios));
+}
