@@ -20,7 +20,7 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     }
     // Line breaks around the pipeline, and behind a `|`, mean nothing, as in a shell.
     let text = text.trim_matches(['\n', '\r']);
-    refuse_here_documents(text)?;
+    refuse_expansions(text)?;
     let tokens = uncached_tokenize_str(text, &Default::default()).map_err(|error| {
         SpecError::new("-c", error.to_string())
             .hint("a quote or bracket is not closed; single quotes keep a text as it is")
@@ -53,21 +53,37 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     Ok(spec)
 }
 
-/// Refuses `<<` before the grammar's crate sees it: it looks for the text of a here-document that nobody ends, and takes all
-/// memory for that. Inside double quotes only a command substitution could hold one.
-fn refuse_here_documents(text: &str) -> Result<(), SpecError> {
-    let (mut quote, mut substitutes, mut before) = (None, false, ' ');
-    let mut characters = text.chars().enumerate();
+/// Refuses what only a shell could do before the grammar's crate sees it. That crate looks for the text of a here-document that
+/// nobody ends, and takes all memory for it; it counts on numbers in expansions to be small; and patterns take it time that grows
+/// with a power of their length.
+fn refuse_expansions(text: &str) -> Result<(), SpecError> {
+    let (mut quote, mut before) = (None, ' ');
+    let mut characters = text.chars().enumerate().peekable();
     while let Some((index, c)) = characters.next() {
+        let column = index + 1;
+        let next = characters.peek().map_or(' ', |(_, next)| *next);
         match (quote, c) {
-            (None | Some('"'), '\\') => drop(characters.next()),
+            (None | Some('"'), '\\') => {
+                characters.next();
+                before = ' ';
+                continue;
+            }
             (Some(open), c) if c == open => quote = None,
             (None, '\'' | '"') => quote = Some(c),
-            (Some('"') | None, '`') => substitutes = true,
-            (Some('"') | None, '(') if before == '$' => substitutes = true,
-            (None, '<') if before == '<' => return Err(refused("`<<`", index, operator_hint("<<"))),
-            (Some('"'), '<') if before == '<' && substitutes => {
-                return Err(refused("`<<`", index, operator_hint("<<")));
+            (None, '<') if next == '<' => return Err(refused("`<<`", column, operator_hint("<<"))),
+            (None | Some('"'), '`') => {
+                return Err(refused("a backtick", column, "quote it: '`' keeps it as it is"));
+            }
+            (None | Some('"'), '$') if next.is_ascii_alphanumeric() || "_{([*@#?!$-".contains(next) => {
+                let hint = "quote it: '$' keeps it as it is; your shell expands \"$…\" before us";
+                return Err(refused("`$`", column, hint));
+            }
+            (None, '(' | ')') => return Err(refused(&format!("`{c}`"), column, operator_hint("("))),
+            (None, '*' | '?' | '[' | ']' | '{' | '}') => {
+                return Err(refused(&format!("`{c}`"), column, "quote it: '…' keeps it as it is"));
+            }
+            (None, '~') if before.is_whitespace() || "|;&()".contains(before) => {
+                return Err(refused("`~`", column, "write the path, or quote it: '~'"));
             }
             _ => {}
         }
@@ -178,8 +194,14 @@ mod tests {
     use super::shorthand;
 
     #[test]
-    fn here_documents_take_no_memory() {
-        // Found by the fuzzer.
+    fn what_only_a_shell_can_do_is_refused_before_it_is_tried() {
+        // Found by the fuzzer: they took all time, or numbers too large for their type; those below took all memory.
+        let number = "1".repeat(100);
+        for text in
+            [format!("~{number}"), format!("a | ~{number}/x"), format!("\"${{{number}}}\""), format!("${number}")]
+        {
+            assert!(shorthand(&text).unwrap_err().message.contains("would need a shell"), "{text}");
+        }
         for text in
             ["A\n\n<<<<<\r<<<<<<<{WU ", "cat << X\ny\nX\n", "cat <<< x", "echo \"$(cat << X)\"", "echo \"`cat << X`\""]
         {

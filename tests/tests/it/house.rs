@@ -134,3 +134,25 @@ fn only_the_command_line_prints_reads_the_environment_or_exits() {
         }
     }
 }
+
+#[test]
+fn security_names_tests_that_exist() {
+    let text = std::fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let sources: Vec<_> = sources().into_iter().filter(|(path, _)| path.starts_with("tests/tests")).collect();
+    let mut named = 0;
+    for name in text.split('`').filter(|name| name.contains("::")) {
+        let Some((theme, function)) = name.split_once("::") else { continue };
+        if !function.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()) || theme == "sandbox" {
+            continue;
+        }
+        let is_there = |(path, text): &(std::path::PathBuf, String)| {
+            path.file_stem().is_some_and(|stem| stem == theme) && text.contains(&format!("fn {function}("))
+        };
+        if theme.starts_with(char::is_uppercase) {
+            continue;
+        }
+        assert!(sources.iter().any(is_there), "SECURITY.md names `{name}`, which is no test");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
+}
