@@ -192,8 +192,8 @@ pub(crate) struct PlannedStage {
 /// What a stage runs.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Wasm(WasmWork),
-    Command(CommandWork),
+    Wasm(Box<WasmWork>),
+    Command(Box<CommandWork>),
     /// Taken when it is run, which happens once.
     Function(Mutex<Option<Function>>),
 }
@@ -391,8 +391,10 @@ impl Planner<'_> {
         layers.stage_limits.insert(0, &within);
         let layers = &layers;
         let work = match (&stage.wasm, &stage.command, stage.function) {
-            (Some(wasm), ..) => Work::Wasm(self.wasm(stage, wasm, &name, place, layers)?),
-            (_, Some(command), _) => Work::Command(command::plan(stage, command, self.options, place, layers)?),
+            (Some(wasm), ..) => Work::Wasm(Box::new(self.wasm(stage, wasm, &name, place, layers)?)),
+            (_, Some(command), _) => {
+                Work::Command(Box::new(command::plan(stage, command, self.options, place, layers)?))
+            }
             (.., index) => {
                 let function = index.and_then(|index| self.functions.get_mut(index)).and_then(Option::take);
                 Work::Function(Mutex::new(function))

@@ -114,7 +114,7 @@ fn main() {
         data.write_all(&line).expect("room on the disk");
     }
     println!("\nall limits on against none, over 1 GiB; medians of ratios (aim: at most 1.10)");
-    let pass = vec![r#"{"wasm": "builtin:cat"}"#; 3].join(", ");
+    let pass = [r#"{"wasm": "builtin:cat"}"#; 3].join(", ");
     cost(&host, "three pass-through stages", &pass, &file, ALL);
     cost(&host, "counting words", r#"{"wasm": "builtin:wc"}"#, &file, ALL);
     cost(&host, "three pass-through stages, with fuel", &pass, &file, FUEL);

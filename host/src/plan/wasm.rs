@@ -196,7 +196,7 @@ fn is_the_systems(path: &Path) -> bool {
     let kind = rustix::fs::statfs(path).map(|found| found.f_type);
     is_device
         || real.is_ok_and(|real| real == Path::new("/"))
-        || kind.is_ok_and(|kind| [PROC, SYS, DEVPTS].contains(&i64::from(kind)))
+        || kind.is_ok_and(|kind| [PROC, SYS, DEVPTS].contains(&kind))
 }
 
 /// The limits that count for a stage.

@@ -185,8 +185,7 @@ impl WallSpec {
             SeccompRule::new(vec![SeccompCondition::new(argument, length, compare, value)?])
         };
         // Typing into the terminal of whoever runs the host.
-        let typing =
-            [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(1, Length::Dword, Compare::Eq, request as u64));
+        let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(1, Length::Dword, Compare::Eq, request));
         denied.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
         let namespaces = NAMESPACES.iter().map(|flag| {
             let flag = u64::from(flag.unsigned_abs());
