@@ -26,7 +26,7 @@ pub(crate) use open::{
 };
 pub(crate) use outside::{OutsideSink, OutsideSource};
 pub(crate) use pipe::{Fate, Kept, PIPE_CAPACITY, PipeQuota, has_no_reader};
-pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT};
+pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT, Passing};
 pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};
 

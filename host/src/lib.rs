@@ -50,5 +50,7 @@ pub use plan::{
 };
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, in_foreground};
-pub use sandbox::{DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, compile_worker, inspect};
+pub use sandbox::{
+    DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, compile_worker, inspect, is_deceptive,
+};
 pub use spec::Requests;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -123,11 +123,21 @@ fn changes(
     }
 }
 
+/// A component's path as the pipeline names it, relative to the lock's directory where it is below it: wherever links lead.
 fn name_of(path: &Path, directory: &Path) -> String {
-    let real = |path: &Path| -> PathBuf {
+    let whole = |path: &Path| -> PathBuf {
         let path = if path == Path::new("") { Path::new(".") } else { path };
-        std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut plain = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::ParentDir => drop(plain.pop()),
+                Component::CurDir => {}
+                part => plain.push(part),
+            }
+        }
+        plain
     };
-    let path = real(path);
-    path.strip_prefix(real(directory)).unwrap_or(&path).display().to_string()
+    let path = whole(path);
+    path.strip_prefix(whole(directory)).unwrap_or(&path).display().to_string()
 }

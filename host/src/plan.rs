@@ -76,7 +76,7 @@ impl PlanError {
         Self { place: place.into(), message: message.into(), hint: None, kind }
     }
 
-    fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -283,6 +283,13 @@ impl Plan {
         if let Outlet::Place(Output::Atomic(_) | Output::InPlace { .. }) = &stdout {
             policy.check_file(Path::new(&stdout_name), &root.key("stdout").key("file"))?;
         }
+        if let Outlet::Place(Output::Descriptor(_)) = &stdout {
+            policy.check_descriptor(&root.key("stdout").key("file"))?;
+        }
+        let kill_after = spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT));
+        let linger = spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT));
+        policy.check_patience(kill_after, KILL_AFTER, "kill_after")?;
+        policy.check_patience(linger, LINGER, "linger")?;
         let plan = Self {
             name: spec.name.clone(),
             stages,
@@ -294,8 +301,8 @@ impl Plan {
             stdout_name,
             timeout,
             on_failure: spec.on_failure.unwrap_or_default(),
-            kill_after: spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT)),
-            linger: spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT)),
+            kill_after,
+            linger,
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
         };
@@ -385,6 +392,11 @@ impl Planner<'_> {
         }
         let policy = &self.options.policy;
         policy.check_kind(stage.kind(), place)?;
+        if self.options.overrides.deterministic && stage.wasm.is_none() {
+            let message = format!("a {} stage is not the same on every run", stage.kind());
+            return Err(PlanError::new(PlanErrorKind::Refused, place, message)
+                .hint("a run with --deterministic has sandboxed stages only"));
+        }
         let said = LimitsSpec::first_of(layers.stage_limits.iter().chain(&layers.file_limits).copied());
         let defaults = if stage.wasm.is_some() { Limits::default().spec() } else { LimitsSpec::default() };
         let within = policy.limit(said, &defaults, stage.kind(), place)?;

@@ -1,8 +1,10 @@
 //! What pipelines may ask for at all: the word of whoever runs the host, over every file's.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use schemars::JsonSchema;
@@ -10,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     plan::{PlanError, PlanErrorKind},
-    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError},
+    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch},
 };
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
@@ -26,16 +28,18 @@ pub struct Policy {
     pub schema: Option<String>,
     /// Kinds of stages.
     pub stages: Option<Vec<StageKind>>,
-    /// Directories that components, programs with a slash in their name, and nested pipelines may come from. Stock stages may be
-    /// used always.
+    /// Directories that components, nested pipelines, and programs that are not found by their bare names on the host's own PATH
+    /// may come from. Stock stages may be used always. A program may run other programs, unless it has a sandbox.
     pub plugins: Option<Vec<String>>,
     /// Directories that files at the ends, and logs, may be in.
     pub files: Option<Vec<String>>,
     /// Directories that may be granted, and what for.
     pub dirs: Option<Vec<DirRoot>>,
-    /// Variables of the host's environment that may be granted.
+    /// Variables of the host's environment that may be granted, and that commands inherit besides the usual ones (PATH, HOME,
+    /// USER, LOGNAME, SHELL, TERM, TMPDIR, TZ, LANG, LC_*).
     pub env: Option<Vec<String>>,
-    /// Addresses that may be granted.
+    /// Addresses that may be granted to sandboxed stages. Commands are then granted none: the kernel holds their ports and not
+    /// their hosts.
     pub net: Option<Vec<NetGrant>>,
     /// The least sandbox that every command must have.
     pub sandbox: Option<Sandboxing>,
@@ -43,7 +47,8 @@ pub struct Policy {
     pub sha256: Option<bool>,
     /// The most of each limit of a stage.
     pub limits: Option<LimitsSpec>,
-    /// The most time a run may take.
+    /// The most time a run may take. Its `kill_after` and `linger` may then be no more than the defaults, and nothing is kept
+    /// after it.
     pub timeout: Option<Span>,
     /// The most memory that a pipeline's stages, rings and pipes may hold together.
     pub total_memory: Option<Size>,
@@ -203,6 +208,32 @@ impl Policy {
         Err(Self::refuse(place, "dirs", format!("{} may not be granted for {access}", path.display())))
     }
 
+    /// Whether commands inherit a variable.
+    pub(crate) fn inherits(&self, name: &OsStr) -> bool {
+        const USUAL: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "LANG"];
+        let Some(names) = &self.env else { return true };
+        name.to_str().is_some_and(|name| {
+            USUAL.contains(&name) || name.starts_with("LC_") || names.iter().any(|allowed| allowed == name)
+        })
+    }
+
+    /// Whether what follows a stop may take so long.
+    pub(crate) fn check_patience(&self, said: Duration, usual: Duration, field: &str) -> Result<(), PlanError> {
+        if self.timeout.is_none() || said <= usual {
+            return Ok(());
+        }
+        let message = format!("{field} is more than {}", humantime::format_duration(usual));
+        Err(Self::refuse(&Place::root().key(field), "timeout", message))
+    }
+
+    /// A descriptor of the host's own is nobody's to name.
+    pub(crate) fn check_descriptor(&self, place: &Place) -> Result<(), PlanError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
+        Err(Self::refuse(place, "files", "a descriptor of the host is no file below an allowed directory".into()))
+    }
+
     pub(crate) fn check_env(&self, name: &str, place: &Place) -> Result<(), PlanError> {
         match &self.env {
             Some(names) if names.iter().all(|allowed| allowed != name) => {
@@ -249,8 +280,11 @@ impl Policy {
         place: &Place,
     ) -> Result<LimitsSpec, PlanError> {
         let Some(most) = &self.limits else { return Ok(said) };
-        said.within(most, defaults, kind).map_err(|key| {
-            Self::refuse(&place.key("limits").key(key), &format!("limits.{key}"), format!("the {key} is too much"))
+        said.rounded().within(most, defaults, kind).map_err(|TooMuch { key, said, most }| {
+            let place = place.key("limits").key(key);
+            let message = format!("{key} is {said}, and the policy's `limits.{key}` allows {most}");
+            PlanError::new(PlanErrorKind::Refused, place, message)
+                .hint("it may be a flag's, the pipeline's or the stage's own word")
         })
     }
 

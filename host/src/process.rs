@@ -16,7 +16,7 @@ pub(crate) use guard::{GuardLink, Hold};
 pub(crate) use leader::{Leader, Status};
 pub(crate) use spawn::{Launch, Rlimits, Spawner};
 pub(crate) use tree::{Member, cpu_of, group_members, name_of, orphans, usage, writes_to};
-pub(crate) use wall::{Wall, WallSpec};
+pub(crate) use wall::{Wall, WallSpec, open_as_planned};
 
 /// Makes this process the parent of what its descendants leave behind.
 pub(crate) fn adopt_orphans() -> std::io::Result<()> {

@@ -26,6 +26,7 @@ pub use compile::compile_worker;
 pub(crate) use component::Source;
 pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
+pub use inspect::is_deceptive;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::Limits;

@@ -15,6 +15,7 @@ mod words;
 
 pub use grants::{Access, ClockSpec, DirGrant, DirRequest, GrantsSpec, NetGrant, RandomSpec, Requests};
 pub use limits::LimitsSpec;
+pub(crate) use limits::TooMuch;
 pub use shorthand::shorthand;
 pub use types::{
     BrokenPipe, Eof, FileSink, Ignore, Leftovers, OnFailure, OnTrap, PipelineSpec, Requirement, RequiresSpec,

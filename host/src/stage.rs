@@ -13,8 +13,8 @@ pub(crate) use function::FunctionStage;
 pub(crate) use wasm::WasmStage;
 
 use crate::{
-    joint::{EndFailure, InputPort, OutputPort, Sink, Source},
-    outcome::{LimitKind, StageExit, TrapKind},
+    joint::{EndFailure, InputPort, OutputPort, Passing, Sink, Source},
+    outcome::{InputPlace, LimitKind, StageExit, TrapKind},
     process::{Cgroup, Leader},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct StageEnd {
     pub(crate) cpu: Option<Duration>,
     /// Instructions, if they were counted.
     pub(crate) fuel: Option<u64>,
+    /// Where its input was when it reached a limit.
+    pub(crate) at: Option<InputPlace>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) stderr: String,
     /// What else is to be said of it.
@@ -59,12 +61,12 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
-    /// Its streams, with the most bytes that may be read and written. The halves are in them from now on.
-    fn ports(&self, most: (Option<u64>, Option<u64>)) -> (InputPort, OutputPort) {
+    /// Its streams. The halves are in them from now on.
+    fn ports(&self, input: Passing, output: Passing) -> (InputPort, OutputPort) {
         let source = self.source.lock().ok().and_then(|mut source| source.take());
         let sink = self.sink.lock().ok().and_then(|mut sink| sink.take());
-        let input = InputPort::new(source.unwrap_or(Source::Null), self.tell_aborts, most.0);
-        (input, OutputPort::new(sink.unwrap_or(Sink::Null), most.1))
+        let input = InputPort::new(source.unwrap_or(Source::Null), self.tell_aborts, input);
+        (input, OutputPort::new(sink.unwrap_or(Sink::Null), output))
     }
 
     fn input_failed(&self, failure: &EndFailure) -> StageExit {

@@ -107,7 +107,8 @@ pub(crate) struct PipelineArgs {
     /// A file that says what pipelines may ask for; what they ask for beyond it is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
-    /// Refuse components that are not those of the stagehost.lock beside the pipeline.
+    /// Refuse components that are not those of the stagehost.lock beside the pipeline: their digests, imports and the rights they
+    /// ask for. What the pipeline file itself says is not locked.
     #[arg(long)]
     pub(crate) locked: bool,
     /// The same input gives the same output on every run: sandboxed stages count instructions instead of time, and see a frozen

@@ -20,7 +20,9 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     lock.update(now);
     // Whole or not at all: another run may read it meanwhile.
     let temporary = directory.join(format!(".{LOCK_FILE}.{}", std::process::id()));
-    let written = fs::write(&temporary, lock.text()).and_then(|()| fs::rename(&temporary, &path));
+    let written = fs::File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(lock.text().as_bytes()))
+        .and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use stagehost::{
     JointKind, PlanSummary, StageSummary,
-    spec::{OnTrap, Size},
+    spec::{OnTrap, Sandboxing, Size},
 };
 
 use super::{
@@ -78,7 +78,12 @@ fn rights(stage: &StageSummary, text: &mut String) {
     let _ = match (stage.kind, stage.sandbox, stage.grants.is_empty()) {
         ("wasm", _, true) => writeln!(text, "  grants: none"),
         ("command", None, _) => writeln!(text, "  grants: every right of whoever runs this (no sandbox)"),
-        ("command", Some(_), true) => writeln!(text, "  sandbox: programs and libraries of the system only"),
+        ("command", Some(mode), _) => {
+            let mode = if mode == Sandboxing::Strict { "strict" } else { "best-effort" };
+            let lacks = stage.sandbox_lacks.iter().map(|lack| format!("; {lack}")).collect::<String>();
+            let grants = stage.grants.iter().map(|grant| format!("; {grant}")).collect::<String>();
+            writeln!(text, "  sandbox: {mode}: programs and libraries of the system{grants}{lacks}")
+        }
         ("function", ..) => Ok(()),
         _ => writeln!(text, "  grants: {}", stage.grants.join("; ")),
     };

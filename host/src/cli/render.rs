@@ -17,7 +17,7 @@ use super::Failure;
 pub(crate) fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
+        if c.is_control() && c != '\n' && c != '\t' || stagehost::is_deceptive(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -59,7 +59,11 @@ pub(crate) fn outcome(outcome: &Outcome) {
         return;
     }
     let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
-    if let Some(stage) = outcome.blamed.as_deref().and_then(|name| outcome.stage(name))
+    let blamed = outcome.blamed.as_deref().and_then(|name| outcome.stage(name));
+    if let Some(at) = blamed.and_then(|stage| stage.at) {
+        let _ = writeln!(text, "  {at}");
+    }
+    if let Some(stage) = blamed
         && let stagehost::StageExit::Trap { frames, at, .. } = &stage.exit
     {
         const SHOWN: usize = 8;
@@ -117,7 +121,7 @@ fn stages(reports: &[StageReport], joints: &[JointReport], text: &mut String) {
         let _ = writeln!(
             text,
             "{}: {}; {} in, {} out, {} of memory, {time}",
-            stage.name,
+            safe(&stage.name),
             safe(&stage.exit.to_string()),
             size(stage.input_bytes),
             size(stage.output_bytes),

@@ -38,8 +38,11 @@ pub(crate) struct InputPort(Arc<Port<InputState>>);
 
 struct InputState {
     source: Option<Source>,
-    /// The most bytes that are handed over.
+    /// Where bytes are gathered for a guest that must not see by how many at a time they come.
+    block: Option<Block>,
+    /// The most bytes that are taken from the source.
     most: u64,
+    taken: u64,
     /// Whether the guest asked last for what is not there.
     waiting: bool,
     ended: bool,
@@ -49,12 +52,39 @@ struct InputState {
     tell_aborts: bool,
 }
 
+/// A piece of input of a size that does not depend on who wrote it when: full, unless the input has ended.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// Where the bytes begin that were not handed over.
+    at: usize,
+    is_full: bool,
+    ended: bool,
+}
+
+impl Block {
+    fn is_ready(&self) -> bool {
+        self.ended || self.is_full && self.at < self.bytes.len()
+    }
+}
+
+/// How bytes pass a port.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Passing {
+    /// The most bytes.
+    pub(crate) most: Option<u64>,
+    /// Whether reads and writes are of sizes that are the same on every run: [`PERMIT`] bytes, or what is left.
+    pub(crate) exact: bool,
+}
+
 impl InputPort {
-    /// An input that hands over at most `most` bytes.
-    pub(crate) fn new(source: Source, tell_aborts: bool, most: Option<u64>) -> Self {
+    /// An input from a source.
+    pub(crate) fn new(source: Source, tell_aborts: bool, passing: Passing) -> Self {
         let state = InputState {
             source: Some(source),
-            most: most.unwrap_or(u64::MAX),
+            block: passing.exact.then(Block::default),
+            most: passing.most.unwrap_or(u64::MAX),
+            taken: 0,
             waiting: false,
             ended: false,
             delivered: 0,
@@ -67,8 +97,8 @@ impl InputPort {
     /// Whether the guest waits for input that is not there.
     pub(crate) fn is_waited_for(&self) -> bool {
         let mut state = lock(&self.0.state);
-        if !state.waiting {
-            return false;
+        if !state.waiting || state.block.is_some() {
+            return state.waiting;
         }
         // A read that was given up leaves no trace: look whether there is something to be had.
         let ready = self.0.poll_again(&mut state, |state, cx| match &mut state.source {
@@ -126,6 +156,8 @@ impl InputPort {
         let budget = ready!(poll_proceed(cx));
         let ready = self.0.poll(cx, |state, cx| match (&mut state.source, &state.failure) {
             (_, Some(_)) | (None, _) => Poll::Ready(()),
+            // A failure is told by the read that follows.
+            _ if state.block.is_some() => state.poll_block(cx, &self.0.failed).map(|_| ()),
             (Some(source), None) => {
                 let ready = source.poll_ready(cx);
                 state.waiting = ready.is_pending();
@@ -141,15 +173,60 @@ impl InputPort {
 
 impl InputState {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
+        let read = if self.block.is_none() {
+            ready!(self.poll_source(cx, into, failed))?
+        } else {
+            ready!(self.poll_block(cx, failed))?;
+            let block = self.block.get_or_insert_default();
+            let left = &block.bytes[block.at..];
+            let n = left.len().min(into.len());
+            into[..n].copy_from_slice(&left[..n]);
+            block.at += n;
+            n
+        };
+        self.ended |= read == 0 && !into.is_empty();
+        self.delivered += read as u64;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Gathers a block.
+    fn poll_block(&mut self, cx: &mut Context<'_>, failed: &Notify) -> Poll<io::Result<()>> {
+        let mut block = self.block.take().unwrap_or_default();
+        let gathered = loop {
+            if block.is_ready() {
+                break Poll::Ready(Ok(()));
+            }
+            if block.is_full {
+                (block.at, block.is_full) = (0, false);
+                block.bytes.clear();
+            }
+            let start = block.bytes.len();
+            block.bytes.resize(PERMIT, 0);
+            let read = self.poll_source(cx, &mut block.bytes[start..], failed);
+            let n = if let Poll::Ready(Ok(n)) = read { n } else { 0 };
+            block.bytes.truncate(start + n);
+            match read {
+                Poll::Ready(Ok(n)) => {
+                    block.ended = n == 0;
+                    block.is_full = block.bytes.len() == PERMIT;
+                }
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        self.block = Some(block);
+        gathered
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
         let Some(source) = &mut self.source else { return Poll::Ready(Ok(0)) };
         if self.failure.is_none() {
-            let left = usize::try_from(self.most - self.delivered).unwrap_or(usize::MAX);
+            let left = usize::try_from(self.most - self.taken).unwrap_or(usize::MAX);
             // Whether there is more than the stage may read is seen by reading it.
             let mut beyond = [0];
             let is_over = left == 0 && !into.is_empty();
             let allowed = into.len().min(left);
             let piece = if is_over { &mut beyond[..] } else { &mut into[..allowed] };
-            let asked = piece.len();
             let read = source.poll_read(cx, piece);
             self.waiting = read.is_pending();
             match ready!(read) {
@@ -158,8 +235,7 @@ impl InputState {
                     failed.notify_one();
                 }
                 Ok(n) => {
-                    self.ended |= n == 0 && asked > 0;
-                    self.delivered += n as u64;
+                    self.taken += n as u64;
                     return Poll::Ready(Ok(n));
                 }
                 Err(error) => {
@@ -189,7 +265,9 @@ struct OutputState {
     most: u64,
     /// Whether the guest last wrote what there was no room for.
     waiting: bool,
-    /// What a 0.2 stream took and the sink did not yet.
+    /// Whether a write takes all it is given, up to [`PERMIT`] bytes, once what was taken before is with the sink.
+    exact: bool,
+    /// What was taken at once and is not with the sink yet.
     pending: Bytes,
     written: u64,
     /// The reader is gone.
@@ -204,20 +282,21 @@ struct OutputState {
 pub(crate) const PERMIT: usize = 64 << 10;
 
 impl OutputPort {
-    /// An output that takes at most `most` bytes.
-    pub(crate) fn new(sink: Sink, most: Option<u64>) -> Self {
-        Self::with(sink, most, false, None)
+    /// An output to a sink.
+    pub(crate) fn new(sink: Sink, passing: Passing) -> Self {
+        Self::with(sink, passing, false, None)
     }
 
     /// An output whose end is kept for the report, and whose failures are nobody's failure.
-    pub(crate) fn with_tail(sink: Sink, most: Option<u64>) -> Self {
-        Self::with(sink, most, true, Some(Tail::default()))
+    pub(crate) fn with_tail(sink: Sink, passing: Passing) -> Self {
+        Self::with(sink, passing, true, Some(Tail::default()))
     }
 
-    fn with(sink: Sink, most: Option<u64>, lenient: bool, tail: Option<Tail>) -> Self {
+    fn with(sink: Sink, passing: Passing, lenient: bool, tail: Option<Tail>) -> Self {
         let state = OutputState {
             sink: Some(sink),
-            most: most.unwrap_or(u64::MAX),
+            exact: passing.exact,
+            most: passing.most.unwrap_or(u64::MAX),
             waiting: false,
             pending: Bytes::new(),
             written: 0,
@@ -280,7 +359,15 @@ impl OutputPort {
         let budget = ready!(poll_proceed(cx));
         let written = self.0.poll(cx, |state, cx| {
             ready!(state.poll_drain(cx, &self.0.failed))?;
-            state.poll_write(cx, bytes, &self.0.failed)
+            if !state.exact || bytes.is_empty() {
+                return state.poll_write(cx, bytes, &self.0.failed);
+            }
+            let n = bytes.len().min(PERMIT);
+            state.pending = Bytes::copy_from_slice(&bytes[..n]);
+            match state.poll_drain(cx, &self.0.failed) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(n)),
+            }
         });
         if written.is_ready() {
             budget.made_progress();

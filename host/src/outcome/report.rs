@@ -3,7 +3,7 @@
 use serde::Serialize;
 use stagehost_ring::Counters;
 
-use super::{ExitCode, Origin, StageExit};
+use super::{ExitCode, InputPlace, Origin, StageExit};
 use crate::plan::JointKind;
 
 /// How a whole run ended.
@@ -65,6 +65,8 @@ pub struct StageReport {
     pub cpu_ms: Option<u64>,
     /// The instructions of a wasm stage that came to an end of its own, as wasmtime counts them; null: not counted.
     pub fuel: Option<u64>,
+    /// Where the input of a wasm stage was when it reached a limit. A trap has its own.
+    pub at: Option<InputPlace>,
     /// How long it lived, in milliseconds; null: not measured.
     pub duration_ms: Option<u64>,
     /// What it printed on standard error: the first and the last 32 KiB.

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{EndError, Shared};
 use crate::{
-    joint::{self, Opened, Output, OutputPort, Shown, Sink, Source, Stop},
+    joint::{self, Opened, Output, OutputPort, Passing, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},
     spec::StderrSpec,
     stage::{ChildInput, ChildOutput, ChildStderr},
@@ -191,8 +191,9 @@ impl Logs {
         if !through {
             return Sink::Null;
         }
-        let port =
-            self.port.get_or_insert_with(|| OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null), None));
+        let port = self.port.get_or_insert_with(|| {
+            OutputPort::with_tail(joint::open_stderr().unwrap_or(Sink::Null), Passing::default())
+        });
         Sink::Shared(port.clone())
     }
 

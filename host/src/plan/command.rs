@@ -90,7 +90,8 @@ pub(super) fn plan(
             Err(error) => return Err(refused(format!("{}: {error}", directory.display()))),
         }
     }
-    let mut environment: BTreeMap<OsString, OsString> = options.environment.iter().cloned().collect();
+    let inherited = options.environment.iter().filter(|(key, _)| options.policy.inherits(key));
+    let mut environment: BTreeMap<OsString, OsString> = inherited.cloned().collect();
     if let Some(directory) = &directory {
         // As a shell that went there would.
         environment.insert("PWD".into(), directory.clone().into());
@@ -107,8 +108,14 @@ pub(super) fn plan(
     let program = resolve(name, around, path).map_err(|missing| missing.error(name, path, &place.key("command")))?;
     let program = absolute(&program);
     let policy = &options.policy;
-    if name.contains('/') {
+    // A bare name is the operator's program, if it is found where the operator's own PATH says.
+    let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
+    if name.contains('/') || resolve(name, Path::new("/"), operators()).ok().as_ref() != Some(&program) {
         policy.check_plugin(&program, &place.key("command"))?;
+    }
+    if policy.timeout.is_some() && stage.leftovers == Some(Leftovers::Keep) {
+        let message = "what is kept would outlive the run; the policy's `timeout` does not allow it";
+        return Err(PlanError::new(PlanErrorKind::Refused, place.key("leftovers"), message));
     }
     policy.check_sandbox(stage.sandbox, place)?;
     policy.check_digest(stage.sha256.is_some(), place)?;
@@ -117,7 +124,12 @@ pub(super) fn plan(
         policy.check_dir(&layers.base.join(&dir.host), dir.access, &place)?;
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
-        policy.check_net(address, &place.key("grants").key("net").index(index))?;
+        let place = place.key("grants").key("net").index(index);
+        policy.check_net(address, &place)?;
+        if policy.net.is_some() {
+            let message = "a command's sandbox holds ports and not hosts; the policy's `net` does not allow it";
+            return Err(PlanError::new(PlanErrorKind::Refused, place, message));
+        }
     }
     let wall = wall(stage, &program, layers, place)?;
     let digest = match &stage.sha256 {
@@ -149,19 +161,18 @@ fn wall(
     let grants = stage.grants.clone().unwrap_or_default();
     let mut wall = WallSpec {
         best_effort: sandbox == Sandboxing::BestEffort,
-        program: program.to_owned(),
+        program: fs::canonicalize(program).unwrap_or_else(|_| program.to_owned()),
         ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
         ..WallSpec::default()
     };
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let host = layers.base.join(&dir.host);
-        if let Err(error) = fs::metadata(&host) {
-            let place = place.key("grants").key("dirs").index(index).key("host");
-            return Err(PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", host.display())));
-        }
+        let place = place.key("grants").key("dirs").index(index).key("host");
+        let real = fs::canonicalize(&host)
+            .map_err(|error| PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", host.display())))?;
         match dir.access {
-            Access::Read => wall.read.push(host),
-            Access::Write => wall.write.push(host),
+            Access::Read => wall.read.push(real),
+            Access::Write => wall.write.push(real),
         }
     }
     let missing = wall.missing();

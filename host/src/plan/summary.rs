@@ -59,6 +59,8 @@ pub struct StageSummary {
     pub random: Option<String>,
     /// The wall around a command.
     pub sandbox: Option<Sandboxing>,
+    /// What this kernel lacks for it.
+    pub sandbox_lacks: Vec<String>,
     /// What a trap means for its output.
     pub on_trap: OnTrap,
     /// Exit codes that are no failure, besides 0.
@@ -221,6 +223,10 @@ impl PlannedStage {
             },
             Work::Function(_) => (Vec::new(), Vec::new(), None, None, None),
         };
+        let lacks = match &self.work {
+            Work::Command(command) => command.wall.iter().flat_map(|(_, missing)| missing.iter().cloned()).collect(),
+            Work::Wasm(_) | Work::Function(_) => Vec::new(),
+        };
         StageSummary {
             name: self.name.clone(),
             kind: self.kind(),
@@ -236,6 +242,7 @@ impl PlannedStage {
             clock,
             random,
             sandbox,
+            sandbox_lacks: lacks,
             on_trap: self.tolerance.on_trap,
             ok_exit: self.tolerance.ok_exit.clone(),
             joint: joint.map(|joint| JointSummary { kind: joint.kind, bytes: joint.capacity }),

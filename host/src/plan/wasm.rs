@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The largest component file that is loaded, in bytes.
-const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+const MAX_COMPONENT_BYTES: u64 = 1 << 30;
 
 /// A sandboxed stage that can run.
 #[derive(Debug)]
@@ -49,7 +49,10 @@ impl WasmWork {
 
     /// The descriptors that the stage may take for itself.
     pub(super) fn open_files(&self) -> u32 {
-        if self.rights.need_descriptors() { u32::try_from(self.limits.open_files).unwrap_or(u32::MAX) } else { 0 }
+        if !self.rights.need_descriptors() {
+            return 0;
+        }
+        u32::try_from(self.limits.open_files + self.rights.dirs.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -169,7 +172,10 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
         }
         policy.check_dir(&host, dir.access, &place)?;
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
-        dirs.push(DirRight { host, guest, access: dir.access });
+        let real = fs::canonicalize(&host);
+        let real = real
+            .map_err(|error| PlanError::new(PlanErrorKind::Refused, &place, format!("{}: {error}", host.display())))?;
+        dirs.push(DirRight { real, guest, access: dir.access });
     }
     for (index, name) in grants.env.iter().flatten().enumerate() {
         policy.check_env(name, &place.key("env").index(index))?;
@@ -226,7 +232,7 @@ fn limits(layers: &Layers<'_>) -> Limits {
         output_bytes: size(|limits| limits.output_bytes, default.output_bytes),
         stderr_bytes: size(|limits| limits.stderr_bytes, default.stderr_bytes),
         handles: count(|limits| limits.handles, default.handles),
-        open_files: count(|limits| limits.open_files, default.open_files).clamp(16, 10_000),
+        open_files: count(|limits| limits.open_files, default.open_files).min(10_000),
         instances: count(|limits| limits.instances, default.instances),
         component_size: size(|limits| limits.component_size, Some(default.component_size))
             .unwrap_or(default.component_size),

@@ -12,9 +12,10 @@ use std::{
 };
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
 };
+use rustix::fs;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, sock_filter,
@@ -90,13 +91,33 @@ fn landlock_version() -> i64 {
     version.max(0)
 }
 
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, fs::OFlags::PATH | fs::OFlags::CLOEXEC, fs::Mode::empty())?)
+}
+
+/// Opens what a path named when it was planned, which was its real path then.
+///
+/// # Errors
+///
+/// What the system says, or that something else is there now: a link may have been put in its place.
+pub(crate) fn open_as_planned(real: &Path) -> io::Result<OwnedFd> {
+    let opened = open_path(real)?;
+    let now = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
+    if now != real {
+        return Err(io::Error::other(format!("{} is {} now", real.display(), now.display())));
+    }
+    Ok(opened)
+}
+
 /// Why there is no wall.
 #[derive(Debug, thiserror::Error)]
 enum WallError {
     #[error(transparent)]
     Ruleset(#[from] RulesetError),
     #[error("{path}: {error}")]
-    Path { path: String, error: landlock::PathFdError },
+    Path { path: String, error: io::Error },
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl WallSpec {
@@ -119,8 +140,19 @@ impl WallSpec {
         let mut missing = Vec::new();
         if version == 0 {
             missing.push("directories cannot be denied: the kernel has no Landlock".to_owned());
-        } else if version < WITH_PORTS && !self.ports.is_empty() {
-            missing.push("TCP ports cannot be denied: the kernel's Landlock is too old".to_owned());
+        } else {
+            // What each version of Landlock brought.
+            let brought = [
+                (3, true, "files can be cut"),
+                (WITH_PORTS, !self.ports.is_empty(), "TCP ports cannot be denied"),
+                (5, true, "devices can be commanded"),
+                (6, true, "other processes can be signalled"),
+            ];
+            for (since, matters, what) in brought {
+                if version < since && matters {
+                    missing.push(format!("{what}: the kernel's Landlock has version {version}, of {since} wanted"));
+                }
+            }
         }
         if TargetArch::try_from(std::env::consts::ARCH).is_err() {
             missing.push("system calls cannot be denied: there is no filter for this processor".to_owned());
@@ -155,7 +187,11 @@ impl WallSpec {
             .handle_access(AccessNet::from_all(NEWEST))?
             .scope(Scope::from_all(NEWEST))?
             .create()?;
-        let (read, all) = (AccessFs::from_read(NEWEST), AccessFs::from_all(NEWEST));
+        // Devices are for nobody to make.
+        let (read, all) = (
+            AccessFs::from_read(NEWEST),
+            AccessFs::from_all(NEWEST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev),
+        );
         let sink = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         let system = SYSTEM.iter().map(|path| (Path::new(path), read, false));
         let sinks = SINKS.iter().map(|path| (Path::new(path), sink, false));
@@ -163,13 +199,15 @@ impl WallSpec {
         let writable = self.write.iter().map(|path| (path.as_path(), all, true));
         let program = std::iter::once((self.program.as_path(), read, true));
         for (path, access, must) in system.chain(sinks).chain(granted).chain(writable).chain(program) {
-            let file = match PathFd::new(path) {
+            let opened = if must { open_as_planned(path) } else { open_path(path) };
+            let file = match opened {
                 Ok(file) => file,
                 // Not every system has all of these.
                 Err(_) if !must => continue,
                 Err(error) => return Err(WallError::Path { path: path.display().to_string(), error }),
             };
-            let access = if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
+            let is_dir = fs::FileType::from_raw_mode(fs::fstat(&file).map_err(io::Error::from)?.st_mode).is_dir();
+            let access = if is_dir { access } else { access & AccessFs::from_file(NEWEST) };
             rules = rules.add_rule(PathBeneath::new(file, access))?;
         }
         for port in &self.ports {
@@ -192,14 +230,38 @@ impl WallSpec {
             when(0, Length::Qword, Compare::MaskedEq(flag), flag)
         });
         denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
-        let families: &[i32] = if self.ports.is_empty() {
-            &[libc::AF_INET, libc::AF_INET6, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG]
+        if self.ports.is_empty() {
+            denied.insert(libc::SYS_socket, Vec::new());
         } else {
-            &[libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG]
-        };
-        let sockets =
-            families.iter().map(|family| when(0, Length::Dword, Compare::Eq, u64::from(family.unsigned_abs())));
-        denied.insert(libc::SYS_socket, sockets.collect::<Result<_, _>>()?);
+            // Plain TCP, which is what ports are held of: no other family, type or protocol.
+            let is_not = |argument: u8, value: i32| {
+                SeccompCondition::new(argument, Length::Dword, Compare::Ne, u64::from(value.unsigned_abs()))
+            };
+            let mut sockets = vec![
+                SeccompRule::new(vec![is_not(0, libc::AF_INET)?, is_not(0, libc::AF_INET6)?])?,
+                SeccompRule::new(vec![is_not(2, 0)?, is_not(2, libc::IPPROTO_TCP)?])?,
+            ];
+            const TYPE: u64 = 0xf;
+            let stream = u64::from(libc::SOCK_STREAM.unsigned_abs());
+            for other in (0..=TYPE).filter(|kind| *kind != stream) {
+                sockets.push(when(1, Length::Dword, Compare::MaskedEq(TYPE), other)?);
+            }
+            denied.insert(libc::SYS_socket, sockets);
+            denied.insert(libc::SYS_listen, Vec::new());
+            // A connection that begins with data is made without `connect`.
+            let fast = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+            for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+                denied.insert(call, vec![when(flags, Length::Dword, Compare::MaskedEq(fast), fast)?]);
+            }
+        }
+        // The limits and the turns of other processes.
+        for (call, process) in OF_PROCESSES {
+            denied.insert(*call, vec![when(*process, Length::Dword, Compare::Ne, 0)?]);
+        }
+        if self.write.is_empty() {
+            // Landlock does not know who may change a file's mode, owner and times.
+            denied.extend(METADATA.iter().map(|call| (*call, Vec::new())));
+        }
         let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
         let refused = SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), arch)?;
         // As if the kernel did not have them: programs fall back to older calls, whose arguments can be looked at.
@@ -232,6 +294,41 @@ fn no_x32() -> BpfProgram {
         instruction(RETURN, 0, ALLOW),
     ]
 }
+
+/// Calls about processes, and the argument that says which: 0 is the caller.
+const OF_PROCESSES: &[(i64, u8)] = &[
+    (libc::SYS_prlimit64, 0),
+    (libc::SYS_sched_setaffinity, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setattr, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+];
+
+/// Calls that change what Landlock does not look at, by path.
+const METADATA: &[i64] = &[
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
+];
 
 const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWUSER,
@@ -292,6 +389,11 @@ const DENIED: &[i64] = &[
     libc::SYS_syslog,
     libc::SYS_vhangup,
     libc::SYS_move_pages,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
     libc::SYS_migrate_pages,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_iopl,

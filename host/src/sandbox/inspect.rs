@@ -123,6 +123,12 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
             .map_err(|error| not_a_stage(format!("its `stagehost` section is not what it should be: {error}"), ""))?,
         None => Section::default(),
     };
+    if serde_json::to_value(&section).is_ok_and(|section| holds_commands(&section)) {
+        return Err(not_a_stage(
+            "its `stagehost` section holds control characters",
+            "it could forge what is shown of it",
+        ));
+    }
     let limits = serde_json::Value::Object(section.limits.clone());
     if let Err(error) = LimitsSpec::deserialize(limits) {
         let error = error.to_string();
@@ -131,6 +137,30 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
         return Err(not_a_stage(format!("the `limits` of its `stagehost` section: {error}"), ""));
     }
     Ok(Inspection { shape, imports: outline.imports, exports: outline.exports, section })
+}
+
+/// Whether a character changes the direction of what follows it, so that a text does not read as it is written.
+pub fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A name for people: on one line, and reading as it is written.
+fn clean(name: &str) -> String {
+    let is_bad = |c: &char| c.is_control() || is_deceptive(*c);
+    name.chars().map(|c| if is_bad(&c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether any text in a value could forge what is shown of it.
+fn holds_commands(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.chars().any(|c| c.is_control() || is_deceptive(c)),
+        serde_json::Value::Array(items) => items.iter().any(holds_commands),
+        serde_json::Value::Object(entries) => {
+            let key = |key: &String| key.chars().any(|c| c.is_control() || is_deceptive(c));
+            entries.iter().any(|(name, value)| key(name) || holds_commands(value))
+        }
+        _ => false,
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -205,23 +235,23 @@ impl Outline {
                 }
                 Payload::ComponentImportSection(imports) if outermost => {
                     for import in imports {
-                        outline.imports.push(import.map_err(text)?.name.name.to_owned());
+                        outline.imports.push(clean(import.map_err(text)?.name.name));
                     }
                 }
                 Payload::ComponentExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export.map_err(text)?.name.name.to_owned());
+                        outline.exports.push(clean(export.map_err(text)?.name.name));
                     }
                 }
                 Payload::ImportSection(imports) if outermost => {
                     for import in imports.into_imports() {
                         let import = import.map_err(text)?;
-                        outline.imports.push(format!("{}::{}", import.module, import.name));
+                        outline.imports.push(clean(&format!("{}::{}", import.module, import.name)));
                     }
                 }
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export.map_err(text)?.name.to_owned());
+                        outline.exports.push(clean(export.map_err(text)?.name));
                     }
                 }
                 Payload::CustomSection(custom) if custom.name() == "stagehost" && outline.section.is_none() => {

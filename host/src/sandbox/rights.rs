@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::fd::AsRawFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -14,7 +15,10 @@ use super::{
     files::Openings,
     net::Net,
 };
-use crate::spec::{Access, ClockSpec, NetGrant, RandomSpec};
+use crate::{
+    process::open_as_planned,
+    spec::{Access, ClockSpec, NetGrant, RandomSpec},
+};
 
 /// The rights of a guest. The default has none, the real clock and real random numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +39,8 @@ impl Rights {
 /// A directory that a guest may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DirRight {
-    pub(crate) host: PathBuf,
+    /// Where the directory really was when it was planned.
+    pub(crate) real: PathBuf,
     pub(crate) guest: String,
     pub(crate) access: Access,
 }
@@ -104,7 +109,9 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
             Access::Read => FsPerms::ReadOnly,
             Access::Write => FsPerms::ReadWrite,
         };
-        wasi.preopened_dir(&dir.host, &dir.guest, permissions)?;
+        // Another stage may have put a link in its place since it was planned: what was looked at is what is opened.
+        let opened = open_as_planned(&dir.real)?;
+        wasi.preopened_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()), &dir.guest, permissions)?;
     }
     let clock = VirtualClock::of(rights.clock).map(Arc::new);
     if let Some(clock) = &clock {

@@ -48,6 +48,14 @@ pub struct LimitsSpec {
     pub file_size: Option<Bound<Size>>,
 }
 
+/// A limit that is more than a policy allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TooMuch {
+    pub(crate) key: &'static str,
+    pub(crate) said: String,
+    pub(crate) most: String,
+}
+
 const WASM: &[&str] = &["wasm", "pipeline"];
 const COMMAND: &[&str] = &["command", "pipeline"];
 const BOTH: &[&str] = &["wasm", "command", "pipeline"];
@@ -108,9 +116,17 @@ impl LimitsSpec {
         with_all_limits!(first)
     }
 
+    /// These limits as they are held: a stack is a power of two.
+    pub(crate) fn rounded(mut self) -> Self {
+        if let Some(Bound::At(Size(stack))) = self.stack {
+            self.stack = Some(Bound::At(Size(stack.next_power_of_two())));
+        }
+        self
+    }
+
     /// These limits where they are no more than `most`, for a stage of this kind. One that is not set is `most`, if that is
     /// less than the default. The error is a limit that is too much.
-    pub(crate) fn within(self, most: &Self, defaults: &Self, kind: &str) -> Result<Self, &'static str> {
+    pub(crate) fn within(self, most: &Self, defaults: &Self, kind: &str) -> Result<Self, TooMuch> {
         fn least<T: PartialOrd + Copy>(
             said: Option<Bound<T>>,
             most: Option<Bound<T>>,
@@ -127,10 +143,17 @@ impl LimitsSpec {
             }
         }
         let has = |name: &str| KINDS.iter().any(|(known, kinds)| *known == name && kinds.contains(&kind));
+        let mut most = most.clone();
+        if let Some(Bound::At(Size(stack))) = most.stack {
+            most.stack = Some(Bound::At(Size(1 << stack.max(1).ilog2())));
+        }
         macro_rules! least_of {
             ($($name:ident),*) => {
                 Self { $($name: match has(stringify!($name)) {
-                    true => least(self.$name, most.$name, defaults.$name).ok_or(stringify!($name))?,
+                    true => least(self.$name, most.$name, defaults.$name).ok_or_else(|| {
+                        let shown = |bound: Option<Bound<_>>| bound.map_or_else(String::new, |bound| bound.to_string());
+                        TooMuch { key: stringify!($name), said: shown(self.$name), most: shown(most.$name) }
+                    })?,
                     false => self.$name,
                 }),* }
             };

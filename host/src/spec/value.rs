@@ -167,6 +167,21 @@ pub enum Bound<T> {
     At(T),
 }
 
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_duration(self.0))
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Bound<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::At(value) => value.fmt(f),
+        }
+    }
+}
+
 impl<T> Bound<T> {
     /// The value, if there is a limit.
     pub fn value(self) -> Option<T> {

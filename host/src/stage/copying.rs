@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::joint::{Buffers, DescriptorSink, DescriptorSource, OutputPort, Sink, Source};
+use crate::joint::{Buffers, DescriptorSink, DescriptorSource, OutputPort, Passing, Sink, Source};
 
 /// A task that is ended with its owner.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ pub(crate) struct Log {
 impl Log {
     pub(super) fn start(file: OwnedFd, sink: Sink, buffers: &Buffers) -> io::Result<Self> {
         let mut source = DescriptorSource::owned(file)?;
-        let port = OutputPort::with_tail(sink, None);
+        let port = OutputPort::with_tail(sink, Passing::default());
         let (kept, buffers) = (port.clone(), buffers.clone());
         let reading = Task::spawn(async move {
             loop {

@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use super::{InProcess, StageEnd, settle, wasm::over_time};
 use crate::{
     function::{AsyncInput, AsyncOutput, Body, Error, FinishedEarly, Function, Input, Output, Release, Result},
-    joint::{InputPort, OutputPort, Stop},
+    joint::{InputPort, OutputPort, Passing, Stop},
     outcome::{StageExit, TrapKind},
 };
 
@@ -35,7 +35,7 @@ impl FunctionStage {
     /// Dropping the future releases the function and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, stop: Stop) -> StageEnd {
         let Self { inside, function, wall_time, kill_after } = self;
-        let (input, output) = inside.ports((None, None));
+        let (input, output) = inside.ports(Passing::default(), Passing::default());
         let started = Instant::now();
         let mut notes = Vec::new();
         let Some(Function { body }) = function else {

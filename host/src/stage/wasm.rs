@@ -8,8 +8,8 @@ use std::{
 
 use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
-    joint::{Countdown, OutputPort, Sink, Stop},
-    outcome::{LimitKind, StageExit},
+    joint::{Countdown, OutputPort, Passing, Sink, Stop},
+    outcome::{InputPlace, LimitKind, StageExit},
     sandbox::{Denials, GuestRun, GuestSpec, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
 };
 
@@ -34,8 +34,9 @@ impl WasmStage {
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
         let Self { inside, spec, code, wall_time, stderr, place } = self;
         let limits = spec.limits;
-        let (stdin, stdout) = inside.ports((limits.input_bytes, limits.output_bytes));
-        let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, limits.stderr_bytes) };
+        let passing = |most| Passing { most, exact: spec.deterministic };
+        let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
+        let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let loading = sandbox.load(spec.engine(), &code, &limits);
         let mut dumps = None;
         let loaded = tokio::select! {
@@ -88,6 +89,12 @@ impl WasmStage {
             peak_memory: ran.then(|| usage.peak_memory()),
             cpu: ran.then(|| usage.cpu()),
             fuel: usage.fuel(),
+            at: match exit {
+                StageExit::Limit { .. } if ran => {
+                    Some(InputPlace { byte: stdio.stdin.delivered(), line: None, exact: false })
+                }
+                _ => None,
+            },
             lifetime: ran.then_some(lifetime),
             stderr: stdio.stderr.tail_text(),
             notes: denials.notes(&place).into_iter().chain(dumps).collect(),

@@ -326,12 +326,43 @@ fn a_deterministic_run_gives_the_same_output_every_time() {
     seen.dedup();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert_eq!(seen[0].0, "0ns 0ns\n");
+    // By how many bytes at a time input comes is the same too, whoever writes it and however fast.
+    let chunks = r#"(module
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 4)
+        (func (export "_start")
+            (loop $l
+                (i64.store (i32.const 0) (i64.const 0x0002000000010000))
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (i64.store (i32.const 0) (i64.const 0x0000000400000008))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
+                (br_if $l (i32.load (i32.const 8))))))"#;
+    let chunks = text(&place, "chunks.wasm", chunks).display().to_string();
+    place.write("data.txt", "x".repeat(1_000_000));
+    let mut sizes = std::collections::BTreeSet::new();
+    for buffer in [4096, 65_536, 1_048_576] {
+        let json = format!(
+            r#"{{"version": 1, "stdin": {{"file": "data.txt"}}, "stdout": {{"file": "sizes"}}, "buffer": {buffer},
+                "stages": [{{"wasm": "{std}", "args": ["pass"]}}, {{"wasm": "{chunks}"}}, {{"wasm": "builtin:cat"}}]}}"#
+        );
+        place.write("chunks.json", json);
+        place.stagehost(["run", "chunks.json", "--deterministic"]).done().code(0);
+        sizes.insert(fs::read(place.path("sizes")).expect("it was written"));
+    }
+    assert_eq!(sizes.len(), 1);
     // A loop without end is stopped all the same.
     let spin = format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{std}", "args": ["spin"]}}]}}"#);
     place.write("spin.json", spin);
     place.stagehost(["run", "spin.json", "--deterministic", "--timeout", "300ms"]).done().code(124);
     place.stagehost(["run", "spin.json", "--deterministic", "--limit", "fuel=1000000"]).done().code(152);
     // What is not the same every time is refused.
+    place
+        .shorthand(":cat | date")
+        .args(["--deterministic", "--stdin", "null"])
+        .done()
+        .code(126)
+        .says(&["not the same on every run"]);
     fs::create_dir(place.path("dir")).expect("a new directory");
     for grants in [
         r#"{"dirs": [{"host": "dir"}]}"#,

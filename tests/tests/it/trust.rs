@@ -76,6 +76,26 @@ fn a_policy_refuses_what_goes_beyond_it() {
             "stages[0].limits.fuel",
             "limits.fuel",
         ),
+        // A program that only the pipeline's own PATH finds.
+        (
+            r#"{"plugins": ["allowed"]}"#,
+            r#"{"command": ["tool"], "env": {"PATH": "."}}"#,
+            "stages[0].command",
+            "plugins",
+        ),
+        (r#"{"timeout": "10s"}"#, r#"{"command": ["true"], "leftovers": "keep"}"#, "stages[0].leftovers", "timeout"),
+        (
+            r#"{"net": ["127.0.0.1:80"]}"#,
+            r#"{"command": ["true"], "sandbox": "strict", "grants": {"net": ["tcp:127.0.0.1:80"]}}"#,
+            "stages[0].grants.net[0]",
+            "net",
+        ),
+        (
+            r#"{"limits": {"stack": "600KiB"}}"#,
+            r#"{"wasm": "builtin:cat", "limits": {"stack": "600KiB"}}"#,
+            "stages[0].limits.stack",
+            "limits.stack",
+        ),
         (
             r#"{"limits": {"processes": 3}}"#,
             r#"{"command": ["true"], "limits": {"processes": 4}}"#,
@@ -87,9 +107,10 @@ fn a_policy_refuses_what_goes_beyond_it() {
         place.write("policy.json", policy);
         pipeline(&place, stage);
         let run = place.stagehost(["run", "p.json", "--policy", "policy.json"]);
-        run.done()
-            .code(126)
-            .says(&[&format!("error: {where_}: "), &format!("the policy's `{field}` does not allow it")]);
+        let output = run.done().code(126).says(&[&format!("error: {where_}: "), &format!("the policy's `{field}` ")]);
+        if let Some(limit) = field.strip_prefix("limits.") {
+            output.says(&[&format!("{limit} is "), " allows "]);
+        }
     }
     // Files at the ends, and the time of a run.
     let whole: &[(&str, &str, &str, &str)] = &[
@@ -97,6 +118,16 @@ fn a_policy_refuses_what_goes_beyond_it() {
         (r#"{"files": ["allowed"]}"#, r#""stdin": "null", "stdout": {"file": "other/out"}"#, "stdout.file", "files"),
         (r#"{"timeout": "10s"}"#, r#""stdin": "null", "timeout": "11s""#, "timeout", "timeout"),
         (r#"{"timeout": "10s"}"#, r#""stdin": "null", "timeout": "none""#, "timeout", "timeout"),
+        (r#"{"timeout": "10s"}"#, r#""stdin": "null", "kill_after": "1h""#, "kill_after", "timeout"),
+        (r#"{"timeout": "10s"}"#, r#""stdin": "null", "linger": "1h""#, "linger", "timeout"),
+        // No descriptor of the host either.
+        (r#"{"files": ["allowed"]}"#, r#""stdin": "null", "stdout": {"file": "/dev/fd/3"}"#, "stdout.file", "files"),
+        (
+            r#"{"files": ["allowed"]}"#,
+            r#""stdin": "null", "stdout": {"file": "/proc/self/fd/4"}"#,
+            "stdout.file",
+            "files",
+        ),
     ];
     for (policy, rest, where_, field) in whole {
         place.write("policy.json", policy);
@@ -234,6 +265,74 @@ fn a_walled_command_has_its_grants_and_the_system() {
     connect(&format!(r#"{{"net": ["tcp:127.0.0.1:{port}"]}}"#)).code(0).prints("connected\n");
     connect("{}").code(1).prints("");
     connect(r#"{"net": ["tcp:127.0.0.1:1"]}"#).code(1).prints("");
+}
+
+#[test]
+fn a_walled_command_reaches_no_other_process() {
+    let place = Place::new();
+    if !has_landlock(&place) {
+        return;
+    }
+    let walled = |script: &str| {
+        let script = script.replace('"', "\\\"");
+        pipeline(&place, &format!(r#"{{"command": ["bash", "-c", "{script}"], "sandbox": "strict"}}"#));
+        place.stagehost(["run", "p.json"]).done()
+    };
+    // The host's own limits, turns and signals.
+    walled("prlimit --pid $PPID --cpu=0:0 2>/dev/null; echo still here").code(0).prints("still here\n");
+    walled("renice -n 19 -p $PPID > /dev/null 2>&1 || echo refused").code(0).prints("refused\n");
+    walled("kill -KILL $PPID 2>/dev/null || echo refused").code(0).prints("refused\n");
+    // What Landlock does not look at.
+    place.write("file.txt", "x");
+    walled("chmod 777 file.txt 2>/dev/null || echo refused").code(0).prints("refused\n");
+    walled("touch -d 2001-01-01 file.txt 2>/dev/null || echo refused").code(0).prints("refused\n");
+    // Sockets of any kind, by path too.
+    let path = place.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a new socket");
+    let connect = format!(
+        "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{}\")' 2>/dev/null && echo connected; echo done",
+        path.display()
+    );
+    walled(&connect).code(0).prints("done\n");
+}
+
+#[test]
+fn what_was_planned_is_what_is_opened() {
+    let place = Place::new();
+    for directory in ["race/a/b", "outside"] {
+        fs::create_dir_all(place.path(directory)).expect("a new directory");
+    }
+    place.write("race/a/b/secret.txt", "inner");
+    place.write("outside/secret.txt", "OUTER");
+    // The first stage puts a link in the place of what the second was granted, before that one starts.
+    let swap = r#"(module
+        (import "wasi_snapshot_preview1" "path_rename" (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "path_symlink" (func $link (param i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "bc../../outside")
+        (func (export "_start")
+            (drop (call $rename (i32.const 3) (i32.const 0) (i32.const 1) (i32.const 3) (i32.const 1) (i32.const 1)))
+            (drop (call $link (i32.const 2) (i32.const 13) (i32.const 3) (i32.const 0) (i32.const 1)))))"#;
+    text(&place, "swap.wasm", swap);
+    let std = stagehost_tests::guests::built("std-probe-p2.wasm").display().to_string();
+    place.write(
+        "p.json",
+        format!(
+            r#"{{"version": 1, "stdin": "null", "stages": [
+                {{"wasm": "swap.wasm", "grants": {{"dirs": [{{"host": "race/a", "access": "write"}}]}}}},
+                {{"wasm": "{std}", "args": ["read", "/b/secret.txt"],
+                  "grants": {{"dirs": [{{"host": "race/a/b", "guest": "/b"}}]}}}}]}}"#
+        ),
+    );
+    for _ in 0..5 {
+        let output = place.stagehost(["run", "p.json"]).env("STAGEHOST_CACHE_DIR", "").done();
+        // "OUTER", as the program shows bytes.
+        assert!(!output.stdout_text().contains("[79, 85, 84, 69, 82]"), "{output}");
+        if fs::symlink_metadata(place.path("race/a/b")).is_ok_and(|found| found.is_symlink()) {
+            fs::remove_file(place.path("race/a/b")).expect("the link");
+            fs::rename(place.path("race/a/c"), place.path("race/a/b")).expect("as it was");
+        }
+    }
 }
 
 #[test]
