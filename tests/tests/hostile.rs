@@ -17,17 +17,23 @@ use stagehost_tests::{
     leaks::checked,
 };
 
-/// Limits that end each guest soon; what it may hold is the default.
-const LIMITS: &str = r#"{"cpu_time": "150ms", "stall_time": "400ms", "wall_time": "60s", "input_bytes": "16MiB",
-    "output_bytes": "16MiB", "stderr_bytes": "16MiB"}"#;
-
-/// The same for guests that use up their processor time, however slowly.
-const BUSY: &str = r#"{"cpu_time": "150ms", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
-    "stderr_bytes": "16MiB"}"#;
-
-/// The same for guests that need a while to take what they are not given.
-const SLOW: &str = r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
-    "stderr_bytes": "16MiB"}"#;
+/// Limits by how a guest is to end, so that no other one is near, however busy the machine is. What it may hold is the default.
+fn limits(end: &str) -> &'static str {
+    match end {
+        "limit:cpu_time" => {
+            r#"{"cpu_time": "150ms", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+                "stderr_bytes": "16MiB"}"#
+        }
+        "limit:stall_time" => {
+            r#"{"cpu_time": "30s", "stall_time": "400ms", "wall_time": "60s", "input_bytes": "16MiB",
+                "output_bytes": "16MiB", "stderr_bytes": "16MiB"}"#
+        }
+        _ => {
+            r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+                "stderr_bytes": "16MiB"}"#
+        }
+    }
+}
 
 fn run(host: &Host, json: &str) -> Result<Outcome, String> {
     let spec = spec::parse(json.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{json}"));
@@ -39,11 +45,7 @@ fn run(host: &Host, json: &str) -> Result<Outcome, String> {
 fn ended(host: &Host, place: &Place, guest: &Hostile, between: bool) -> (String, String) {
     let path = hostile::write(place, guest);
     let argument = if guest.large_argument { "A".repeat(1 << 20) } else { "x".into() };
-    let limits = match if between { &*guest.between } else { &*guest.alone } {
-        "limit:memory" => SLOW,
-        "limit:cpu_time" => BUSY,
-        _ => LIMITS,
-    };
+    let limits = limits(if between { &guest.between } else { &guest.alone });
     let stage = format!(r#"{{"wasm": "{path}", "name": "guest", "args": ["{argument}"], "limits": {limits}}}"#);
     let stdin = match (between, guest.stdin) {
         (false, Stdin::Null) => r#""null""#.to_owned(),
@@ -120,6 +122,32 @@ fn there_are_guests_of_all_generations() {
     let guests = hostile::all();
     let count = |generation: &str| guests.iter().filter(|guest| guest.name.starts_with(generation)).count();
     assert!(guests.len() >= 200 && count("p2-") >= 40 && count("p3-") >= 60, "{}", guests.len());
+}
+
+/// Whatever a guest is doing when its run's time is over, it is dropped, and nothing of it is left.
+#[test]
+fn each_can_be_dropped_in_whatever_it_does() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    let mut wrong = Vec::new();
+    checked(|| {
+        let host = host();
+        for (number, guest) in hostile::all().iter().enumerate().filter(|(_, guest)| guest.alone != "refused") {
+            let path = hostile::write(&place, guest);
+            // At different moments: while it is compiled, instantiated, running, waiting.
+            let timeout = [1, 3, 10, 30][number % 4];
+            let json = format!(
+                r#"{{"version": 1, "timeout": "{timeout}ms", "stdin": {{"file": "/dev/zero"}}, "stdout": "null",
+                    "stages": [{{"wasm": "builtin:cat"}}, {{"wasm": "{path}", "name": "guest"}}, {{"wasm": "builtin:cat", "name": "behind"}}]}}"#
+            );
+            match run(&host, &json) {
+                Ok(outcome) if outcome.timed_out || outcome.duration_ms < 30_000 => {}
+                Ok(outcome) => wrong.push(format!("{}: {outcome:?}", guest.name)),
+                Err(refused) => wrong.push(format!("{}: {refused}", guest.name)),
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// A thousand good runs beside a thousand hostile ones, at most 16 at once.

@@ -127,7 +127,7 @@ pub(crate) struct RunArgs {
     /// Write the outcome as JSON to this descriptor.
     #[arg(long, value_name = "FD", conflicts_with = "report")]
     pub(crate) report_fd: Option<u32>,
-    /// Write a wasm core dump of each sandboxed stage that traps or reaches a limit into this directory.
+    /// Write a wasm core dump of each sandboxed stage that traps, or runs out of memory, cpu_time or fuel, into this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) coredump: Option<PathBuf>,
     /// A delegated cgroup v2 directory in which commands get cgroups of their own. Default: this process's own, if the

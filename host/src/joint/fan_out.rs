@@ -71,13 +71,4 @@ impl<T> Port<T> {
         self.fan_out.add(cx.waker());
         poll(&mut state, &mut own)
     }
-
-    /// Polls once more with the port's own waker, for whoever waits already.
-    pub(super) fn poll_again<R>(
-        &self,
-        state: &mut T,
-        poll: impl FnOnce(&mut T, &mut Context<'_>) -> Poll<R>,
-    ) -> Poll<R> {
-        poll(state, &mut Context::from_waker(&self.waker))
-    }
 }

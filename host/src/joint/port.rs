@@ -94,17 +94,20 @@ impl InputPort {
         Self(Arc::new(Port::new(state)))
     }
 
-    /// Whether the guest waits for input that is not there.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        let mut state = lock(&self.0.state);
-        if !state.waiting || state.block.is_some() {
-            return state.waiting;
+    /// Whether the guest waits for input that is not there. Whoever asks is woken when some comes.
+    pub(crate) fn is_waited_for(&self, cx: &mut Context<'_>) -> bool {
+        if !lock(&self.0.state).waiting {
+            return false;
         }
         // A read that was given up leaves no trace: look whether there is something to be had.
-        let ready = self.0.poll_again(&mut state, |state, cx| match &mut state.source {
+        let ready = self.0.poll(cx, |state, cx| match &mut state.source {
+            _ if state.block.is_some() => state.poll_block(cx, &self.0.failed).map(|_| ()),
             Some(source) => source.poll_ready(cx),
             None => Poll::Ready(()),
         });
+        if ready.is_ready() {
+            lock(&self.0.state).waiting = false;
+        }
         ready.is_pending()
     }
 
@@ -469,6 +472,9 @@ impl OutputState {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, failed: &Notify) -> Poll<io::Result<()>> {
+        if self.pending.is_empty() && self.exact {
+            self.waiting = false;
+        }
         while !self.pending.is_empty() {
             let pending = self.pending.clone();
             match ready!(self.poll_write(cx, &pending, failed)) {

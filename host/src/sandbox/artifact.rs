@@ -79,6 +79,11 @@ impl Artifacts {
 
     /// Keeps compiled code. A failure is none of the run's: the next one compiles again.
     pub(super) fn keep(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
+        /// One file is not to push out all others.
+        const MOST_OF_ONE: usize = 128 << 20;
+        if code.len() > MOST_OF_ONE {
+            return;
+        }
         let path = self.path(engine, digest);
         // What cannot be kept is not kept.
         let _ = self.write(&path, code).and_then(|()| self.sweep());

@@ -190,7 +190,7 @@ impl Wake for Noting {
 pub(super) async fn in_its_time<T>(
     mut guest: Pin<&mut (impl Future<Output = T> + ?Sized)>,
     clock: Option<Arc<VirtualClock>>,
-    waits: impl Fn() -> bool,
+    waits: impl Fn(&mut Context<'_>) -> bool,
 ) -> T {
     let Some(clock) = clock else { return guest.await };
     let noting = Arc::new(Noting::default());
@@ -199,7 +199,9 @@ pub(super) async fn in_its_time<T>(
         noting.task.register(cx.waker());
         noting.woken.store(false, Relaxed);
         let polled = guest.as_mut().poll(&mut Context::from_waker(&waker));
-        if polled.is_pending() && !noting.woken.load(Relaxed) && !waits() {
+        // Out of budget the guest was only made to let others run, and nothing that it asked for was looked at.
+        let was_heard = tokio::task::coop::has_budget_remaining();
+        if polled.is_pending() && was_heard && !noting.woken.load(Relaxed) && !waits(cx) {
             // Who is due is woken, and the task with it.
             clock.jump();
         }

@@ -31,6 +31,8 @@ const AT_ONCE: usize = 2;
 /// The most bytes of compiled code that are taken, for each byte of the file, and besides.
 const EXPANSION: u64 = 64;
 const BESIDES: u64 = 16 << 20;
+/// The most compiled code of one file, in bytes.
+const MOST_CODE: u64 = 512 << 20;
 /// The most of the compiler's message that is read, in bytes.
 const MESSAGE: u64 = 4096;
 
@@ -82,7 +84,7 @@ impl Compilers {
         let shape = if shape == Shape::ModuleP1 { "module" } else { "component" };
         let mut arguments = self.command.clone();
         arguments.extend([counting.into(), shape.into()]);
-        let most = (file.len() as u64).saturating_mul(EXPANSION).saturating_add(BESIDES);
+        let most = (file.len() as u64).saturating_mul(EXPANSION).saturating_add(BESIDES).min(MOST_CODE);
         let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let launch = Launch {
             program: self.command.first().cloned().unwrap_or_default().into(),
@@ -138,8 +140,16 @@ impl Compilers {
                 Err(limit(LimitKind::CompileTime, limits.compile_time.map(millis)))
             }
             // How a program ends that is refused memory.
-            Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) | Status::Exited(101)) => {
+            Some(Status::Signaled(libc::SIGABRT)) if message.contains("memory allocation of") => {
                 Err(limit(LimitKind::CompileMemory, limits.compile_memory))
+            }
+            Some(Status::Exited(1)) if message.contains("out of memory") => {
+                Err(limit(LimitKind::CompileMemory, limits.compile_memory))
+            }
+            Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) | Status::Exited(101)) => {
+                let last = message.lines().next().unwrap_or_default();
+                let message = format!("the compiler broke down over it: {last}");
+                Err(StageExit::StartFailed { message, missing: false })
             }
             Some(Status::Signaled(libc::SIGXFSZ)) => {
                 let message = format!("it compiles to more than {most} bytes");

@@ -51,7 +51,7 @@ pub(crate) enum Counting {
     Epochs,
     /// Epochs, and instructions are counted too.
     EpochsAndFuel,
-    /// Instructions alone, and every result is the same on every machine.
+    /// Epochs, which change no result, and instructions; every result is the same on every machine.
     Fuel,
 }
 
@@ -114,9 +114,7 @@ impl Sandbox {
             return Ok(machine.clone());
         }
         let machine = Machine::new(kind).map_err(|error| SandboxError(format!("{error:#}")))?;
-        if kind.counting != Counting::Fuel {
-            self.ticker.tick(machine.engine.clone());
-        }
+        self.ticker.tick(machine.engine.clone());
         Ok(machines.entry(kind).insert_entry(Arc::new(machine)).get().clone())
     }
 }
@@ -136,7 +134,9 @@ impl Sandbox {
 pub(super) fn config(kind: EngineKind) -> Config {
     let mut config = Config::new();
     config
-        .epoch_interruption(kind.counting != Counting::Fuel)
+        .epoch_interruption(true)
+        // An image of a memory is the host's; a guest's own start writes what is not dense.
+        .memory_guaranteed_dense_image_size(1 << 20)
         .consume_fuel(kind.counting != Counting::Epochs)
         .max_wasm_stack(kind.stack)
         .async_stack_size(kind.stack + HOST_STACK)

@@ -1,7 +1,7 @@
 //! What a `.wasm` file is, without compiling it: its kind, imports, exports and `stagehost` section.
 
 use serde::{Deserialize, Serialize};
-use wasmparser::{Chunk, Parser, Payload};
+use wasmparser::{Chunk, Parser, Payload, WasmFeatures};
 
 use crate::spec::{LimitsSpec, Requests, RequiresSpec};
 
@@ -202,6 +202,17 @@ fn refuse_strangers(bytes: &[u8]) -> Result<(), NotAStage> {
     })
 }
 
+/// The most bytes that the names of imports and exports may have together.
+const MOST_NAMES: usize = 4 << 20;
+
+/// A parser that knows what the engine knows: proposals that it does not have may mean anything, such as a name that a hundred
+/// thousand imports share.
+pub(super) fn parser() -> Parser {
+    let mut parser = Parser::new(0);
+    parser.set_features(WasmFeatures::default() | WasmFeatures::COMPONENT_MODEL | WasmFeatures::CM_ASYNC);
+    parser
+}
+
 /// The outside of a component or module.
 #[derive(Default)]
 struct Outline {
@@ -212,12 +223,17 @@ struct Outline {
 }
 
 impl Outline {
+    /// How many bytes its names have.
+    fn names(&self) -> usize {
+        self.imports.iter().chain(&self.exports).map(String::len).sum()
+    }
+
     /// Reads names and sections; bodies are skipped. Only the outermost component's names count; the `stagehost` section
     /// may stand in a module within, where linkers leave it.
     fn read(mut bytes: &[u8]) -> Result<Self, String> {
         let text = |error: wasmparser::BinaryReaderError| error.to_string();
         let mut outline = Self { is_component: Parser::is_component(bytes), ..Self::default() };
-        let mut parser = Parser::new(0);
+        let mut parser = parser();
         let mut around = Vec::new();
         loop {
             let payload = match parser.parse(bytes, true).map_err(text)? {
@@ -260,6 +276,9 @@ impl Outline {
                 Payload::CodeSectionStart { size, .. } => {
                     bytes = bytes.get(size as usize..).ok_or("it ends inside its code")?;
                     parser.skip_section();
+                }
+                Payload::End(_) if outermost && outline.names() > MOST_NAMES => {
+                    return Err(format!("its names have more than {MOST_NAMES} bytes"));
                 }
                 Payload::End(_) => match around.pop() {
                     Some(outer) => parser = outer,

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use gimli::{
     AttributeValue, ColumnType, DebugLine, DebugLineOffset, DebugLineStr, DebugStr, EndianSlice, LittleEndian,
 };
-use wasmparser::{Encoding, Parser, Payload, TypeRef};
+use wasmparser::{Encoding, Payload, TypeRef};
+
+use super::inspect::parser;
 
 /// How long looking for lines may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -103,7 +105,7 @@ fn look(file: &[u8], places: &[CodePlace], stop: &AtomicBool) -> Vec<Option<Stri
 
 fn cores(file: &[u8]) -> wasmparser::Result<Vec<Core<'_>>> {
     let (mut all, mut inside) = (Vec::<Core<'_>>::new(), false);
-    for payload in Parser::new(0).parse_all(file) {
+    for payload in parser().parse_all(file) {
         let payload = payload?;
         if let Payload::Version { encoding: Encoding::Module, range, .. } = &payload {
             inside = true;

@@ -24,6 +24,13 @@ pub(crate) struct Stdio {
     pub(crate) stderr: OutputPort,
 }
 
+impl Stdio {
+    /// Whether the guest waits for input that is not there, or for room. Whoever asks is woken when that changes.
+    pub(crate) fn waits(&self, cx: &mut Context<'_>) -> bool {
+        self.stdin.is_waited_for(cx) || self.stdout.is_waited_for() || self.stderr.is_waited_for()
+    }
+}
+
 /// One opening of a stream.
 struct View<P>(P);
 

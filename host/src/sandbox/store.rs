@@ -5,13 +5,14 @@
 use std::{
     future::{Future, poll_fn},
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -34,9 +35,6 @@ use crate::{joint::Stop, outcome::StageExit};
 
 /// What one table element costs the host.
 const TABLE_ELEMENT: u64 = 16;
-
-/// How many instructions a guest that is only interrupted by their number runs at a time: some milliseconds' worth.
-const FUEL_SLICE: u64 = 10_000_000;
 
 /// How a guest is started.
 #[derive(Clone, Debug)]
@@ -193,10 +191,6 @@ fn new_store(
     if counting != Counting::Epochs {
         store.set_fuel(limits.fuel.unwrap_or(u64::MAX))?;
     }
-    if counting == Counting::Fuel {
-        store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
-        return Ok(store);
-    }
     // At every epoch the guest lets others run, or ends if the run is stopped or its time is used up.
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
@@ -252,7 +246,20 @@ pub(crate) async fn run_guest(guest: GuestRun) -> (StageExit, Option<String>) {
             Entry::P1(module) => Box::pin(run_p1(&mut store, module)),
         };
         let mut running = pin!(running);
-        let waits = || stdio.stdin.is_waited_for() || stdio.stdout.is_waited_for() || stdio.stderr.is_waited_for();
+        // What a 0.2 stream handed over is on its way, whatever the guest does meanwhile.
+        let mut running = pin!(poll_fn(|cx| {
+            let polled = running.as_mut().poll(cx);
+            if polled.is_pending() {
+                for output in [&stdio.stdout, &stdio.stderr] {
+                    if output.queued() > 0 && output.poll_drain(cx).is_ready() {
+                        // Who waits for room is to look again.
+                        cx.waker().wake_by_ref();
+                    }
+                }
+            }
+            polled
+        }));
+        let waits = |cx: &mut Context<'_>| stdio.waits(cx);
         let mut running = pin!(clock::in_its_time(running.as_mut(), clock, waits));
         metered(running.as_mut(), &usage.meter, &sandbox.turns, || stdio.stdout.idle()).await
     };
@@ -315,7 +322,9 @@ async fn dump(error: wasmtime::Error, mut store: Store<Guest>, directory: &Path,
                 return Err(std::io::Error::other("the sandbox kept nothing of it"));
             };
             let bytes = dump.serialize(&mut store, &name);
-            std::fs::File::create_new(&path)?.write_all(&bytes)
+            // It holds whatever the guest was given.
+            let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&bytes)
         })
     };
     match writing.await.map_err(std::io::Error::other).flatten() {

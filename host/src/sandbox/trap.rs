@@ -48,11 +48,17 @@ pub(super) fn exit_of(
         return StageExit::StartFailed { message: message.clone(), missing: false };
     }
     let trap = error.downcast_ref::<Trap>();
-    if let Some(denied) = denied
-        && !matches!(trap.copied().map(kind_of), Some(TrapKind::IntegerDivision | TrapKind::StackOverflow))
-    {
-        // Programs die of a refusal in ways of their own; what has nothing to do with memory is no such way.
-        return out_of_memory(denied);
+    let root = error.root_cause().to_string();
+    if let Some(denied) = denied {
+        // Programs that are refused memory abort, or use what they did not get; instances are not made at all.
+        let dies_of_it = match trap.copied().map(kind_of) {
+            Some(TrapKind::Unreachable | TrapKind::MemoryOutOfBounds) => true,
+            Some(_) => false,
+            None => root.contains("exceeds memory limits") || root.contains("exceeds table limits"),
+        };
+        if dies_of_it {
+            return out_of_memory(denied);
+        }
     }
     if let Some(error) = error.downcast_ref::<std::io::Error>().filter(|_| trap.is_none()) {
         // The system has no memory or address space for the guest.
@@ -61,7 +67,6 @@ pub(super) fn exit_of(
     if error.is::<wasmtime::WasmtimeBug>() {
         return StageExit::HostError { message: format!("the sandbox failed: {}", readable(error)), path: None };
     }
-    let root = error.root_cause().to_string();
     let (kind, mut message) = match trap {
         Some(trap) => (kind_of(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
         None if root.contains("resource table has no free keys") && spec.rights.need_descriptors() => {

@@ -7,8 +7,10 @@
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef, Encoding,
-    Parser, Payload,
+    Payload,
 };
+
+use super::inspect::parser;
 
 /// The most items that a component may expand into.
 const MOST_ITEMS: u64 = 100_000;
@@ -69,7 +71,7 @@ impl Scope {
 /// What there is too much of, or that the file is damaged.
 pub(crate) fn weigh(bytes: &[u8]) -> Result<(), String> {
     let mut scales = Scales::default();
-    for payload in Parser::new(0).parse_all(bytes) {
+    for payload in parser().parse_all(bytes) {
         let payload = payload.map_err(|error| error.to_string())?;
         scales.put(&payload)?;
         scales.check()?;

@@ -121,7 +121,7 @@ async fn stalled(limit: Option<Duration>, stdio: &Stdio) -> StageExit {
     let (mut last, mut still) = (moved(), Duration::ZERO);
     while still < limit {
         Countdown::wait(look).await;
-        let waits = stdio.stdin.is_waited_for() || stdio.stdout.is_waited_for() || stdio.stderr.is_waited_for();
+        let waits = poll_fn(|cx| std::task::Poll::Ready(stdio.waits(cx))).await;
         let now = moved();
         still = if waits || now != last { Duration::ZERO } else { still + look };
         last = now;
