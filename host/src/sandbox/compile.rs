@@ -139,11 +139,15 @@ impl Compilers {
             Some(Status::Signaled(libc::SIGXCPU | libc::SIGKILL)) => {
                 Err(limit(LimitKind::CompileTime, limits.compile_time.map(millis)))
             }
-            // How a program ends that is refused memory.
-            Some(Status::Signaled(libc::SIGABRT)) if message.contains("memory allocation of") => {
+            // How a program ends that is refused memory: it says so, or cannot even be loaded.
+            Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS))
+                if message.is_empty() || message.contains("memory allocation of") =>
+            {
                 Err(limit(LimitKind::CompileMemory, limits.compile_memory))
             }
-            Some(Status::Exited(1)) if message.contains("out of memory") => {
+            Some(Status::Exited(1 | 127))
+                if message.contains("out of memory") || message.contains("annot allocate") =>
+            {
                 Err(limit(LimitKind::CompileMemory, limits.compile_memory))
             }
             Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) | Status::Exited(101)) => {
