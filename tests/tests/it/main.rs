@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod endings;
 mod files;
+mod findings;
 mod generations;
 mod grants;
 mod guard;

@@ -1,0 +1,21 @@
+;; waits for input that is there, or ten seconds, 2,000 times without reading, and writes what its clock says then
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $r (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $c (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $p (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 4)
+  (func (export "_start") (local $n i32) (local $i i32) (local $t i32)
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 1))
+    (i32.store (i32.const 8) (i32.const 24)) (i32.store (i32.const 12) (i32.const 8))
+    (i64.store (i32.const 256) (i64.const 77)) (i32.store8 (i32.const 264) (i32.const 0))
+    (i32.store (i32.const 272) (i32.const 1)) (i64.store (i32.const 280) (i64.const 10000000000))
+    (i64.store (i32.const 304) (i64.const 88)) (i32.store8 (i32.const 312) (i32.const 1))
+    (i32.store (i32.const 320) (i32.const 0))
+    (loop $l
+      (drop (call $p (i32.const 256) (i32.const 512) (i32.const 2) (i32.const 28)))
+      (drop (call $p (i32.const 256) (i32.const 512) (i32.const 2) (i32.const 28)))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $l (i32.lt_u (local.get $i) (i32.const 1000))))
+      (drop (call $c (i32.const 1) (i64.const 0) (i32.const 24)))
+    (drop (call $w (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 20)))))

@@ -1,0 +1,94 @@
+//! What reviewers and the fuzzer got past once: each stays a test. The guests are in `tests/findings`.
+
+use std::{fs, io::Read, process::Stdio};
+
+use stagehost_tests::{Place, guests::text, hostile, repository};
+
+fn guest(place: &Place, name: &str) -> String {
+    let source = fs::read_to_string(repository().join("tests/findings").join(format!("{name}.wat")));
+    text(place, &format!("{name}.wasm"), &source.expect("it is there")).display().to_string()
+}
+
+#[test]
+fn a_name_that_a_hundred_thousand_imports_share_takes_no_memory() {
+    // In an encoding that the engine does not know, and a parser would.
+    fn leb(mut number: usize, out: &mut Vec<u8>) {
+        while number >= 0x80 {
+            out.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
+            number >>= 7;
+        }
+        out.push(u8::try_from(number).unwrap());
+    }
+    let place = Place::new();
+    let (count, name) = (100_000, vec![b'm'; 100_000]);
+    let mut imports = vec![1];
+    leb(name.len(), &mut imports);
+    imports.extend(name);
+    imports.extend([0, 0x7e, 0, 0]);
+    leb(count, &mut imports);
+    imports.extend(vec![0; count]);
+    let mut module = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02".to_vec();
+    leb(imports.len(), &mut module);
+    module.extend(imports);
+    place.write("names.wasm", module);
+    let script = "ulimit -v 204800; exec \"$0\" inspect names.wasm";
+    let run = place.program("sh").args(["-c", script, &stagehost_tests::binary().display().to_string()]);
+    run.done().code(126).says(&["no valid WebAssembly"]);
+}
+
+#[test]
+fn deterministic_runs_end_at_their_time_too() {
+    let place = Place::new();
+    for name in ["random-loop", "write-iovecs-million-empty", "clock-loop", "p3-poll-set-busy"] {
+        let guests = hostile::all();
+        let wasm = hostile::write(&place, guests.iter().find(|guest| guest.name == name).unwrap());
+        let run = || place.shorthand(&wasm).args(["--stdin", "null", "--stdout", "null", "--deterministic"]);
+        run().args(["--limit", "cpu_time=200ms"]).done().code(152).says(&["cpu_time limit of 200ms"]);
+        run().args(["--timeout", "300ms"]).done().code(124).says(&["timeout of 300ms"]);
+    }
+}
+
+#[test]
+fn a_virtual_clock_does_not_run_on_while_input_is_there() {
+    let place = Place::new();
+    let wasm = guest(&place, "p1-poll-input-or-alarm");
+    place.write("in.txt", "x".repeat(1 << 20));
+    for before in ["", ":cat | ", ":cat | :cat | "] {
+        let run = place.shorthand(&format!("{before}{wasm}")).args(["--stdin", "in.txt", "--deterministic"]);
+        run.done().code(0).prints([0; 8]);
+    }
+}
+
+#[test]
+fn a_read_that_was_given_up_holds_no_virtual_clock() {
+    let place = Place::new();
+    let wasm = guest(&place, "p3-read-given-up-then-sleep");
+    // The input comes, and ends, while the stage sleeps.
+    place.write(
+        "p.json",
+        format!(
+            r#"{{"version": 1, "stdin": "null", "timeout": "60s", "stages": [{{"command": ["sh", "-c", "sleep 0.3; echo x"]}},
+                {{"wasm": "{wasm}", "grants": {{"clock": {{"frozen": "2026-01-01T00:00:00Z"}}}}}}]}}"#
+        ),
+    );
+    place.stagehost(["run", "p.json"]).done().code(0);
+}
+
+#[test]
+fn what_a_0_2_stage_wrote_arrives_while_it_waits_for_something_else() {
+    let place = Place::new();
+    let wasm = guest(&place, "p2-writes-then-waits");
+    let (never, _writer) = std::io::pipe().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let running = place.shorthand(&wasm).stdin(never).stdout(Stdio::from(writer)).start();
+    // More than fits the pipe: the last of it was taken from the stage and had no room then.
+    let mut seen = vec![0; 128 << 10];
+    reader.read_exact(&mut seen).unwrap();
+    drop(reader);
+    running.signal(rustix::process::Signal::TERM);
+    running.done().died_of(rustix::process::Signal::TERM);
+    // And who spins behind it is stalled.
+    let wasm = guest(&place, "p2-writes-then-spins");
+    let run = place.shorthand(&format!("{wasm} | cat")).args(["--stdin", "null", "--stdout", "null"]);
+    run.args(["--limit", "1.stall_time=300ms"]).done().code(124).says(&["moved nothing for 300ms"]);
+}
