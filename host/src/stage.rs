@@ -34,7 +34,8 @@ pub(crate) struct StageEnd {
     pub(crate) cpu: Option<Duration>,
     /// Instructions, if they were counted.
     pub(crate) fuel: Option<u64>,
-    /// Where its input was when it reached a limit.
+    /// Where it was when it reached a limit, and where its input was.
+    pub(crate) frames: Vec<String>,
     pub(crate) at: Option<InputPlace>,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) stderr: String,

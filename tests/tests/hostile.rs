@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use stagehost::{Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunOptions, StageExit, spec};
@@ -21,15 +21,15 @@ use stagehost_tests::{
 fn limits(end: &str) -> &'static str {
     match end {
         "limit:cpu_time" => {
-            r#"{"cpu_time": "150ms", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+            r#"{"cpu_time": "150ms", "wall_time": "300s", "input_bytes": "16MiB", "output_bytes": "16MiB",
                 "stderr_bytes": "16MiB"}"#
         }
         "limit:stall_time" => {
-            r#"{"cpu_time": "30s", "stall_time": "400ms", "wall_time": "60s", "input_bytes": "16MiB",
+            r#"{"cpu_time": "30s", "stall_time": "400ms", "wall_time": "300s", "input_bytes": "16MiB",
                 "output_bytes": "16MiB", "stderr_bytes": "16MiB"}"#
         }
         _ => {
-            r#"{"cpu_time": "30s", "wall_time": "60s", "input_bytes": "16MiB", "output_bytes": "16MiB",
+            r#"{"cpu_time": "30s", "wall_time": "300s", "input_bytes": "16MiB", "output_bytes": "16MiB",
                 "stderr_bytes": "16MiB"}"#
         }
     }
@@ -99,7 +99,7 @@ fn check_all(between: bool) {
             let (took, peak) = (started.elapsed(), peak_kib());
             let expected = if between { &guest.between } else { &guest.alone };
             // What the guest may hold by default, and as much again for this process.
-            if end != *expected || peak > 700 << 10 || took > Duration::from_secs(40) {
+            if end != *expected || peak > 700 << 10 {
                 wrong.push(format!("{}: {end}, not {expected}; {took:?}, {peak} KiB: {detail}", guest.name));
             }
         }

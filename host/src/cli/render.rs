@@ -6,7 +6,7 @@ use std::{
 };
 
 use stagehost::{
-    Outcome,
+    InputPlace, Outcome, StageExit,
     outcome::{JointReport, StageReport},
     spec::Size,
 };
@@ -59,31 +59,34 @@ pub(crate) fn outcome(outcome: &Outcome) {
         return;
     }
     let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
-    let blamed = outcome.blamed.as_deref().and_then(|name| outcome.stage(name));
-    if let Some(at) = blamed.and_then(|stage| stage.at) {
-        let _ = writeln!(text, "  {at}");
-    }
-    if let Some(stage) = blamed
-        && let stagehost::StageExit::Trap { frames, at, .. } = &stage.exit
-    {
-        const SHOWN: usize = 8;
-        if let Some(at) = at {
-            let _ = writeln!(text, "  {at}");
-        }
-        // How a panic ends a program says nothing of why it panicked.
-        let machinery = frames.iter().take_while(|frame| is_of_panicking(frame)).count();
-        let own = if machinery == frames.len() { &frames[..] } else { &frames[machinery..] };
-        for frame in own.iter().take(SHOWN) {
-            let _ = writeln!(text, "  at {}", safe(frame));
-        }
-        if own.len() > SHOWN {
-            let _ = writeln!(text, "  and {} more frames", own.len() - SHOWN);
+    if let Some(stage) = outcome.blamed.as_deref().and_then(|name| outcome.stage(name)) {
+        match &stage.exit {
+            StageExit::Trap { frames, at, .. } => place(*at, frames, &mut text),
+            _ => place(stage.at, &stage.frames, &mut text),
         }
     }
     if let Some(hint) = &outcome.hint {
         let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
     }
     print(&text);
+}
+
+/// Shows where a stage was, and its input.
+fn place(at: Option<InputPlace>, frames: &[String], text: &mut String) {
+    const SHOWN: usize = 8;
+    // Writing to a string cannot fail.
+    if let Some(at) = at {
+        let _ = writeln!(text, "  {at}");
+    }
+    // How a panic ends a program says nothing of why it panicked.
+    let machinery = frames.iter().take_while(|frame| is_of_panicking(frame)).count();
+    let own = if machinery == frames.len() { frames } else { &frames[machinery..] };
+    for frame in own.iter().take(SHOWN) {
+        let _ = writeln!(text, "  at {}", safe(frame));
+    }
+    if own.len() > SHOWN {
+        let _ = writeln!(text, "  and {} more frames", own.len() - SHOWN);
+    }
 }
 
 /// Whether a frame is of the machinery between a panic and the trap that ends it.

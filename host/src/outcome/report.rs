@@ -65,6 +65,8 @@ pub struct StageReport {
     pub cpu_ms: Option<u64>,
     /// The instructions of a wasm stage that came to an end of its own, as wasmtime counts them; null: not counted.
     pub fuel: Option<u64>,
+    /// Where a wasm stage was when it reached a limit while it ran: its call stack, as a trap has it.
+    pub frames: Vec<String>,
     /// Where the input of a wasm stage was when it reached a limit. A trap has its own.
     pub at: Option<InputPlace>,
     /// How long it lived, in milliseconds; null: not measured.

@@ -122,6 +122,7 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
                 peak_memory_bytes: None,
                 cpu_ms: None,
                 fuel: None,
+                frames: Vec::new(),
                 at: None,
                 duration_ms: inside.iter().filter_map(|ended| ended.end.lifetime).max().map(millis),
                 stderr: String::new(),
@@ -145,6 +146,7 @@ fn stage_report(planned: &PlannedStage, Ended { end }: &Ended) -> StageReport {
         peak_memory_bytes: end.peak_memory,
         cpu_ms: end.cpu.map(millis),
         fuel: end.fuel,
+        frames: end.frames.clone(),
         at: end.at,
         duration_ms: end.lifetime.map(millis),
         stderr: match planned.stderr {

@@ -223,19 +223,19 @@ pub(crate) struct GuestRun {
     pub(crate) file: Bytes,
 }
 
-/// Runs a guest to its end. What it wrote before it ended well is handed over before this returns. The second value is what is
-/// to be said of its core dump.
+/// Runs a guest to its end. What it wrote before it ended well is handed over before this returns.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future ends the guest wherever it is and frees its store.
-pub(crate) async fn run_guest(guest: GuestRun) -> (StageExit, Option<String>) {
+pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     let GuestRun { sandbox, loaded, spec, stdio, stop, usage, denials, file } = guest;
     let net = Arc::new(Net::resolve(&spec.rights.net, denials).await);
     let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, net) {
         Ok(store) => store,
         Err(error) => {
-            return (StageExit::HostError { message: format!("the sandbox failed: {error:#}"), path: None }, None);
+            let message = format!("the sandbox failed: {error:#}");
+            return GuestEnd { exit: StageExit::HostError { message, path: None }, ..GuestEnd::default() };
         }
     };
     let clock = store.data().held.clock.clone();
@@ -276,20 +276,37 @@ pub(crate) async fn run_guest(guest: GuestRun) -> (StageExit, Option<String>) {
         let _ = usage.fuel.set(spec.limits.fuel.unwrap_or(u64::MAX).saturating_sub(left));
     }
     let error = match ran {
-        Ok(()) => return (StageExit::Ok, None),
+        Ok(()) => return GuestEnd::default(),
         Err(error) => error,
     };
     let (stderr, delivered) = (stdio.stderr.tail_text(), stdio.stdin.delivered());
     let mut exit = trap::exit_of(&error, store.data().memory.denied, &spec, &stderr, delivered);
-    if let StageExit::Trap { frames, .. } = &mut exit {
-        add_lines(frames, &error, file).await;
+    // Of a limit the exit says what, and the frames where.
+    let mut frames = Vec::new();
+    match &mut exit {
+        StageExit::Trap { frames, .. } => add_lines(frames, &error, file).await,
+        StageExit::Limit { .. } => {
+            frames = trap::frames(&error);
+            add_lines(&mut frames, &error, file).await;
+        }
+        _ => {}
     }
     let dumps = matches!(exit, StageExit::Trap { .. } | StageExit::Limit { .. });
     let note = match &spec.dumps {
         Some(directory) if dumps => Some(dump(error, store, directory, &spec.args[0]).await),
         _ => None,
     };
-    (exit, note)
+    GuestEnd { exit, frames, note }
+}
+
+/// How a guest ended.
+#[derive(Debug, Default)]
+pub(crate) struct GuestEnd {
+    pub(crate) exit: StageExit,
+    /// Where it was when it reached a limit, if it was running then.
+    pub(crate) frames: Vec<String>,
+    /// What is to be said of its core dump.
+    pub(crate) note: Option<String>,
 }
 
 /// Adds source lines to a trap's frames.

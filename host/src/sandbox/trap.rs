@@ -128,7 +128,8 @@ fn looks_recursive(frames: &[String]) -> bool {
     frames.len() >= DEEP && frames.iter().collect::<HashSet<_>>().len() <= frames.len() / 4
 }
 
-fn frames(error: &wasmtime::Error) -> Vec<String> {
+/// The functions that the guest was in, innermost first.
+pub(super) fn frames(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
     backtrace
         .frames()

@@ -38,7 +38,7 @@ impl WasmStage {
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let loading = sandbox.load(spec.engine(), &code, &limits);
-        let mut dumps = None;
+        let (mut dumps, mut frames) = (None, Vec::new());
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
@@ -72,9 +72,9 @@ impl WasmStage {
                 };
                 match ended {
                     Err(exit) => exit,
-                    Ok((exit, dumped)) => {
-                        dumps = dumped;
-                        match settle(exit, &inside, &stdio.stdin, &stdio.stdout) {
+                    Ok(end) => {
+                        (dumps, frames) = (end.note, end.frames);
+                        match settle(end.exit, &inside, &stdio.stdin, &stdio.stdout) {
                             StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
                             exit => exit,
                         }
@@ -89,6 +89,7 @@ impl WasmStage {
             peak_memory: ran.then(|| usage.peak_memory()),
             cpu: ran.then(|| usage.cpu()),
             fuel: usage.fuel(),
+            frames,
             at: match exit {
                 StageExit::Limit { .. } if ran => {
                     Some(InputPlace { byte: stdio.stdin.delivered(), line: None, exact: false })

@@ -20,6 +20,15 @@ fn main() -> io::Result<()> {
             std::process::exit(code);
         }
         "panic" => panic!("the program gave up"),
+        "panic-in-panic" => {
+            struct Evil;
+            impl std::fmt::Display for Evil {
+                fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    panic!("while it is printed")
+                }
+            }
+            panic!("{Evil}")
+        }
         "spin" => loop {
             std::hint::black_box(());
         },
