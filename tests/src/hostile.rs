@@ -153,6 +153,8 @@ fn made(name: &str) -> Vec<u8> {
         "p2-doubling-8" => text = doubling(8),
         "p2-doubling-24" => text = doubling(24),
         "p2-carrying-30" => text = carrying(30),
+        "p2-adapter-of-2000-cases" => text = adapter(2_000, 1_999),
+        "p2-adapter-bad-case" => text = adapter(2_000, 2_000),
         "p2-nested-30" => return nested(30),
         "p2-nested-100" => return nested(100),
         "p2-nested-5000" => return nested(5_000),
@@ -184,6 +186,35 @@ fn carrying(levels: usize) -> String {
         );
     }
     format!("{text} {RUN_P2})")
+}
+
+/// A component that hands another one a variant of so many cases, of which it names one: the code between them is the host's.
+fn adapter(cases: usize, named: usize) -> String {
+    let variant = (0..cases).map(|case| format!("(case \"c{case}\" u32)")).collect::<String>();
+    format!(
+        r#"(component
+            (component $a
+                (core module $m (func (export "f") (param i32 i32)))
+                (core instance $i (instantiate $m))
+                (type $v (variant {variant}))
+                (export $e "v" (type $v))
+                (func (export "f") (param "x" $e) (canon lift (core func $i "f"))))
+            (component $b
+                (import "a" (instance $a
+                    (type $v (variant {variant}))
+                    (export "v" (type $e (eq $v)))
+                    (export "f" (func (param "x" $e)))))
+                (core func $f (canon lower (func $a "f")))
+                (core module $m
+                    (import "h" "f" (func $f (param i32 i32)))
+                    (func (export "run") (result i32) (call $f (i32.const {named}) (i32.const 7)) (i32.const 0)))
+                (core instance $i (instantiate $m (with "h" (instance (export "f" (func $f))))))
+                (func (export "run") (result (result)) (canon lift (core func $i "run"))))
+            (instance $a (instantiate $a))
+            (instance $b (instantiate $b (with "a" (instance $a))))
+            (instance $r (export "run" (func $b "run")))
+            (export "wasi:cli/run@0.2.0" (instance $r)))"#
+    )
 }
 
 /// Components nested so deep, each instantiating its child: as bytes, because no text may nest so deep.
