@@ -28,13 +28,13 @@ Examples:
   generate-pipeline | stagehost run - --stdin in.txt
 
 Exit codes:
-  0    success                            127  a stage was not found
-  78   bad pipeline file                  134  a stage trapped
-  124  time limit                         137  a stage reached its memory limit
-  125  the host's own failure, or usage   152  a stage used up its processor time
-  126  refused: digest, not a stage,      153  a stage wrote too large a file
-       not executable                     128+n  died of signal n
-                                          else the exit code of the stage to blame";
+  0    success                            134  a stage trapped
+  78   bad pipeline file                  137  a stage reached its memory limit, or held too much
+  124  timeout, wall_time, stall_time     152  a stage used up its cpu_time or fuel
+  125  the host's own failure, or usage   153  a stage read or wrote more than it may
+  126  refused: digest, lock, policy,     128+n  died of signal n
+       grant, not a stage or program      else the exit code of the stage to blame
+  127  a stage was not found";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
