@@ -6,7 +6,8 @@ use std::{
 };
 
 use stagehost::{
-    ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions, StageExit, spec,
+    Event, ExitCode, Host, HostOptions, Observer, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions,
+    StageExit, spec,
 };
 use stagehost_tests::{Place, guests::probe, leaks::checked};
 
@@ -125,5 +126,33 @@ fn good_runs_end_beside_spinning_ones_on_one_thread() {
                 assert!(!hostile.join().expect("a run does not panic").success);
             }
         });
+    });
+}
+
+#[test]
+fn a_host_runs_no_more_at_once_than_it_may() {
+    checked(|| {
+        let options = HostOptions { threads: Some(2), max_runs: Some(1), ..HostOptions::default() };
+        let host = Host::new(&options).expect("a host");
+        let first = format!(
+            r#"{{"version": 1, "timeout": "400ms", "stdin": {{"file": "/dev/zero"}}, "stdout": "null",
+                "stages": [{{"wasm": "{}", "args": ["spin"]}}]}}"#,
+            probe()
+        );
+        let second = r#"{"version": 1, "stages": [{"wasm": "builtin:cat"}], "stdin": {"text": "x"}, "stdout": "null"}"#;
+        let (sender, started) = std::sync::mpsc::sync_channel(64);
+        let tell = move |event: &Event| {
+            if matches!(event, Event::Started { .. }) {
+                let _ = sender.try_send(());
+            }
+        };
+        let on_event = Some(Observer(std::sync::Arc::new(tell)));
+        let first = host.start(plan(&first), &RunOptions { on_event, ..RunOptions::default() });
+        started.recv_timeout(Duration::from_secs(60)).expect("it starts");
+        let second = host.start(plan(second), &RunOptions::default());
+        let waited = second.wait();
+        // It began when the first was over.
+        assert!(waited.success && waited.duration_ms >= 100, "{waited:?}");
+        assert!(first.wait().timed_out);
     });
 }
