@@ -1,11 +1,7 @@
 //! The shorthand of `-c`: `':words | sort -u | ./plugin.wasm --x'`.
 //!
-//! Words and quoting are a shell's, read by a shell-grammar crate; what only a shell could do is refused with a hint.
-
-use brush_parser::{
-    ParserOptions, Token, uncached_tokenize_str,
-    word::{WordPiece, WordPieceWithSource},
-};
+//! Words and quoting are a shell's, by the rules of POSIX for quotes and backslashes; what only a shell could do is refused with
+//! a hint. (Grammars of whole shells look for much more, and take time and memory for it that no bound is known of.)
 
 use super::{PipelineSpec, SpecError, StageSpec};
 
@@ -20,29 +16,19 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     }
     // Line breaks around the pipeline, and behind a `|`, mean nothing, as in a shell.
     let text = text.trim_matches(['\n', '\r']);
-    refuse_expansions(text)?;
-    let tokens = uncached_tokenize_str(text, &Default::default()).map_err(|error| {
-        SpecError::new("-c", error.to_string())
-            .hint("a quote or bracket is not closed; single quotes keep a text as it is")
-    })?;
     let mut stages: Vec<StageSpec> = Vec::new();
     let mut words: Vec<String> = Vec::new();
-    for token in tokens {
+    for token in tokens(text)? {
         match token {
-            Token::Word(word, span) => {
+            Token::Word { word, raw, column } => {
                 if words.is_empty() {
-                    refuse_first_word(&word, span.start.column)?;
+                    refuse_first_word(&raw, column)?;
                 }
-                words.push(plain_word(&word, span.start.column)?);
+                words.push(word);
             }
-            Token::Operator(operator, span) if operator == "|" => {
-                stages.push(stage(std::mem::take(&mut words), span.start.column)?);
-            }
-            Token::Operator(operator, _) if operator == "\n" && words.is_empty() && !stages.is_empty() => {}
-            Token::Operator(operator, span) => {
-                let what = if operator == "\n" { "a line break".into() } else { format!("`{operator}`") };
-                return Err(refused(&what, span.start.column, operator_hint(&operator)));
-            }
+            Token::Pipe(column) => stages.push(stage(std::mem::take(&mut words), column)?),
+            Token::Break(_) if words.is_empty() && !stages.is_empty() => {}
+            Token::Break(column) => return Err(refused("a line break", column, operator_hint("\n"))),
         }
     }
     if !words.is_empty() || !stages.is_empty() {
@@ -53,43 +39,125 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     Ok(spec)
 }
 
-/// Refuses what only a shell could do before the grammar's crate sees it. That crate looks for the text of a here-document that
-/// nobody ends, and takes all memory for it; it counts on numbers in expansions to be small; and patterns take it time that grows
-/// with a power of their length.
-fn refuse_expansions(text: &str) -> Result<(), SpecError> {
-    let (mut quote, mut before) = (None, ' ');
-    let mut characters = text.chars().enumerate().peekable();
-    while let Some((index, c)) = characters.next() {
-        let column = index + 1;
-        let next = characters.peek().map_or(' ', |(_, next)| *next);
-        match (quote, c) {
-            (None | Some('"'), '\\') => {
-                characters.next();
-                before = ' ';
+/// What a text is made of, with the column where it stands.
+enum Token {
+    /// A word without its quotes, and as it is written.
+    Word { word: String, raw: String, column: usize },
+    /// `|`.
+    Pipe(usize),
+    /// The end of a line.
+    Break(usize),
+}
+
+/// The word that is being read.
+struct Begun {
+    word: String,
+    raw: String,
+    column: usize,
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, SpecError> {
+    const EXPANSION: &str = "quote it: '$' keeps it as it is; your shell expands \"$…\" before us";
+    const BACKTICK: &str = "quote it: '`' keeps it as it is";
+    let characters: Vec<char> = text.chars().collect();
+    let at = |index: usize| characters.get(index).copied();
+    let expands =
+        |index: usize| at(index + 1).is_some_and(|next| next.is_ascii_alphanumeric() || "_{([*@#?!$-".contains(next));
+    let mut found = Vec::new();
+    let mut begun: Option<Begun> = None;
+    let mut index = 0;
+    while let Some(c) = at(index) {
+        let (start, column) = (index, index + 1);
+        if matches!(c, ' ' | '\t' | '\n' | '|') {
+            found.extend(begun.take().map(|Begun { word, raw, column }| Token::Word { word, raw, column }));
+        }
+        index += 1;
+        match c {
+            ' ' | '\t' => continue,
+            '\n' => {
+                found.push(Token::Break(column));
                 continue;
             }
-            (Some(open), c) if c == open => quote = None,
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '<') if next == '<' => return Err(refused("`<<`", column, operator_hint("<<"))),
-            (None | Some('"'), '`') => {
-                return Err(refused("a backtick", column, "quote it: '`' keeps it as it is"));
+            '|' if !matches!(at(index), Some('|' | '&')) => {
+                found.push(Token::Pipe(column));
+                continue;
             }
-            (None | Some('"'), '$') if next.is_ascii_alphanumeric() || "_{([*@#?!$-".contains(next) => {
-                let hint = "quote it: '$' keeps it as it is; your shell expands \"$…\" before us";
-                return Err(refused("`$`", column, hint));
+            '#' if begun.is_none() => {
+                // A comment, to the end of its line.
+                while at(index).is_some_and(|c| c != '\n') {
+                    index += 1;
+                }
+                continue;
             }
-            (None, '(' | ')') => return Err(refused(&format!("`{c}`"), column, operator_hint("("))),
-            (None, '*' | '?' | '[' | ']' | '{' | '}') => {
+            '<' | '>' | '&' | ';' | '|' | '(' | ')' => {
+                let mut operator = String::from(c);
+                if let Some(next) = at(index)
+                    && ["<<", "<&", ">>", ">&", ">|", "&&", "||", "|&"].contains(&&*format!("{c}{next}"))
+                {
+                    operator.push(next);
+                }
+                return Err(refused(&format!("`{operator}`"), column, operator_hint(&operator)));
+            }
+            '*' | '?' | '[' | ']' | '{' | '}' => {
                 return Err(refused(&format!("`{c}`"), column, "quote it: '…' keeps it as it is"));
             }
-            (None, '~') if before.is_whitespace() || "|;&()".contains(before) => {
-                return Err(refused("`~`", column, "write the path, or quote it: '~'"));
+            '~' if begun.is_none() => return Err(refused("`~`", column, "write the path, or quote it: '~'")),
+            '`' => return Err(refused("a backtick", column, BACKTICK)),
+            '$' if matches!(at(index), Some('\'' | '"')) => {
+                return Err(refused("`$` before a quote", column, "plain '…' and \"…\" quotes are understood"));
             }
+            '$' if expands(start) => return Err(refused("`$`", column, EXPANSION)),
             _ => {}
         }
-        before = c;
+        let word = begun.get_or_insert_with(|| Begun { word: String::new(), raw: String::new(), column });
+        match c {
+            '\\' => match at(index) {
+                // It joins lines.
+                Some('\n') => index += 1,
+                Some(next) => {
+                    word.word.push(next);
+                    index += 1;
+                }
+                None => word.word.push(c),
+            },
+            '\'' => loop {
+                let inside = at(index).ok_or_else(|| unterminated("single", text, start))?;
+                index += 1;
+                if inside == '\'' {
+                    break;
+                }
+                word.word.push(inside);
+            },
+            '"' => loop {
+                let inside = at(index).ok_or_else(|| unterminated("double", text, start))?;
+                let (column, next) = (index + 1, at(index + 1));
+                index += 1;
+                match inside {
+                    '"' => break,
+                    '`' => return Err(refused("a backtick", column, BACKTICK)),
+                    '$' if expands(column - 1) => return Err(refused("`$`", column, EXPANSION)),
+                    '\\' if next == Some('\n') => index += 1,
+                    '\\' if matches!(next, Some('$' | '`' | '"' | '\\')) => {
+                        word.word.extend(next);
+                        index += 1;
+                    }
+                    _ => word.word.push(inside),
+                }
+            },
+            _ => word.word.push(c),
+        }
+        word.raw.extend(&characters[start..index]);
     }
-    Ok(())
+    found.extend(begun.map(|Begun { word, raw, column }| Token::Word { word, raw, column }));
+    Ok(found)
+}
+
+fn unterminated(kind: &str, text: &str, index: usize) -> SpecError {
+    let before: String = text.chars().take(index).collect();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    SpecError::new("-c", format!("unterminated {kind} quote at {line},{column}"))
+        .hint("a quote or bracket is not closed; single quotes keep a text as it is")
 }
 
 fn stage(words: Vec<String>, column: usize) -> Result<StageSpec, SpecError> {
@@ -121,58 +189,6 @@ fn refuse_first_word(word: &str, column: usize) -> Result<(), SpecError> {
         return Err(refused(&format!("`{name}=`"), column, "use --env KEY=VALUE, or `env KEY=VALUE program`"));
     }
     Ok(())
-}
-
-/// The text that a word stands for, if a shell would not have to expand anything to know it.
-fn plain_word(word: &str, column: usize) -> Result<String, SpecError> {
-    let pieces = brush_parser::word::parse(word, &ParserOptions::default())
-        .map_err(|error| SpecError::new(format!("-c, column {column}"), error.to_string()))?;
-    let mut text = String::new();
-    append(&mut text, pieces, false, column)?;
-    Ok(text)
-}
-
-fn append(text: &mut String, pieces: Vec<WordPieceWithSource>, quoted: bool, column: usize) -> Result<(), SpecError> {
-    for WordPieceWithSource { piece, start_index, .. } in pieces {
-        let column = column + start_index;
-        match piece {
-            WordPiece::Text(plain) => {
-                if !quoted && let Some(special) = plain.chars().find(|c| "*?[]{}()".contains(*c)) {
-                    return Err(refused(&format!("`{special}`"), column, "quote it: '…' keeps it as it is"));
-                }
-                text.push_str(&plain);
-            }
-            WordPiece::SingleQuotedText(plain) => text.push_str(&plain),
-            WordPiece::EscapeSequence(escaped) => text.push_str(unescape(&escaped)),
-            WordPiece::DoubleQuotedSequence(inner) => append(text, inner, true, column)?,
-            WordPiece::TildeExpansion(_) => return Err(refused("`~`", column, "write the path, or quote it: '~'")),
-            WordPiece::AnsiCQuotedText(_) | WordPiece::GettextDoubleQuotedSequence(_) => {
-                return Err(refused("`$` before a quote", column, "plain '…' and \"…\" quotes are understood"));
-            }
-            WordPiece::ParameterExpansion(_)
-            | WordPiece::CommandSubstitution(_)
-            | WordPiece::ArithmeticExpression(_) => {
-                return Err(refused(
-                    "`$`",
-                    column,
-                    "quote it: '$' keeps it as it is; your shell expands \"$…\" before us",
-                ));
-            }
-            WordPiece::BackquotedCommandSubstitution(_) => {
-                return Err(refused("a backtick", column, "quote it: '`' keeps it as it is"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The character behind a backslash; a backslash before a line break joins the lines.
-fn unescape(escaped: &str) -> &str {
-    match escaped.strip_prefix('\\') {
-        Some("\n") => "",
-        Some(rest) => rest,
-        None => escaped,
-    }
 }
 
 fn refused(what: &str, column: usize, hint: &str) -> SpecError {
