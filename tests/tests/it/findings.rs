@@ -84,9 +84,9 @@ fn what_a_0_2_stage_wrote_arrives_while_it_waits_for_something_else() {
     // More than fits the pipe: the last of it was taken from the stage and had no room then.
     let mut seen = vec![0; 128 << 10];
     reader.read_exact(&mut seen).unwrap();
-    drop(reader);
     running.signal(rustix::process::Signal::TERM);
     running.done().died_of(rustix::process::Signal::TERM);
+    drop(reader);
     // And who spins behind it is stalled.
     let wasm = guest(&place, "p2-writes-then-spins");
     let run = place.shorthand(&format!("{wasm} | cat")).args(["--stdin", "null", "--stdout", "null"]);
