@@ -13,9 +13,9 @@ mod stages;
 use std::{ffi::OsString, io};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use stagehost::ExitCode;
+use stagehost::{ExitCode, Guard};
 
-use args::{Cli, Verb};
+use args::{Cli, RunOnly, RunVerb, Verb};
 
 /// What this program calls itself with to compile a component. Not for people.
 pub(crate) const COMPILE: &str = "compile-worker";
@@ -57,19 +57,32 @@ pub(crate) fn main() -> ! {
     if arguments.get(1).is_some_and(|verb| verb == COMPILE) {
         std::process::exit(i32::from(stagehost::compile_worker(&arguments[2..])));
     }
+    std::process::exit(i32::from(follow(arguments)));
+}
+
+/// Does what the arguments say, and returns the exit code.
+fn follow(arguments: Vec<OsString>) -> u8 {
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    // Before the first thread, because it is a fork; and before anything else, because every page that is written before it has to
+    // be copied after it. A run without commands sends it away again.
+    let guard = is_run.then(Guard::start);
+    let parsed = if is_run {
+        RunOnly::try_parse_from(arguments).map(|RunOnly { verb: RunVerb::Run(args) }| Verb::Run(args))
+    } else {
+        Cli::try_parse_from(arguments).map(|cli| cli.verb)
+    };
+    let verb = match parsed {
+        Ok(verb) => verb,
         Err(error) => {
             let usage = if is_run { ExitCode::Host } else { ExitCode::Usage };
             let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // Nobody is left to hear that help could not be printed.
             let _ = error.print();
-            std::process::exit(if shown { 0 } else { usage as i32 });
+            return if shown { 0 } else { usage as u8 };
         }
     };
-    let done = match cli.verb {
-        Verb::Run(args) => run::run(args),
+    let done = match verb {
+        Verb::Run(args) => run::run(args, guard),
         Verb::Check(args) => plan::check(&args),
         Verb::Plan(args) => plan::plan(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
@@ -83,11 +96,10 @@ pub(crate) fn main() -> ! {
             io::Write::write_all(&mut io::stdout(), &script).map(|()| 0).map_err(Failure::from)
         }
     };
-    let code = done.unwrap_or_else(|failure| {
+    done.unwrap_or_else(|failure| {
         if !failure.silent {
             render::failure(&failure);
         }
         failure.code
-    });
-    std::process::exit(i32::from(code));
+    })
 }

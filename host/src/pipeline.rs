@@ -307,7 +307,7 @@ impl Host {
 
     /// Starts a run.
     pub fn start(&self, plan: Plan, options: &RunOptions) -> Running {
-        let (events, first_events) = Events::new(options.on_event.clone());
+        let (events, first_events) = Events::new(options.on_event.clone(), plan.stages.len());
         let attached = options.control.attach();
         let state = Arc::new(RunState {
             control: options.control.clone(),

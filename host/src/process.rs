@@ -8,14 +8,17 @@ mod guard;
 mod leader;
 mod spawn;
 mod tree;
+mod usage;
 mod wall;
 
 pub(crate) use cgroup::{Cgroup, CgroupParent};
 pub use guard::Guard;
 pub(crate) use guard::{GuardLink, Hold};
 pub(crate) use leader::{Leader, Status};
+pub use spawn::is_ignored;
 pub(crate) use spawn::{Launch, Rlimits, Spawner};
-pub(crate) use tree::{Member, cpu_of, group_members, name_of, orphans, usage, writes_to};
+pub(crate) use tree::{Member, group_members, name_of, orphans, usage, writes_to};
+pub(crate) use usage::cpu_of;
 pub(crate) use wall::{Wall, WallSpec, open_as_planned};
 
 /// Makes this process the parent of what its descendants leave behind.

@@ -13,6 +13,21 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// The same for `run` alone. Describing the other verbs too takes a noticeable part of a short run.
+#[derive(Debug, Parser)]
+#[command(name = "stagehost", version, max_term_width = 100)]
+pub(crate) struct RunOnly {
+    #[command(subcommand)]
+    pub(crate) verb: RunVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunVerb {
+    /// Run a pipeline.
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+}
+
 const AFTER_HELP: &str = "\
 Examples:
   stagehost run examples/top-words.json < README.md

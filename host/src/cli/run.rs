@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,16 +14,20 @@ use stagehost::{Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Ru
 
 use super::{Failure, args::RunArgs, load, render, signals};
 
-pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
+/// Runs a pipeline. The guard was started before anything else.
+pub(crate) fn run(args: RunArgs, guard: Option<io::Result<Guard>>) -> Result<u8, Failure> {
     let quiet = args.quiet;
-    run_and_report(&args).map_err(|failure| Failure { silent: failure.silent || quiet, ..failure })
+    run_and_report(&args, guard.transpose()).map_err(|failure| Failure { silent: failure.silent || quiet, ..failure })
 }
 
-fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
+fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8, Failure> {
     let mut report = Report::open(args)?;
-    // Watched until the end: what is printed below may have to wait for a reader.
-    let (outcome, _signals, guard) = match start(args) {
-        Ok(started) => started,
+    let (guard, unguarded) = match guard {
+        Ok(guard) => (guard, None),
+        Err(error) => (None, Some(error)),
+    };
+    let outcome = match start(args, guard.clone(), unguarded) {
+        Ok(outcome) => outcome,
         Err(failure) => {
             let mut message = failure.error.to_string();
             for cause in failure.error.chain().skip(1) {
@@ -53,19 +57,17 @@ fn run_and_report(args: &RunArgs) -> Result<u8, Failure> {
     Ok(if outcome.exit_code == 0 && !reported { ExitCode::Host as u8 } else { outcome.exit_code })
 }
 
-fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), Failure> {
+fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> Result<Outcome, Failure> {
     let plan = load::plan(&args.pipeline)?;
+    if !plan.has_commands() {
+        guard.iter().for_each(Guard::dismiss);
+    }
     if let Some(directory) = args.coredump.as_ref().filter(|directory| !directory.is_dir()) {
         let error = anyhow!("--coredump {}: there is no such directory", directory.display());
         return Err(Failure::new(ExitCode::Host, error));
     }
     let host = |error: anyhow::Error| Failure::new(ExitCode::Host, error);
     let open_files = raise_open_files();
-    // Before the first thread: the guard is a fork.
-    let (guard, unguarded) = match plan.has_commands().then(Guard::start).transpose() {
-        Ok(guard) => (guard, None),
-        Err(error) => (None, Some(error)),
-    };
     let foreground = plan.has_commands() && stagehost::in_foreground();
     let control = RunControl::default();
     let passes_on = plan.has_commands() && !foreground;
@@ -77,7 +79,7 @@ fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), F
         max_runs: None,
         // What programs do needs no threads of ours.
         threads: only_commands.then_some(0),
-        guard: guard.clone(),
+        guard: guard.clone().filter(|_| plan.has_commands()),
         open_files: Some(open_files),
         adopts_orphans: plan.has_commands(),
         cgroup: if plan.has_commands() { args.cgroup.clone().or_else(delegated_cgroup) } else { None },
@@ -85,26 +87,24 @@ fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), F
     let host = Host::new(&options).map_err(|error| Failure::new(ExitCode::Host, error))?;
     drop(options);
     if let Some(error) = unguarded
+        && plan.has_commands()
         && args.verbose
     {
         render::warning(&format!("there is no guard; should this process be killed, commands may see an end: {error}"));
     }
     let quiet = args.quiet;
-    let warn = move |event: &Event| {
-        if let Event::Warning { message, .. } = event
-            && !quiet
-        {
-            render::warning(message);
-        }
+    let sent_away = guard;
+    let warn = move |event: &Event| match event {
+        Event::Warning { message, .. } if !quiet => render::warning(message),
+        // It goes while the rest is said.
+        Event::Ended => sent_away.iter().for_each(Guard::dismiss),
+        _ => {}
     };
     let on_event = Some(Observer(Arc::new(warn)));
     let coredump = args.coredump.clone();
     let options = RunOptions { tee_stderr: true, foreground: Some(foreground), coredump, control, on_event };
     let outcome = host.run(plan, &options);
-    if let Some(guard) = &guard {
-        // It goes while the rest is said.
-        guard.dismiss();
-    }
+    // They are watched until the end: what is printed may have to wait for a reader.
     signals.run_is_over(outcome.signal);
     if let Some(warning) = host.warning()
         && args.verbose
@@ -113,7 +113,7 @@ fn start(args: &RunArgs) -> Result<(Outcome, signals::Signals, Option<Guard>), F
     }
     // The run is over and nothing of it is left but idle threads, which end with the process, and sooner so.
     std::mem::forget(host);
-    Ok((outcome, signals, guard))
+    Ok(outcome)
 }
 
 /// Lets this process open as many files as it may, and returns the limits it was started with, which are the commands'.

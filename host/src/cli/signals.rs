@@ -7,25 +7,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
 use signal_hook::{
     consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ},
-    iterator::{Handle, SignalsInfo, exfiltrator::origin::WithOrigin},
+    iterator::{SignalsInfo, exfiltrator::origin::WithOrigin},
     low_level::{
         emulate_default_handler,
         siginfo::{Cause, Origin},
     },
 };
-use stagehost::RunControl;
+use stagehost::{RunControl, is_ignored};
 
-/// Watches for signals until it is dropped.
+/// Watches for signals, by a thread that ends with the process. Once this is dropped, the next one ends it.
 pub(crate) struct Signals {
-    handle: Handle,
     over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Signals {
@@ -35,8 +32,6 @@ impl Signals {
     pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
         // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        let ignored = ignored_signals();
-        let is_ignored = |signal: i32| ignored & (1 << (signal - 1)) != 0;
         if is_ignored(SIGCHLD) {
             // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
             signal_hook::flag::register(SIGCHLD, Arc::default())?;
@@ -45,11 +40,10 @@ impl Signals {
         let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
         let watched = stopping.iter().chain(suspending).filter(|signal| !is_ignored(**signal));
         let mut signals = SignalsInfo::<WithOrigin>::new(watched)?;
-        let handle = signals.handle();
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
-        let thread = std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
+        std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
             let mut stopping = 0;
             for Origin { signal, cause, .. } in &mut signals {
                 match signal {
@@ -77,7 +71,7 @@ impl Signals {
                 }
             }
         })?;
-        Ok(Self { handle, over, thread: Some(thread) })
+        Ok(Self { over })
     }
 
     /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process
@@ -97,19 +91,8 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        self.handle.close();
-        if let Some(thread) = self.thread.take() {
-            // It cannot have panicked: it only waits and tells.
-            let _ = thread.join();
-        }
+        self.over.store(true, Relaxed);
     }
-}
-
-/// Which signals the process was started with as ignored, as a bit mask; from `/proc`, so that nothing is changed by asking.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Ends the process as the signal would have. The first process of a system or container is not killed by signals; it

@@ -61,7 +61,8 @@ pub(crate) struct Events {
     observer: Option<Observer>,
 }
 
-/// A stream of events. It keeps the last 1,024; who reads slower than that misses the oldest.
+/// A stream of events. It keeps the last ones, at least 16 and at least eight for each stage, which is more than a run
+/// normally has; who reads slower than that misses the oldest.
 #[derive(Debug)]
 pub struct EventStream {
     receiver: broadcast::Receiver<Event>,
@@ -69,9 +70,11 @@ pub struct EventStream {
 }
 
 impl Events {
-    pub(crate) fn new(observer: Option<Observer>) -> (Self, EventStream) {
-        const KEPT: usize = 1024;
-        let (sender, receiver) = broadcast::channel(KEPT);
+    /// Makes streams for a run of this many stages.
+    pub(crate) fn new(observer: Option<Observer>, stages: usize) -> (Self, EventStream) {
+        const EACH: usize = 8;
+        const LEAST: usize = 16;
+        let (sender, receiver) = broadcast::channel(LEAST.max(stages.saturating_mul(EACH)));
         (Self { sender, observer }, EventStream { receiver, missed: 0 })
     }
 

@@ -7,17 +7,20 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use rustix::{
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
     },
     process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
 };
@@ -32,8 +35,10 @@ pub struct Guard(Arc<Process>);
 
 #[derive(Debug)]
 struct Process {
+    /// `None`: it was sent away.
     link: Mutex<Option<GuardLink>>,
     pid: Pid,
+    reaped: AtomicBool,
 }
 
 /// The host's side of the connection.
@@ -74,7 +79,8 @@ impl Guard {
     ///
     /// When the program has threads already, or the system refuses.
     pub fn start() -> io::Result<Self> {
-        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        // The directory of a process's threads has a link for each, beside its own two.
+        let threads = std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2);
         if threads != 1 {
             return Err(io::Error::other(format!("the guard must be started before any thread; there are {threads}")));
         }
@@ -89,16 +95,15 @@ impl Guard {
             }
             pid => {
                 let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork gave no process id"))?;
-                Ok(Self(Arc::new(Process { link: Mutex::new(Some(GuardLink(Arc::new(ours)))), pid })))
+                let link = Mutex::new(Some(GuardLink(Arc::new(ours))));
+                Ok(Self(Arc::new(Process { link, pid, reaped: AtomicBool::new(false) })))
             }
         }
     }
 
     /// Sends the guard away, because there is nothing left to guard. Does not wait for it.
     pub fn dismiss(&self) {
-        if let Some(link) = self.link() {
-            link.tell(Tell::Bye, 0);
-        }
+        self.0.dismiss();
     }
 
     /// Sends the guard away and waits until it is gone. Dropping the last clone does the same.
@@ -116,10 +121,17 @@ impl Guard {
 }
 
 impl Process {
-    fn end(&self) {
+    fn dismiss(&self) {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(link) = link {
             link.tell(Tell::Bye, 0);
+        }
+    }
+
+    fn end(&self) {
+        self.dismiss();
+        // Once: later its id may be another child's.
+        if !self.reaped.swap(true, Relaxed) {
             let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
         }
     }
@@ -134,7 +146,7 @@ impl Drop for Process {
 impl GuardLink {
     fn tell(&self, tell: Tell, id: u64) {
         // A guard that is gone was killed by somebody; the run goes on without.
-        let _ = rustix::io::write(&*self.0, &message(tell, id));
+        let _ = send(&*self.0, &message(tell, id), SendFlags::NOSIGNAL);
     }
 
     /// Says from inside a child, before it runs its program, that it leads a command. Async-signal-safe.
@@ -201,17 +213,29 @@ fn detach(link: &OwnedFd) {
             unsafe { libc::dup2(null.as_raw_fd(), standard) };
         }
     }
-    let kept = link.as_raw_fd();
-    let inherited = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let numbers: Vec<i32> = inherited.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for number in numbers.into_iter().filter(|number| *number > 2 && *number != kept) {
-        // SAFETY: this process uses no descriptor but the link and the standard streams; what the host's values own here
-        // is never touched again.
-        unsafe { libc::close(number) };
-    }
+    close_all_but(link.as_raw_fd());
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+/// Closes everything but the standard streams and this descriptor.
+fn close_all_but(kept: i32) {
+    let range = |first: i32, last: i32| {
+        // SAFETY: this process uses no descriptor but the link and the standard streams; what the host's values own here is never
+        // touched again.
+        first > last || unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0
+    };
+    if range(3, kept - 1) && range(kept + 1, i32::MAX) {
+        return;
+    }
+    // Before Linux 5.9, or where the call is denied.
+    let inherited = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = inherited.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2 && *number != kept) {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
 }
 
 /// What the guard would do.

@@ -35,7 +35,8 @@ pub(crate) struct Leader {
     own_group: bool,
     end: End,
     reaped: Mutex<bool>,
-    guard: Option<GuardLink>,
+    /// The guard, as long as it knows of this command.
+    guard: Mutex<Option<GuardLink>>,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Leader {
                 End::Thread(receiver)
             }
         };
-        Ok(Arc::new(Self { pid, own_group, end, reaped: Mutex::new(false), guard }))
+        Ok(Arc::new(Self { pid, own_group, end, reaped: Mutex::new(false), guard: Mutex::new(guard) }))
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -156,7 +157,9 @@ impl Leader {
 
     /// Lets the guard forget it: there is nothing left that would have to be killed with the host.
     pub(crate) fn forget(&self) {
-        if let Some(guard) = &self.guard {
+        // Once: later its id may be another command's.
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(guard) = guard {
             guard.gone(self.pid);
         }
     }

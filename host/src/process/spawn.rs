@@ -76,8 +76,8 @@ struct Request {
 #[derive(Debug)]
 pub(crate) struct Spawner {
     worker: Mutex<Option<Worker>>,
-    /// Whether the calling thread starts them, because it lives as long as they may.
-    inline: bool,
+    /// The children's stack, if the calling thread starts them because it lives as long as they may.
+    inline: Option<Mutex<Stack>>,
 }
 
 #[derive(Debug)]
@@ -86,13 +86,23 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
+/// A stack for one child at a time.
+#[derive(Debug)]
+struct Stack(Vec<u128>);
+
+impl Stack {
+    fn new() -> Self {
+        Self(vec![0; CHILD_STACK / size_of::<u128>()])
+    }
+}
+
 /// Starts that may wait for the thread at once.
 const QUEUE: usize = 64;
 
 impl Spawner {
     /// Makes one. `inline`: whoever calls starts the programs itself, on a thread that outlives them.
     pub(crate) fn new(inline: bool) -> Self {
-        Self { worker: Mutex::default(), inline }
+        Self { worker: Mutex::default(), inline: inline.then(|| Mutex::new(Stack::new())) }
     }
 
     /// Starts a program and waits until it runs.
@@ -106,9 +116,8 @@ impl Spawner {
     /// If the future is dropped, a program that was started meanwhile is killed.
     pub(crate) async fn start(&self, launch: Launch) -> io::Result<Arc<Leader>> {
         let (own_group, guard) = (launch.own_group, launch.guard.clone());
-        if self.inline {
-            let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
-            let pid = spawn(launch, &mut stack)?;
+        if let Some(stack) = &self.inline {
+            let pid = spawn(launch, &mut stack.lock().unwrap_or_else(PoisonError::into_inner))?;
             return Leader::new(pid, own_group, guard.clone()).inspect_err(|_| abandon(pid, own_group, guard.as_ref()));
         }
         let (reply, replied) = oneshot::channel();
@@ -125,7 +134,7 @@ impl Spawner {
         }
         let (requests, mut queue) = mpsc::channel::<Request>(QUEUE);
         let thread = std::thread::Builder::new().name("stagehost-spawn".into()).spawn(move || {
-            let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+            let mut stack = Stack::new();
             while let Some(Request { launch, reply }) = queue.blocking_recv() {
                 let (own_group, guard) = (launch.own_group, launch.guard.clone());
                 if let Err(Ok(pid)) = reply.send(spawn(launch, &mut stack)) {
@@ -348,6 +357,15 @@ unsafe fn reset_signals() {
     }
 }
 
+/// Whether a signal is ignored, as it is below `nohup`. Asking changes nothing.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: `action` is plain data that the call fills in; a number that is no signal is an error.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// The child's first and last function.
 extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes a `Child` and waits until this process has its program or is gone, with all signals blocked.
@@ -363,9 +381,9 @@ extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
 ///
 /// The child is made as `posix_spawn` makes it: it shares the host's memory, and this thread waits until it has its program.
 /// To copy the page tables of a host with many sandboxed stages would take many times longer than everything else here.
-fn spawn(launch: Launch, stack: &mut [u128]) -> io::Result<Pid> {
+fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
     let mut child = Child::new(launch)?;
-    let top = stack.as_mut_ptr_range().end;
+    let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
     // is done with both. Signals are blocked meanwhile, so that no handler runs on the shared memory.
     let pid = unsafe {

@@ -123,11 +123,6 @@ pub(crate) fn name_of(pid: Pid) -> String {
     stat(pid).map_or_else(|| "a process".into(), |stat| stat.comm)
 }
 
-/// The processor time that an ended leader and those it waited for used.
-pub(crate) fn cpu_of(leader: Pid) -> Option<Duration> {
-    stat(leader).as_ref().map(cpu_time)
-}
-
 /// Whether any of these processes has the file with this inode number open: `None`, if that cannot be seen.
 pub(crate) fn writes_to(members: &[Member], inode: u64) -> Option<bool> {
     let target = format!("pipe:[{inode}]");

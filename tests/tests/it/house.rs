@@ -44,6 +44,7 @@ fn unsafe_stays_in_its_places() {
         "host/src/joint/descriptor.rs",
         "host/src/process/guard.rs",
         "host/src/process/spawn.rs",
+        "host/src/process/usage.rs",
         "host/src/process/wall.rs",
         "host/src/sandbox/artifact.rs",
         "guest-sdk/src/raw.rs",

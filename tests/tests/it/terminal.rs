@@ -129,8 +129,8 @@ fn suspending_is_passed_on_where_the_terminal_does_not_reach() {
     // One process each: a shell that waits for the start of another program cannot be seen to be stopped.
     let chain = "sh -c 'echo $$ > pid; exec sleep 1000' | sh -c 'echo second > second; exec cat'";
     let mut running = place.shorthand(chain).start();
-    let path = place.path("second");
-    running.until("the commands run", || std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
+    let said = |name: &str| std::fs::read_to_string(place.path(name)).is_ok_and(|text| text.ends_with('\n'));
+    running.until("the commands run", || said("pid") && said("second"));
     let command: u32 = place.read("pid").trim().parse().unwrap();
     let host = running.id();
     running.signal(Signal::TSTP);
