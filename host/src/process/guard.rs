@@ -18,6 +18,8 @@ use std::{
 };
 
 use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    io::{Errno, read, write},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
@@ -41,9 +43,17 @@ struct Process {
     reaped: AtomicBool,
 }
 
-/// The host's side of the connection.
+/// The host's side of the connection. What is said waits in the socket until the guard looks, which it does when the host is
+/// gone, and when the bell rings: it need not wake for what only matters then.
 #[derive(Clone, Debug)]
-pub(crate) struct GuardLink(Arc<OwnedFd>);
+pub(crate) struct GuardLink(Arc<Ends>);
+
+/// What the host and the guard share: each has its end of the socket, and the bell.
+#[derive(Debug)]
+struct Ends {
+    socket: OwnedFd,
+    bell: OwnedFd,
+}
 
 /// What the host tells the guard.
 #[derive(Clone, Copy)]
@@ -84,6 +94,7 @@ impl Guard {
         if threads != 1 {
             return Err(io::Error::other(format!("the guard must be started before any thread; there are {threads}")));
         }
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // SAFETY: there is one thread, so the child is a whole copy of this process and may do what this one may. It never
         // returns from `watch`.
@@ -91,11 +102,11 @@ impl Guard {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(ours);
-                watch(&theirs)
+                watch(&Ends { socket: theirs, bell })
             }
             pid => {
                 let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork gave no process id"))?;
-                let link = Mutex::new(Some(GuardLink(Arc::new(ours))));
+                let link = Mutex::new(Some(GuardLink(Arc::new(Ends { socket: ours, bell }))));
                 Ok(Self(Arc::new(Process { link, pid, reaped: AtomicBool::new(false) })))
             }
         }
@@ -144,9 +155,24 @@ impl Drop for Process {
 }
 
 impl GuardLink {
+    /// Async-signal-safe.
     fn tell(&self, tell: Tell, id: u64) {
         // A guard that is gone was killed by somebody; the run goes on without.
-        let _ = send(&*self.0, &message(tell, id), SendFlags::NOSIGNAL);
+        let message = message(tell, id);
+        let sent = send(&self.0.socket, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        if sent == Err(Errno::AGAIN) {
+            // So much waits that there is no room for more.
+            self.ring();
+            let _ = send(&self.0.socket, &message, SendFlags::NOSIGNAL);
+        }
+        if matches!(tell, Tell::Release | Tell::Bye) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        // It fails only if it has been rung so often that it rings anyway.
+        let _ = write(&self.0.bell, &1_u64.to_ne_bytes());
     }
 
     /// Says from inside a child, before it runs its program, that it leads a command. Async-signal-safe.
@@ -163,11 +189,20 @@ impl GuardLink {
     pub(crate) fn hold(&self, file: BorrowedFd<'_>) -> Hold {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
+        let message = message(Tell::Hold, id);
         let files = [file];
-        control.push(SendAncillaryMessage::ScmRights(&files));
-        let _ = sendmsg(&*self.0, &[IoSlice::new(&message(Tell::Hold, id))], &mut control, SendFlags::NOSIGNAL);
+        let send = |flags| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&files));
+            sendmsg(&self.0.socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL | flags)
+        };
+        if send(SendFlags::DONTWAIT) == Err(Errno::AGAIN) {
+            self.ring();
+            let _ = send(SendFlags::empty());
+        }
+        // What is on its way counts against the user's limit of descriptors on their way.
+        self.ring();
         Hold { link: self.clone(), id }
     }
 }
@@ -186,17 +221,17 @@ impl Drop for Hold {
 }
 
 /// The guard's whole life.
-fn watch(link: &OwnedFd) -> ! {
-    detach(link);
+fn watch(ends: &Ends) -> ! {
+    detach(ends);
     let mut known = Known::default();
-    while known.hear(link.as_fd()) {}
+    known.listen(ends);
     known.kill();
     // SAFETY: ends this process at once, with nothing to clean up.
     unsafe { libc::_exit(0) }
 }
 
 /// Leaves everything behind that the host was started with: its terminal, signals, directory and descriptors.
-fn detach(link: &OwnedFd) {
+fn detach(ends: &Ends) {
     // SAFETY: `set` is initialised by `sigfillset`; there is one thread.
     unsafe {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
@@ -213,26 +248,28 @@ fn detach(link: &OwnedFd) {
             unsafe { libc::dup2(null.as_raw_fd(), standard) };
         }
     }
-    close_all_but(link.as_raw_fd());
+    close_all_but([ends.socket.as_raw_fd(), ends.bell.as_raw_fd()]);
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 }
 
-/// Closes everything but the standard streams and this descriptor.
-fn close_all_but(kept: i32) {
+/// Closes everything but the standard streams and these descriptors.
+fn close_all_but(mut kept: [i32; 2]) {
+    kept.sort_unstable();
+    let [low, high] = kept;
     let range = |first: i32, last: i32| {
-        // SAFETY: this process uses no descriptor but the link and the standard streams; what the host's values own here is never
+        // SAFETY: this process uses no descriptor but these and the standard streams; what the host's values own here is never
         // touched again.
         first > last || unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0
     };
-    if range(3, kept - 1) && range(kept + 1, i32::MAX) {
+    if range(3, low - 1) && range(low + 1, high - 1) && range(high + 1, i32::MAX) {
         return;
     }
     // Before Linux 5.9, or where the call is denied.
     let inherited = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = inherited.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for number in numbers.into_iter().filter(|number| *number > 2 && *number != kept) {
+    for number in numbers.into_iter().filter(|number| *number > 2 && !kept.contains(number)) {
         // SAFETY: as above.
         unsafe { libc::close(number) };
     }
@@ -247,17 +284,37 @@ struct Known {
 }
 
 impl Known {
-    /// Waits for the next message. `false`: the host is gone.
-    fn hear(&mut self, link: BorrowedFd<'_>) -> bool {
+    /// Listens until the host is gone, or has nothing left to guard.
+    fn listen(&mut self, ends: &Ends) {
+        loop {
+            // No word on the socket wakes it, only the host's end, which needs not be asked for; and the bell.
+            let mut asked = [PollFd::new(&ends.socket, PollFlags::empty()), PollFd::new(&ends.bell, PollFlags::IN)];
+            let polled = poll(&mut asked, None);
+            let _ = read(&ends.bell, &mut [0; 8]);
+            if !self.hear(ends.socket.as_fd()) || !matches!(polled, Ok(_) | Err(Errno::INTR)) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what has been said. `false`: the host is gone, or has nothing left to guard.
+    fn hear(&mut self, socket: BorrowedFd<'_>) -> bool {
+        loop {
+            match self.hear_one(socket) {
+                Ok(true) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Ok(false) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn hear_one(&mut self, socket: BorrowedFd<'_>) -> Result<bool, Errno> {
         let mut bytes: Message = [0; 9];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(link, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
-        match received {
-            Ok(received) if received.bytes == 0 => return false,
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return true,
-            Err(_) => return false,
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        if recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?.bytes == 0 {
+            return Ok(false);
         }
         let [kind, id @ ..] = bytes;
         let id = u64::from_le_bytes(id);
@@ -276,10 +333,10 @@ impl Known {
             5 => self.held.retain(|(held, _)| *held != id),
             _ => {
                 *self = Self::default();
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 
     fn kill(&self) {
@@ -290,5 +347,57 @@ impl Known {
         for root in self.trees.iter().filter_map(pid) {
             tree::kill_tree(root);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The host's side, and a thread in the guard's place, which returns what it knows when the host is gone.
+    fn pair() -> (GuardLink, std::thread::JoinHandle<Known>) {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let theirs = Ends { socket: theirs, bell: bell.try_clone().unwrap() };
+        let guard = std::thread::spawn(move || {
+            let mut known = Known::default();
+            known.listen(&theirs);
+            known
+        });
+        (GuardLink(Arc::new(Ends { socket: ours, bell })), guard)
+    }
+
+    #[test]
+    fn more_is_heard_than_there_is_room_for() {
+        let (link, guard) = pair();
+        const MANY: i32 = 20_000;
+        for id in 1..=MANY {
+            link.tell(Tell::Group, id.unsigned_abs().into());
+        }
+        for id in 1..MANY {
+            link.gone(Pid::from_raw(id).unwrap());
+        }
+        drop(link);
+        let known = guard.join().unwrap();
+        assert_eq!(
+            known.groups,
+            [u64::from(MANY.unsigned_abs())],
+            "what was said last counts, with nobody ringing for it"
+        );
+    }
+
+    #[test]
+    fn what_is_held_is_let_go_of_at_once() {
+        let (link, guard) = pair();
+        let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let hold = link.hold(write_end.as_fd());
+        drop(write_end);
+        drop(hold);
+        // The guard's copy was the last.
+        assert_eq!(rustix::io::read(&read_end, &mut [0; 1]), Ok(0));
+        link.tell(Tell::Group, 7);
+        link.tell(Tell::Bye, 0);
+        assert!(guard.join().unwrap().groups.is_empty(), "nothing is left to guard");
     }
 }
