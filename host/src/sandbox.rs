@@ -12,6 +12,7 @@ mod files;
 mod inspect;
 mod limits;
 mod lines;
+mod listing;
 mod meter;
 mod net;
 mod preview1;

@@ -33,6 +33,18 @@ pub(super) enum Entry {
     P1(wasmtime::InstancePre<Guest>),
 }
 
+impl Entry {
+    /// How much code it is, in bytes.
+    pub(super) fn code_bytes(&self) -> usize {
+        let image = match self {
+            Self::P3(command) => command.instance_pre().component().image_range(),
+            Self::P2(command) => command.instance_pre().component().image_range(),
+            Self::P1(module) => module.module().image_range(),
+        };
+        image.end.addr() - image.start.addr()
+    }
+}
+
 impl Sandbox {
     /// The digest of a `.wasm` file.
     pub(crate) fn digest(bytes: &[u8]) -> Digest {

@@ -22,6 +22,7 @@ use super::{
     component::{Digest, Entry},
     files,
     limits::HOST_STACK,
+    listing,
     meter::Turns,
     net, preview1,
     store::Guest,
@@ -31,8 +32,9 @@ use super::{
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
 pub(super) const EPOCH: Duration = Duration::from_millis(5);
 
-/// How many compiled components an engine keeps. Those in use are in use all the same.
+/// How many compiled components an engine keeps, and how many bytes of code. Those in use are in use all the same.
 const MOST_COMPILED: usize = 256;
+const MOST_CODE: usize = 512 << 20;
 
 /// How a guest's code is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,11 +77,23 @@ pub(super) struct Machine {
     compiled: Mutex<Compiled>,
 }
 
-/// Compiled components by the digest of their file, the oldest first.
+/// Compiled components by the digest of their file, in the order of their last use.
 #[derive(Default)]
-struct Compiled {
-    cells: HashMap<Digest, Arc<OnceCell<Entry>>>,
-    order: VecDeque<Digest>,
+struct Compiled(VecDeque<(Digest, Arc<OnceCell<Entry>>)>);
+
+impl Compiled {
+    /// The place of a component, which becomes the last used. Those that were not used for the longest time make room.
+    fn cell(&mut self, digest: Digest) -> Arc<OnceCell<Entry>> {
+        let known = self.0.iter().position(|(known, _)| *known == digest).and_then(|index| self.0.remove(index));
+        let (_, cell) = known.unwrap_or_default();
+        let size = |(_, cell): &(Digest, Arc<OnceCell<Entry>>)| cell.get().map_or(0, Entry::code_bytes);
+        let mut code: usize = self.0.iter().map(size).sum::<usize>() + cell.get().map_or(0, Entry::code_bytes);
+        while self.0.len() >= MOST_COMPILED || (code > MOST_CODE && !self.0.is_empty()) {
+            code -= self.0.pop_front().as_ref().map_or(0, size);
+        }
+        self.0.push_back((digest, cell.clone()));
+        cell
+    }
 }
 
 /// Why the sandbox could not be set up.
@@ -160,6 +174,7 @@ impl Machine {
         clock::add_to_linker(&mut components)?;
         net::add_to_linker(&mut components)?;
         files::add_to_linker(&mut components)?;
+        listing::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut modules, |guest: &mut Guest| &mut guest.wasi)?;
         modules.allow_shadowing(true);
@@ -169,17 +184,7 @@ impl Machine {
 
     /// The place of a compiled component.
     pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<Entry>> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = compiled.cells.get(&digest) {
-            return cell.clone();
-        }
-        if compiled.order.len() == MOST_COMPILED
-            && let Some(oldest) = compiled.order.pop_front()
-        {
-            compiled.cells.remove(&oldest);
-        }
-        compiled.order.push_back(digest);
-        compiled.cells.entry(digest).or_default().clone()
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest)
     }
 }
 

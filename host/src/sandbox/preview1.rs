@@ -1,5 +1,5 @@
-//! Functions of preview1 that are not the stock ones: exit codes of any byte, sleeping on a guest's own clock, and looking before
-//! opening.
+//! Functions of preview1 that are not the stock ones: exit codes of any byte, sleeping on a guest's own clock, looking before
+//! opening, and a bound on listing.
 
 use std::{
     future::{Future, poll_fn},
@@ -8,7 +8,7 @@ use std::{
     task::Poll,
 };
 
-use wasmtime::{AsContextMut, Caller, Extern, Linker, Memory};
+use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::{
     I32Exit,
     p1::{
@@ -31,11 +31,7 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
     modules.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     modules.func_wrap_async(MODULE, "poll_oneoff", |mut caller: Caller<'_, Guest>, args: Poll4| {
         Box::new(async move {
-            let memory = memory_of(&mut caller)?;
-            let fuel = caller.as_context_mut().hostcall_fuel();
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
-            guest.wasi.set_hostcall_fuel(fuel);
-            let mut memory = GuestMemory::Unshared(bytes);
+            let Call { guest, mut memory, fuel } = enter(&mut caller)?;
             match guest.held.clock.clone() {
                 Some(clock) => poll_virtually(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
                 None => stock::poll_oneoff(&mut guest.wasi, &mut memory, args.0, args.1, args.2, args.3).await,
@@ -44,65 +40,87 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
     })?;
     modules.func_wrap_async(MODULE, "path_open", |mut caller: Caller<'_, Guest>, args: Open9| {
         Box::new(async move {
-            let memory = memory_of(&mut caller)?;
-            let fuel = caller.as_context_mut().hostcall_fuel();
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
-            guest.wasi.set_hostcall_fuel(fuel);
-            let mut memory = GuestMemory::Unshared(bytes);
+            let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, how, base, inheriting, flags, opened) = args;
-            if !may_open(guest, &mut memory, fuel, (dir, follow, path, length)).await {
+            if !call.may_open((dir, follow, path, length)).await {
                 return Ok(types::Errno::Perm as i32);
             }
-            let wasi = &mut guest.wasi;
-            stock::path_open(wasi, &mut memory, dir, follow, path, length, how, base, inheriting, flags, opened).await
+            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
+            stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await
         })
     })?;
     modules.func_wrap_async(MODULE, "path_filestat_set_times", |mut caller: Caller<'_, Guest>, args: Times7| {
         Box::new(async move {
-            let memory = memory_of(&mut caller)?;
-            let fuel = caller.as_context_mut().hostcall_fuel();
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
-            guest.wasi.set_hostcall_fuel(fuel);
-            let mut memory = GuestMemory::Unshared(bytes);
+            let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, accessed, modified, which) = args;
-            if !may_open(guest, &mut memory, fuel, (dir, follow, path, length)).await {
+            if !call.may_open((dir, follow, path, length)).await {
                 return Ok(types::Errno::Perm as i32);
             }
-            let wasi = &mut guest.wasi;
-            stock::path_filestat_set_times(wasi, &mut memory, dir, follow, path, length, accessed, modified, which)
-                .await
+            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
+            stock::path_filestat_set_times(wasi, memory, dir, follow, path, length, accessed, modified, which).await
+        })
+    })?;
+    modules.func_wrap_async(MODULE, "fd_readdir", |mut caller: Caller<'_, Guest>, args: List5| {
+        Box::new(async move {
+            let mut call = enter(&mut caller)?;
+            let (dir, buffer, length, cookie, used) = args;
+            if !call.may_list(dir).await {
+                return Ok(types::Errno::Overflow as i32);
+            }
+            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
+            stock::fd_readdir(wasi, memory, dir, buffer, length, cookie, used).await
         })
     })?;
     Ok(())
 }
 
-/// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
-async fn may_open(
-    guest: &mut Guest,
-    memory: &mut GuestMemory<'_>,
+/// The largest directory that can be listed, as its own size in bytes: some ten thousand names. The stock host reads all of it for
+/// each call, into memory of the host's.
+const MOST_LISTED: u64 = 1 << 20;
+
+/// What a function is called with.
+struct Call<'a> {
+    guest: &'a mut Guest,
+    memory: GuestMemory<'a>,
+    /// What the guest may have the host copy.
     fuel: usize,
-    (dir, follow, path, length): (i32, i32, i32, i32),
-) -> bool {
-    use types::Filetype::{Directory, RegularFile, SymbolicLink};
-    let Ok(follow) = types::Lookupflags::try_from(follow) else { return true };
-    let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
-    let wasi = &mut guest.wasi;
-    let seen = wasi.path_filestat_get(memory, types::Fd::from(dir), follow, named).await;
-    // The look used some.
+}
+
+fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<Call<'a>> {
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        return Err(wasmtime::Error::msg("missing required memory export"));
+    };
+    let fuel = caller.as_context_mut().hostcall_fuel();
+    let (bytes, guest) = memory.data_and_store_mut(caller);
     guest.wasi.set_hostcall_fuel(fuel);
-    seen.map_or(true, |seen| matches!(seen.filetype, RegularFile | Directory | SymbolicLink))
+    Ok(Call { guest, memory: GuestMemory::Unshared(bytes), fuel })
+}
+
+impl Call<'_> {
+    /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
+    async fn may_open(&mut self, (dir, follow, path, length): (i32, i32, i32, i32)) -> bool {
+        use types::Filetype::{Directory, RegularFile, SymbolicLink};
+        let Ok(follow) = types::Lookupflags::try_from(follow) else { return true };
+        let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
+        let wasi = &mut self.guest.wasi;
+        let seen = wasi.path_filestat_get(&mut self.memory, types::Fd::from(dir), follow, named).await;
+        // The look used some.
+        self.guest.wasi.set_hostcall_fuel(self.fuel);
+        seen.map_or(true, |seen| matches!(seen.filetype, RegularFile | Directory | SymbolicLink))
+    }
+
+    /// Whether a directory is small enough to be listed. What is none is the stock function's to refuse.
+    async fn may_list(&mut self, dir: i32) -> bool {
+        let seen = self.guest.wasi.fd_filestat_get(&mut self.memory, types::Fd::from(dir)).await;
+        self.guest.wasi.set_hostcall_fuel(self.fuel);
+        seen.map_or(true, |seen| seen.filetype != types::Filetype::Directory || seen.size <= MOST_LISTED)
+    }
 }
 
 type Times7 = (i32, i32, i32, i32, i64, i64, i32);
 type Poll4 = (i32, i32, i32, i32);
+type List5 = (i32, i32, i32, i64, i32);
 type Open9 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
-
-fn memory_of(caller: &mut Caller<'_, Guest>) -> wasmtime::Result<Memory> {
-    match caller.get_export("memory") {
-        Some(Extern::Memory(memory)) => Ok(memory),
-        _ => Err(wasmtime::Error::msg("missing required memory export")),
-    }
-}
 
 /// `poll_oneoff` on a guest's own clock.
 async fn poll_virtually(

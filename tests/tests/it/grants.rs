@@ -1,11 +1,17 @@
 //! Rights by grant, in all generations of WASI: what is granted works, what is not fails with a word on the grant, and nothing
 //! leads out of a granted directory.
 
-use std::{fs, io::Read, net::TcpListener, os::unix::fs::symlink};
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use stagehost_tests::{
-    Output, Place,
+    Output, Place, binary,
     guests::{built, text},
     repository,
 };
@@ -109,6 +115,48 @@ fn a_directory_granted_for_writing_can_be_changed_and_no_other() {
     let names: Vec<_> =
         fs::read_dir(place.path("")).expect("it is there").flatten().map(|one| one.file_name()).collect();
     assert!(!names.iter().any(|name| name == "new.txt"), "{names:?}");
+}
+
+/// A directory with that many files, whose names are of 200 bytes.
+fn crowd(place: &Place, files: usize) -> PathBuf {
+    let crowd = place.path("crowd");
+    fs::create_dir(&crowd).expect("there is room");
+    for number in 0..files {
+        fs::File::create(crowd.join(format!("{number:0>200}"))).expect("there is room");
+    }
+    crowd
+}
+
+#[test]
+fn listings_of_large_directories_cost_the_host_little() {
+    const FILES: usize = 3_000;
+    let place = Place::new();
+    crowd(&place, FILES);
+    let wasm = guest(&place, "p2-listings");
+    let grants = r#"{"dirs": [{"host": "crowd", "guest": "d", "access": "read"}]}"#;
+    let count = i32::try_from(FILES % 251).expect("it is small");
+    run(&place, &wasm, &[], grants).code(count);
+    // All of 200 listings would be 150 MB.
+    let host = binary().display().to_string();
+    place.shell(&format!("ulimit -d 120000; exec {host} run p.json")).done().code(count);
+}
+
+#[test]
+fn preview1_lists_directories_up_to_a_size() {
+    let place = Place::new();
+    let size = |path: &Path| fs::metadata(path).expect("it is there").len();
+    let crowd = crowd(&place, 6_000);
+    fs::create_dir(place.path("few")).expect("there is room");
+    fs::write(place.path("few/one"), "").expect("there is room");
+    let list = guest(&place, "p1-list");
+    for directory in ["crowd", "few"] {
+        let grants = format!(r#"{{"dirs": [{{"host": "{directory}", "guest": "d", "access": "read"}}]}}"#);
+        const OVERFLOW: i32 = 61;
+        // What a directory's size says is its file system's own affair.
+        let code = if size(&place.path(directory)) > 1 << 20 { OVERFLOW } else { 0 };
+        run(&place, &list, &[], &grants).code(code);
+    }
+    assert!(size(&crowd) > size(&place.path("few")));
 }
 
 #[test]
