@@ -10,6 +10,7 @@ mod component;
 mod engine;
 mod files;
 mod inspect;
+mod kept;
 mod limits;
 mod lines;
 mod listing;

@@ -250,6 +250,16 @@ pub struct Running {
     place: PathBuf,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // A test that failed leaves nothing behind. An error means that it is gone already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 impl Running {
     /// Its process id.
     pub fn id(&self) -> u32 {
@@ -301,7 +311,7 @@ impl Running {
             Some(pipe) => pipe.recv_timeout(PATIENCE).expect("nobody holds the program's output open"),
             None => Vec::new(),
         };
-        let output = Output { status, stdout: text(self.stdout), stderr: text(self.stderr), took };
+        let output = Output { status, stdout: text(self.stdout.take()), stderr: text(self.stderr.take()), took };
         leaks::check_group(group, &output);
         leaks::check_marked(&self.place, &output);
         leaks::check_files(&self.place, &output);

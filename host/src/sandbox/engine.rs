@@ -4,7 +4,7 @@
 //! small: stacks are powers of two.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
@@ -21,6 +21,7 @@ use super::{
     compile::Compilers,
     component::{Digest, Entry},
     files,
+    kept::Kept,
     limits::HOST_STACK,
     listing,
     meter::Turns,
@@ -31,10 +32,6 @@ use super::{
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
 pub(super) const EPOCH: Duration = Duration::from_millis(5);
-
-/// How many compiled components an engine keeps, and how many bytes of code. Those in use are in use all the same.
-const MOST_COMPILED: usize = 256;
-const MOST_CODE: usize = 512 << 20;
 
 /// How a guest's code is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,26 +71,7 @@ pub(super) struct Machine {
     pub(super) engine: Engine,
     pub(super) components: Linker<Guest>,
     pub(super) modules: wasmtime::Linker<Guest>,
-    compiled: Mutex<Compiled>,
-}
-
-/// Compiled components by the digest of their file, in the order of their last use.
-#[derive(Default)]
-struct Compiled(VecDeque<(Digest, Arc<OnceCell<Entry>>)>);
-
-impl Compiled {
-    /// The place of a component, which becomes the last used. Those that were not used for the longest time make room.
-    fn cell(&mut self, digest: Digest) -> Arc<OnceCell<Entry>> {
-        let known = self.0.iter().position(|(known, _)| *known == digest).and_then(|index| self.0.remove(index));
-        let (_, cell) = known.unwrap_or_default();
-        let size = |(_, cell): &(Digest, Arc<OnceCell<Entry>>)| cell.get().map_or(0, Entry::code_bytes);
-        let mut code: usize = self.0.iter().map(size).sum::<usize>() + cell.get().map_or(0, Entry::code_bytes);
-        while self.0.len() >= MOST_COMPILED || (code > MOST_CODE && !self.0.is_empty()) {
-            code -= self.0.pop_front().as_ref().map_or(0, size);
-        }
-        self.0.push_back((digest, cell.clone()));
-        cell
-    }
+    compiled: Mutex<Kept<Entry>>,
 }
 
 /// Why the sandbox could not be set up.
@@ -184,7 +162,7 @@ impl Machine {
 
     /// The place of a compiled component.
     pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<Entry>> {
-        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest)
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest, Entry::code_bytes)
     }
 }
 
