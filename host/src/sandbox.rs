@@ -32,6 +32,7 @@ pub use inspect::is_deceptive;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::Limits;
+pub(crate) use listing::AT_ONCE as LISTINGS_AT_ONCE;
 pub(crate) use meter::{Turns, Usage};
 pub(crate) use rights::{Denials, DirRight, Rights};
 pub(crate) use stdio::Stdio;

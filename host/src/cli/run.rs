@@ -93,7 +93,7 @@ fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> 
         render::warning(&format!("there is no guard; should this process be killed, commands may see an end: {error}"));
     }
     let quiet = args.quiet;
-    let sent_away = guard;
+    let sent_away = guard.clone();
     let warn = move |event: &Event| match event {
         Event::Warning { message, .. } if !quiet => render::warning(message),
         // It goes while the rest is said.
@@ -103,6 +103,10 @@ fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> 
     let on_event = Some(Observer(Arc::new(warn)));
     let coredump = args.coredump.clone();
     let options = RunOptions { tee_stderr: true, foreground: Some(foreground), coredump, control, on_event };
+    if !plan.has_commands() {
+        // It has gone meanwhile, and is not to be a zombie until the run is over.
+        guard.iter().for_each(Guard::end);
+    }
     let outcome = host.run(plan, &options);
     // They are watched until the end: what is printed may have to wait for a reader.
     signals.run_is_over(outcome.signal);

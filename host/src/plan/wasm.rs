@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
-    sandbox::{DirRight, Inspection, Limits, Rights, Sandbox, Source, inspect, weigh},
+    sandbox::{DirRight, Inspection, LISTINGS_AT_ONCE, Limits, Rights, Sandbox, Shape, Source, inspect, weigh},
     spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
 };
@@ -52,7 +52,9 @@ impl WasmWork {
         if !self.rights.need_descriptors() {
             return 0;
         }
-        u32::try_from(self.limits.open_files + self.rights.dirs.len()).unwrap_or(u32::MAX)
+        let streamed = self.inspection.shape == Shape::ComponentP3 && !self.rights.dirs.is_empty();
+        let listings = if streamed { LISTINGS_AT_ONCE } else { 0 };
+        u32::try_from(self.limits.open_files + self.rights.dirs.len() + listings).unwrap_or(u32::MAX)
     }
 }
 

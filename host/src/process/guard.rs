@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::{Errno, read, write},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -157,16 +157,32 @@ impl Drop for Process {
 impl GuardLink {
     /// Async-signal-safe.
     fn tell(&self, tell: Tell, id: u64) {
-        // A guard that is gone was killed by somebody; the run goes on without.
         let message = message(tell, id);
-        let sent = send(&self.0.socket, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        if sent == Err(Errno::AGAIN) {
-            // So much waits that there is no room for more.
-            self.ring();
-            let _ = send(&self.0.socket, &message, SendFlags::NOSIGNAL);
-        }
+        self.say(|| send(&self.0.socket, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
         if matches!(tell, Tell::Release | Tell::Bye) {
             self.ring();
+        }
+    }
+
+    /// Sends, and rings for as long as there is no room. A guard that is gone was killed by somebody; the run goes on without.
+    /// Async-signal-safe.
+    fn say(&self, send: impl Fn() -> Result<usize, Errno>) {
+        // The guard may have made room, and others used it, before we looked: so nothing waits for long without ringing again.
+        const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        loop {
+            match send() {
+                Err(Errno::AGAIN) => {
+                    self.ring();
+                    let _ = poll(&mut [PollFd::new(&self.0.socket, PollFlags::OUT)], Some(&PAUSE));
+                }
+                // Too many descriptors of this user's are on their way.
+                Err(Errno::TOOMANYREFS) => {
+                    self.ring();
+                    let _ = poll(&mut [], Some(&PAUSE));
+                }
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
         }
     }
 
@@ -191,16 +207,12 @@ impl GuardLink {
         let id = NEXT.fetch_add(1, Relaxed);
         let message = message(Tell::Hold, id);
         let files = [file];
-        let send = |flags| {
+        self.say(|| {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(&files));
-            sendmsg(&self.0.socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL | flags)
-        };
-        if send(SendFlags::DONTWAIT) == Err(Errno::AGAIN) {
-            self.ring();
-            let _ = send(SendFlags::empty());
-        }
+            sendmsg(&self.0.socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+        });
         // What is on its way counts against the user's limit of descriptors on their way.
         self.ring();
         Hold { link: self.clone(), id }
@@ -354,18 +366,22 @@ impl Known {
 mod tests {
     use super::*;
 
-    /// The host's side, and a thread in the guard's place, which returns what it knows when the host is gone.
-    fn pair() -> (GuardLink, std::thread::JoinHandle<Known>) {
+    /// How long the guard may take to know.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// The host's side, and a thread in the guard's place, which tells what it knows when the host is gone.
+    fn pair() -> (GuardLink, std::sync::mpsc::Receiver<Known>) {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let theirs = Ends { socket: theirs, bell: bell.try_clone().unwrap() };
-        let guard = std::thread::spawn(move || {
+        let (told, known) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
             let mut known = Known::default();
             known.listen(&theirs);
-            known
+            told.send(known)
         });
-        (GuardLink(Arc::new(Ends { socket: ours, bell })), guard)
+        (GuardLink(Arc::new(Ends { socket: ours, bell })), known)
     }
 
     #[test]
@@ -379,7 +395,7 @@ mod tests {
             link.gone(Pid::from_raw(id).unwrap());
         }
         drop(link);
-        let known = guard.join().unwrap();
+        let known = guard.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
             known.groups,
             [u64::from(MANY.unsigned_abs())],
@@ -398,6 +414,6 @@ mod tests {
         assert_eq!(rustix::io::read(&read_end, &mut [0; 1]), Ok(0));
         link.tell(Tell::Group, 7);
         link.tell(Tell::Bye, 0);
-        assert!(guard.join().unwrap().groups.is_empty(), "nothing is left to guard");
+        assert!(guard.recv_timeout(PATIENCE).unwrap().groups.is_empty(), "nothing is left to guard");
     }
 }

@@ -31,7 +31,8 @@ impl<T> Kept<T> {
         let mut code = self.0.iter().map(|(_, other)| of(other)).sum::<usize>() + of(&cell);
         while self.0.len() >= MOST || code > MOST_CODE {
             let Some((_, oldest)) = self.0.pop_front() else { break };
-            code -= of(&oldest);
+            // One may have been compiled since the sum was made.
+            code = code.saturating_sub(of(&oldest));
         }
         self.0.push_back((digest, cell.clone()));
         cell

@@ -1,54 +1,252 @@
 //! Listing granted directories a piece at a time.
 //!
-//! The stock host reads a whole directory before it hands over the first entry, and keeps it as long as the guest keeps the
-//! listing: memory of the host's by the size of the directory, for each listing. Here a listing keeps one piece, and the
-//! position of the next as the kernel counts it, which holds when the directory is opened anew; so it costs no descriptor either.
-//! WASI 0.3 has streams, which the stock host fills as they are read. Preview1's listings are not kept, see [`super::preview1`].
+//! The stock host of WASI 0.2 reads a whole directory before it hands over the first entry, and keeps it as long as the guest keeps the
+//! listing: memory of the host's by the size of the directory, for each listing. That of WASI 0.3 holds a thread for each
+//! listing instead. Here a listing is an open directory, which keeps its place as the kernel does for every program, and the entries
+//! of one piece. In WASI 0.2 it is a resource, which `open_files` bounds; in WASI 0.3 a stream, of which a guest has at most
+//! [`AT_ONCE`]. Preview1 has no listings that last, see [`super::preview1`].
 
-use std::{collections::VecDeque, fs::File, io, mem::MaybeUninit, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    future::Future,
+    io, iter,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, openat, seek, statat};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir, openat, statat},
+    io::Errno,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    task::JoinHandle,
+};
 use wasmtime::{
     StoreContextMut,
-    component::{Linker, Resource, ResourceType},
+    component::{
+        Destination, FutureReader, Linker, Resource, ResourceType, StreamProducer, StreamReader, StreamResult,
+        VecBuffer,
+    },
 };
 use wasmtime_wasi::{
     WasiView,
     filesystem::Descriptor,
-    p2::{
-        ReaddirIterator,
-        bindings::filesystem::types::{DescriptorType, DirectoryEntry, ErrorCode},
-    },
+    p2::{ReaddirIterator, bindings::filesystem::types as fs2},
+    p3::bindings::filesystem::types as fs3,
 };
 
 use super::store::Guest;
 
+/// How many listings a guest of WASI 0.3 may have at once.
+pub(crate) const AT_ONCE: usize = 64;
+
 /// What is read at once, in bytes as the kernel hands it over: about 200 entries.
 const PIECE: usize = 8 << 10;
 
-type Entries = VecDeque<Result<DirectoryEntry, ErrorCode>>;
+/// A guest's turns to list directories by streams.
+#[derive(Clone, Debug)]
+pub(super) struct Listings(Arc<Semaphore>);
 
-/// A directory that a guest lists.
-struct Listing {
-    dir: Arc<File>,
-    piece: Entries,
-    /// Where the next piece starts; `None`: there is none.
-    next: Option<u64>,
-}
-
-impl Listing {
-    async fn open(dir: Arc<File>) -> Result<Self, ErrorCode> {
-        let (piece, next) = read(dir.clone(), 0).await?;
-        Ok(Self { dir, piece, next })
+impl Default for Listings {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 }
 
-/// Puts our listing in the place of the stock one. Shadowing must be allowed.
+/// An entry of a directory; `None`: one whose name is not UTF-8, which WASI has no place for.
+type Entry = Option<(FileType, String)>;
+
+/// A directory that a guest lists.
+#[derive(Clone)]
+struct Listing {
+    dir: Arc<File>,
+    /// The directory, opened for this listing alone: it knows what was read of it.
+    opened: Arc<OwnedFd>,
+}
+
+impl Listing {
+    /// Opens a directory for listing. Blocks as long as the file system does.
+    fn open(dir: Arc<File>) -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(&dir, c".", flags, Mode::empty())?;
+        Ok(Self { dir, opened: Arc::new(opened) })
+    }
+
+    /// Reads on; nothing is the end. Blocks as long as the file system does.
+    fn read(&self) -> rustix::io::Result<VecDeque<Entry>> {
+        let mut piece = VecDeque::new();
+        let mut buffer = [MaybeUninit::uninit(); PIECE];
+        let mut entries = RawDir::new(&self.opened, &mut buffer);
+        loop {
+            match entries.next() {
+                // A directory that was removed has nothing in it.
+                None | Some(Err(Errno::NOENT)) => return Ok(piece),
+                Some(Err(Errno::INTR)) => continue,
+                Some(Err(error)) => return Err(error),
+                Some(Ok(entry)) => {
+                    let name = entry.file_name();
+                    if name != c"." && name != c".." {
+                        piece.push_back(name.to_str().ok().map(|text| {
+                            let kind = match entry.file_type() {
+                                // Not every file system says.
+                                FileType::Unknown => statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                                    .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
+                                kind => kind,
+                            };
+                            (kind, text.to_owned())
+                        }));
+                    }
+                }
+            }
+            if entries.is_buffer_empty() && !piece.is_empty() {
+                return Ok(piece);
+            }
+        }
+    }
+}
+
+/// Puts our listings in the place of the stock ones. Shadowing must be allowed.
 pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    add_resources(components)?;
+    components.instance("wasi:filesystem/types@0.3.0")?.func_wrap(
+        "[method]descriptor.read-directory",
+        |mut store: StoreContextMut<'_, Guest>, (dir,): (Resource<Descriptor>,)| {
+            let guest = store.data_mut();
+            let dir = match guest.wasi.ctx().table.get(&dir)? {
+                Descriptor::Dir(dir) => Ok(dir.dir.clone()),
+                Descriptor::File(_) => Err(fs3::ErrorCode::NotDirectory),
+            };
+            let turn = guest.held.listings.0.clone().try_acquire_owned();
+            let (told, result) = oneshot::channel();
+            let stream = match (dir, turn) {
+                (Ok(dir), Ok(turn)) => {
+                    let reading = spawn_blocking(move || {
+                        let listing = Listing::open(dir)?;
+                        let piece = listing.read()?;
+                        Ok((listing, piece))
+                    });
+                    StreamReader::new(&mut store, Streamed { reading, told: Some(told), _turn: turn })?
+                }
+                (dir, _) => {
+                    let refused = dir.err().unwrap_or(fs3::ErrorCode::InsufficientMemory);
+                    // The guest cannot have let go of the other end yet.
+                    let _ = told.send(Err(refused));
+                    StreamReader::new(&mut store, iter::empty())?
+                }
+            };
+            Ok(((stream, FutureReader::new(&mut store, result)?),))
+        },
+    )
+}
+
+type Reading = JoinHandle<rustix::io::Result<(Listing, VecDeque<Entry>)>>;
+
+fn spawn_blocking(read: impl FnOnce() -> rustix::io::Result<(Listing, VecDeque<Entry>)> + Send + 'static) -> Reading {
+    tokio::task::spawn_blocking(read)
+}
+
+/// A listing of WASI 0.3.
+struct Streamed {
+    /// The next piece. It is read ahead.
+    reading: Reading,
+    /// Where its end is told to; `None`: it was.
+    told: Option<oneshot::Sender<Result<(), fs3::ErrorCode>>>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Streamed {
+    fn end(&mut self, how: Result<(), fs3::ErrorCode>) -> Poll<wasmtime::Result<StreamResult>> {
+        if let Some(told) = self.told.take() {
+            // Nobody may want to know.
+            let _ = told.send(how);
+        }
+        Poll::Ready(Ok(StreamResult::Dropped))
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // What the guest did not read is no error.
+        let _ = self.end(Ok(()));
+    }
+}
+
+impl<D: 'static> StreamProducer<D> for Streamed {
+    type Item = fs3::DirectoryEntry;
+    type Buffer = VecBuffer<fs3::DirectoryEntry>;
+
+    fn poll_produce<'a>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut store: StoreContextMut<'a, D>,
+        mut destination: Destination<'a, Self::Item, Self::Buffer>,
+        finish: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        if self.told.is_none() {
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        // Whether there is more is not known before it is read.
+        if destination.remaining(&mut store) == Some(0) {
+            return Poll::Ready(Ok(StreamResult::Completed));
+        }
+        let read = match Pin::new(&mut self.reading).poll(cx) {
+            Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
+            read => ready!(read),
+        };
+        let (listing, piece) = match read.map_err(io::Error::other).and_then(|read| read.map_err(io::Error::from)) {
+            Ok(read) => read,
+            Err(error) => return self.end(Err(error.into())),
+        };
+        let whole = piece.iter().take_while(|entry| entry.is_some()).count();
+        let (all, none) = (whole == piece.len(), whole == 0);
+        let entries: Vec<_> = piece.into_iter().map_while(entry3).collect();
+        match (all, none) {
+            (true, true) => return self.end(Ok(())),
+            (false, true) => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
+            (true, false) => {
+                self.reading = spawn_blocking(move || listing.read().map(|piece| (listing, piece)));
+            }
+            // What is before the bad name is handed over first.
+            (false, false) => self.reading = spawn_blocking(move || Ok((listing, VecDeque::from([None])))),
+        }
+        destination.set_buffer(entries.into());
+        Poll::Ready(Ok(StreamResult::Completed))
+    }
+}
+
+fn entry3(entry: Entry) -> Option<fs3::DirectoryEntry> {
+    use fs3::DescriptorType;
+    let (kind, name) = entry?;
+    let type_ = match kind {
+        FileType::Directory => DescriptorType::Directory,
+        FileType::RegularFile => DescriptorType::RegularFile,
+        FileType::Symlink => DescriptorType::SymbolicLink,
+        FileType::BlockDevice => DescriptorType::BlockDevice,
+        FileType::CharacterDevice => DescriptorType::CharacterDevice,
+        // As the stock host names them.
+        _ => DescriptorType::Other(None),
+    };
+    Some(fs3::DirectoryEntry { type_, name })
+}
+
+/// A listing of WASI 0.2.
+struct Held {
+    listing: Listing,
+    piece: VecDeque<Entry>,
+    /// How it ended, once it has.
+    over: Option<Result<(), fs2::ErrorCode>>,
+}
+
+fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut files = components.instance("wasi:filesystem/types@0.2.12")?;
     // For the component model a listing is of the stock kind; what stands for it in the table is ours.
     files.resource("directory-entry-stream", ResourceType::host::<ReaddirIterator>(), |mut store, listing| {
-        store.data_mut().wasi.ctx().table.delete(Resource::<Listing>::new_own(listing))?;
+        store.data_mut().wasi.ctx().table.delete(Resource::<Held>::new_own(listing))?;
         Ok(())
     })?;
     files.func_wrap_async(
@@ -57,10 +255,11 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
             Box::new(async move {
                 let dir = match store.data_mut().wasi.ctx().table.get(&dir)? {
                     Descriptor::Dir(dir) => dir.dir.clone(),
-                    Descriptor::File(_) => return Ok((Err(ErrorCode::NotDirectory),)),
+                    Descriptor::File(_) => return Ok((Err(fs2::ErrorCode::NotDirectory),)),
                 };
-                let listing = match Listing::open(dir).await {
-                    Ok(listing) => listing,
+                let opened = blocking(move || Listing::open(dir)).await;
+                let listing = match opened {
+                    Ok(listing) => Held { listing, piece: VecDeque::new(), over: None },
                     Err(error) => return Ok((Err(error),)),
                 };
                 let listing = store.data_mut().wasi.ctx().table.push(listing)?;
@@ -72,73 +271,47 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
         "[method]directory-entry-stream.read-directory-entry",
         |mut store: StoreContextMut<'_, Guest>, (listing,): (Resource<ReaddirIterator>,)| {
             Box::new(async move {
-                let of_ours = || Resource::<Listing>::new_borrow(listing.rep());
+                let held = || Resource::<Held>::new_borrow(listing.rep());
                 loop {
-                    let listing = store.data_mut().wasi.ctx().table.get_mut(&of_ours())?;
-                    if let Some(entry) = listing.piece.pop_front() {
-                        return Ok((entry.map(Some),));
+                    let Held { listing, piece, over } = store.data_mut().wasi.ctx().table.get_mut(&held())?;
+                    if let Some(entry) = piece.pop_front() {
+                        return Ok((entry2(entry).map(Some),));
                     }
-                    let Some(from) = listing.next.take() else { return Ok((Ok(None),)) };
-                    let (piece, next) = match read(listing.dir.clone(), from).await {
-                        Ok(read) => read,
-                        Err(error) => return Ok((Err(error),)),
-                    };
-                    let listing = store.data_mut().wasi.ctx().table.get_mut(&of_ours())?;
-                    (listing.piece, listing.next) = (piece, next);
+                    if let Some(over) = over {
+                        return Ok((over.map(|()| None),));
+                    }
+                    let listing = listing.clone();
+                    let read = blocking(move || listing.read()).await;
+                    let held = store.data_mut().wasi.ctx().table.get_mut(&held())?;
+                    match read {
+                        Ok(read) if read.is_empty() => held.over = Some(Ok(())),
+                        Ok(read) => held.piece = read,
+                        Err(error) => held.over = Some(Err(error)),
+                    }
                 }
             })
         },
     )
 }
 
-/// Reads a piece of a directory, and returns where the next one starts.
-async fn read(dir: Arc<File>, from: u64) -> Result<(Entries, Option<u64>), ErrorCode> {
-    let read = tokio::task::spawn_blocking(move || read_piece(&dir, from)).await;
-    read.map_err(io::Error::other)?.map_err(|error| io::Error::from(error).into())
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> rustix::io::Result<T> + Send + 'static,
+) -> Result<T, fs2::ErrorCode> {
+    let called = tokio::task::spawn_blocking(call).await;
+    called.map_err(io::Error::other)?.map_err(|error| io::Error::from(error).into())
 }
 
-fn read_piece(dir: &File, from: u64) -> rustix::io::Result<(Entries, Option<u64>)> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = openat(dir, c".", flags, Mode::empty())?;
-    if from > 0 {
-        seek(&opened, SeekFrom::Start(from))?;
-    }
-    let mut buffer = [MaybeUninit::uninit(); PIECE];
-    let mut entries = RawDir::new(&opened, &mut buffer);
-    let mut piece = Entries::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let next = entry.next_entry_cookie();
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            piece.push_back(match name.to_str() {
-                Ok(text) => {
-                    let kind = match entry.file_type() {
-                        // Not every file system says.
-                        FileType::Unknown => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                            .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
-                        kind => kind,
-                    };
-                    Ok(DirectoryEntry { type_: type_of(kind), name: text.to_owned() })
-                }
-                Err(_) => Err(ErrorCode::IllegalByteSequence),
-            });
-        }
-        if entries.is_buffer_empty() && !piece.is_empty() {
-            return Ok((piece, Some(next)));
-        }
-    }
-    Ok((piece, None))
-}
-
-/// As the stock host names the types of files.
-fn type_of(kind: FileType) -> DescriptorType {
-    match kind {
+fn entry2(entry: Entry) -> Result<fs2::DirectoryEntry, fs2::ErrorCode> {
+    use fs2::DescriptorType;
+    let (kind, name) = entry.ok_or(fs2::ErrorCode::IllegalByteSequence)?;
+    let type_ = match kind {
         FileType::Directory => DescriptorType::Directory,
         FileType::RegularFile => DescriptorType::RegularFile,
         FileType::Symlink => DescriptorType::SymbolicLink,
         FileType::BlockDevice => DescriptorType::BlockDevice,
         FileType::CharacterDevice => DescriptorType::CharacterDevice,
+        // As the stock host names them.
         _ => DescriptorType::Unknown,
-    }
+    };
+    Ok(fs2::DirectoryEntry { type_, name })
 }

@@ -13,6 +13,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use super::{
     clock::{Hand, VirtualClock},
     files::Openings,
+    listing::Listings,
     net::Net,
 };
 use crate::{
@@ -96,6 +97,7 @@ pub(super) struct Held {
     pub(super) clock: Option<Arc<VirtualClock>>,
     pub(super) net: Arc<Net>,
     pub(super) openings: Openings,
+    pub(super) listings: Listings,
 }
 
 /// Gives a context the rights.
@@ -135,5 +137,5 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
     wasi.allow_tcp(true)
         .allow_udp(true)
         .socket_addr_check(move |address, using| Box::pin(std::future::ready(check.allows(address, using))));
-    Ok(Held { clock, net, openings: Openings::default() })
+    Ok(Held { clock, net, openings: Openings::default(), listings: Listings::default() })
 }

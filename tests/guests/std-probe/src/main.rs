@@ -44,6 +44,12 @@ fn main() -> io::Result<()> {
             names.sort();
             println!("{names:?}");
         }
+        "empty" => {
+            for entry in std::fs::read_dir(&args[1])? {
+                std::fs::remove_file(entry?.path())?;
+            }
+            println!("{} are left", std::fs::read_dir(&args[1])?.count());
+        }
         "rename" => println!("{:?}", std::fs::rename(&args[1], &args[2]).map_err(|error| error.kind())),
         "link" => println!("{:?}", std::fs::hard_link(&args[1], &args[2]).map_err(|error| error.kind())),
         "open-many" => {
