@@ -14,7 +14,7 @@ fn main() {
     let of = |name| env::var(name).unwrap_or_default();
     let is_native = of("HOST") == of("TARGET");
     let is_glibc = of("CARGO_CFG_TARGET_OS") == "linux" && of("CARGO_CFG_TARGET_ENV") == "gnu";
-    let is_portable = env::var_os("STAGEHOST_PORTABLE").is_some();
+    let is_portable = !matches!(&*of("STAGEHOST_PORTABLE"), "" | "0");
     if is_native && is_glibc && !is_portable && glibc().is_some_and(|version| version >= (2, 36)) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }

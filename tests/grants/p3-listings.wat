@@ -1,5 +1,6 @@
 ;; counts the entries of its first directory, then holds 64 listings of it that nobody reads, and starts one more; exits with the count
-;; modulo 251, or with 252: no directory, 253: the first listing failed, 254: the last one was not refused for want of memory
+;; modulo 251, or with 252: no directory, 253: a listing failed, 254: the 65th was not refused for want of memory; another one, after one of
+;; those that are held was dropped, must not be
 (component
   (import "wasi:filesystem/types@0.3.0" (instance $fs
     (export "descriptor" (type $descriptor (sub resource)))
@@ -57,7 +58,7 @@
       (drop (call $set-wait (global.get $set) (i32.const 128)))
       (call $join (local.get $handle) (i32.const 0))
       (i32.load (i32.const 132)))
-    (func (export "run") (result i32) (local $dir i32) (local $got i32) (local $count i32) (local $held i32)
+    (func (export "run") (result i32) (local $dir i32) (local $got i32) (local $count i32) (local $held i32) (local $kept i32)
       (global.set $set (call $set-new))
       (call $dirs (i32.const 16))
       (if (i32.eqz (i32.load (i32.const 20))) (then (call $exit (i32.const 252)) (unreachable)))
@@ -73,12 +74,17 @@
       (if (i32.load8_u (i32.const 64)) (then (call $exit (i32.const 253)) (unreachable)))
       (call $drop (i32.load (i32.const 32)))
       (loop $again
+        (local.set $kept (i32.load (i32.const 32)))
         (call $list (local.get $dir) (i32.const 32))
         (local.set $held (i32.add (local.get $held) (i32.const 1)))
         (br_if $again (i32.lt_u (local.get $held) (i32.const 65))))
       (drop (call $done (i32.load (i32.const 36)) (call $ended (i32.load (i32.const 36)) (i32.const 64))))
       (if (i32.ne (i32.load8_u (i32.const 64)) (i32.const 1)) (then (call $exit (i32.const 254)) (unreachable)))
       (if (i32.ne (i32.load8_u (i32.const 68)) (i32.const 21)) (then (call $exit (i32.const 254)) (unreachable)))
+      (call $drop (local.get $kept))
+      (call $list (local.get $dir) (i32.const 32))
+      (local.set $got (call $done (i32.load (i32.const 32)) (call $read (i32.load (i32.const 32)) (i32.const 1024) (i32.const 1))))
+      (if (i32.ne (local.get $got) (i32.const 16)) (then (call $exit (i32.const 253)) (unreachable)))
       (call $exit (i32.rem_u (local.get $count) (i32.const 251)))
       (i32.const 0)))
   (core instance $i (instantiate $m (with "h" (instance

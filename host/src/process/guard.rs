@@ -164,19 +164,22 @@ impl GuardLink {
         }
     }
 
-    /// Sends, and rings for as long as there is no room. A guard that is gone was killed by somebody; the run goes on without.
-    /// Async-signal-safe.
+    /// Sends, and rings for as long as there is no room. A guard that is gone was killed by somebody; the run goes on without, as it
+    /// does when others of this user's processes have used up the descriptors that may be on their way. Async-signal-safe.
     fn say(&self, send: impl Fn() -> Result<usize, Errno>) {
         // The guard may have made room, and others used it, before we looked: so nothing waits for long without ringing again.
         const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        const ROUNDS: u32 = 50;
+        let mut rounds = 0;
         loop {
             match send() {
                 Err(Errno::AGAIN) => {
                     self.ring();
                     let _ = poll(&mut [PollFd::new(&self.0.socket, PollFlags::OUT)], Some(&PAUSE));
                 }
-                // Too many descriptors of this user's are on their way.
-                Err(Errno::TOOMANYREFS) => {
+                // Too many descriptors are on their way; ours arrive soon.
+                Err(Errno::TOOMANYREFS) if rounds < ROUNDS => {
+                    rounds += 1;
                     self.ring();
                     let _ = poll(&mut [], Some(&PAUSE));
                 }

@@ -125,12 +125,8 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
             let (told, result) = oneshot::channel();
             let stream = match (dir, turn) {
                 (Ok(dir), Ok(turn)) => {
-                    let reading = spawn_blocking(move || {
-                        let listing = Listing::open(dir)?;
-                        let piece = listing.read()?;
-                        Ok((listing, piece))
-                    });
-                    StreamReader::new(&mut store, Streamed { reading, told: Some(told), _turn: turn })?
+                    let next = Next::Open(dir);
+                    StreamReader::new(&mut store, Streamed { next, told: Some(told), turn: Arc::new(turn) })?
                 }
                 (dir, _) => {
                     let refused = dir.err().unwrap_or(fs3::ErrorCode::InsufficientMemory);
@@ -144,19 +140,22 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
     )
 }
 
-type Reading = JoinHandle<rustix::io::Result<(Listing, VecDeque<Entry>)>>;
-
-fn spawn_blocking(read: impl FnOnce() -> rustix::io::Result<(Listing, VecDeque<Entry>)> + Send + 'static) -> Reading {
-    tokio::task::spawn_blocking(read)
-}
-
-/// A listing of WASI 0.3.
+/// A listing of WASI 0.3. Nothing is read before the guest asks for it.
 struct Streamed {
-    /// The next piece. It is read ahead.
-    reading: Reading,
+    next: Next,
     /// Where its end is told to; `None`: it was.
     told: Option<oneshot::Sender<Result<(), fs3::ErrorCode>>>,
-    _turn: OwnedSemaphorePermit,
+    /// Comes back when the last that is done for this listing is done, though nobody wait for it.
+    turn: Arc<OwnedSemaphorePermit>,
+}
+
+/// What is next.
+enum Next {
+    Open(Arc<File>),
+    Read(Listing),
+    /// A name that is not UTF-8 ends it.
+    BadName,
+    Reading(JoinHandle<rustix::io::Result<(Listing, VecDeque<Entry>)>>),
 }
 
 impl Streamed {
@@ -171,6 +170,10 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Next::Reading(reading) = &self.next {
+            // What has not begun does not.
+            reading.abort();
+        }
         // What the guest did not read is no error.
         let _ = self.end(Ok(()));
     }
@@ -194,7 +197,23 @@ impl<D: 'static> StreamProducer<D> for Streamed {
         if destination.remaining(&mut store) == Some(0) {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        let read = match Pin::new(&mut self.reading).poll(cx) {
+        let turn = self.turn.clone();
+        let reading = match std::mem::replace(&mut self.next, Next::BadName) {
+            Next::BadName => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
+            Next::Open(dir) => tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let listing = Listing::open(dir)?;
+                listing.read().map(|piece| (listing, piece))
+            }),
+            Next::Read(listing) => tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                listing.read().map(|piece| (listing, piece))
+            }),
+            Next::Reading(reading) => reading,
+        };
+        self.next = Next::Reading(reading);
+        let Next::Reading(reading) = &mut self.next else { unreachable!("it was put there") };
+        let read = match Pin::new(reading).poll(cx) {
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
             read => ready!(read),
         };
@@ -203,17 +222,14 @@ impl<D: 'static> StreamProducer<D> for Streamed {
             Err(error) => return self.end(Err(error.into())),
         };
         let whole = piece.iter().take_while(|entry| entry.is_some()).count();
-        let (all, none) = (whole == piece.len(), whole == 0);
-        let entries: Vec<_> = piece.into_iter().map_while(entry3).collect();
-        match (all, none) {
-            (true, true) => return self.end(Ok(())),
-            (false, true) => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
-            (true, false) => {
-                self.reading = spawn_blocking(move || listing.read().map(|piece| (listing, piece)));
-            }
-            // What is before the bad name is handed over first.
-            (false, false) => self.reading = spawn_blocking(move || Ok((listing, VecDeque::from([None])))),
+        self.next = if whole == piece.len() { Next::Read(listing) } else { Next::BadName };
+        match (piece.is_empty(), whole) {
+            (true, _) => return self.end(Ok(())),
+            (false, 0) => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
+            // What is before a bad name is handed over first.
+            (false, _) => {}
         }
+        let entries: Vec<_> = piece.into_iter().map_while(entry3).collect();
         destination.set_buffer(entries.into());
         Poll::Ready(Ok(StreamResult::Completed))
     }
@@ -278,7 +294,8 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                         return Ok((entry2(entry).map(Some),));
                     }
                     if let Some(over) = over {
-                        return Ok((over.map(|()| None),));
+                        // An error is told once.
+                        return Ok((std::mem::replace(over, Ok(())).map(|()| None),));
                     }
                     let listing = listing.clone();
                     let read = blocking(move || listing.read()).await;
