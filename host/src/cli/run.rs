@@ -26,8 +26,8 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
         Ok(guard) => (guard, None),
         Err(error) => (None, Some(error)),
     };
-    let outcome = match start(args, guard.clone(), unguarded) {
-        Ok(outcome) => outcome,
+    let (outcome, dies_of) = match start(args, guard.clone(), unguarded) {
+        Ok(ended) => ended,
         Err(failure) => {
             let mut message = failure.error.to_string();
             for cause in failure.error.chain().skip(1) {
@@ -50,14 +50,18 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
     if let Some(guard) = guard {
         guard.end();
     }
-    if let Some(signal) = outcome.signal {
+    if let Some(signal) = dies_of {
         signals::die_of(signal);
     }
     // What the run itself has to say comes first.
     Ok(if outcome.exit_code == 0 && !reported { ExitCode::Host as u8 } else { outcome.exit_code })
 }
 
-fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> Result<Outcome, Failure> {
+fn start(
+    args: &RunArgs,
+    guard: Option<Guard>,
+    unguarded: Option<io::Error>,
+) -> Result<(Outcome, Option<i32>), Failure> {
     let plan = load::plan(&args.pipeline)?;
     if !plan.has_commands() {
         guard.iter().for_each(Guard::dismiss);
@@ -109,7 +113,7 @@ fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> 
     }
     let outcome = host.run(plan, &options);
     // They are watched until the end: what is printed may have to wait for a reader.
-    signals.run_is_over(outcome.signal);
+    let dies_of = signals.run_is_over(outcome.signal);
     if let Some(warning) = host.warning()
         && args.verbose
     {
@@ -117,7 +121,7 @@ fn start(args: &RunArgs, guard: Option<Guard>, unguarded: Option<io::Error>) -> 
     }
     // The run is over and nothing of it is left but idle threads, which end with the process, and sooner so.
     std::mem::forget(host);
-    Ok(outcome)
+    Ok((outcome, dies_of))
 }
 
 /// Lets this process open as many files as it may, and returns the limits it was started with, which are the commands'.

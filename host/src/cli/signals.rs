@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,6 +23,8 @@ use stagehost::{RunControl, is_ignored};
 /// Watches for signals, by a thread that ends with the process. Once this is dropped, the next one ends it.
 pub(crate) struct Signals {
     over: Arc<AtomicBool>,
+    /// The last signal that arrived and would stop the run, or zero: known at once, whenever the thread comes to hear of it.
+    arrived: Arc<AtomicUsize>,
 }
 
 impl Signals {
@@ -39,6 +41,10 @@ impl Signals {
         let stopping = [SIGINT, SIGHUP, SIGTERM, SIGQUIT];
         let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
         let watched = stopping.iter().chain(suspending).filter(|signal| !is_ignored(**signal));
+        let arrived = Arc::new(AtomicUsize::new(0));
+        for signal in stopping.into_iter().filter(|signal| !is_ignored(*signal)) {
+            signal_hook::flag::register_usize(signal, arrived.clone(), signal.unsigned_abs() as usize)?;
+        }
         let mut signals = SignalsInfo::<WithOrigin>::new(watched)?;
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
@@ -71,12 +77,14 @@ impl Signals {
                 }
             }
         })?;
-        Ok(Self { over })
+        Ok(Self { over, arrived })
     }
 
     /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process
-    /// dies of it soon, even if nobody reads what is still to be printed.
-    pub(crate) fn run_is_over(&self, stopped_by: Option<i32>) {
+    /// dies of it soon, even if nobody reads what is still to be printed. Returns what the process is to die of in the end: that,
+    /// or a signal that came when the run was about to end. (A command that a key ends is often gone before our thread has run;
+    /// a shell loop around us is to end all the same.)
+    pub(crate) fn run_is_over(&self, stopped_by: Option<i32>) -> Option<i32> {
         const PATIENCE: Duration = Duration::from_millis(500);
         self.over.store(true, Relaxed);
         if let Some(signal) = stopped_by {
@@ -86,6 +94,8 @@ impl Signals {
                 die_of(signal);
             });
         }
+        let arrived = i32::try_from(self.arrived.load(Relaxed)).ok().filter(|signal| *signal != 0);
+        stopped_by.or(arrived)
     }
 }
 

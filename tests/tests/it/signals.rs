@@ -98,3 +98,13 @@ fn ignored_signals_stay_ignored() {
     running.done().code(124).says(&["timeout"]);
     drop(writer);
 }
+
+#[test]
+fn a_signal_that_ends_the_command_first_ends_the_host_too() {
+    // The command is gone before the host's thread that hears of signals has run, now and then; a loop in a shell would go on.
+    let place = Place::new();
+    for _ in 0..100 {
+        let run = place.shorthand("sh -c 'kill -INT $PPID; kill -INT $$'").args(["--stdin", "null"]);
+        run.done().died_of(Signal::INT);
+    }
+}
