@@ -49,7 +49,7 @@ pub use plan::{
     StageSummary, read_component,
 };
 pub use policy::{DirRoot, Policy, StageKind};
-pub use process::{Guard, in_foreground, is_ignored};
+pub use process::{Guard, in_foreground, is_ignored, with_signals_held};
 pub use sandbox::{
     DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, compile_worker, inspect, is_deceptive,
 };

@@ -45,8 +45,10 @@ impl Terminal {
         let other = |flags| -> OwnedFd {
             open(&name, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).expect("its other side")
         };
-        // `setsid --ctty` makes its standard input the controlling terminal of a new session.
-        let mut run = place.program("setsid").args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"]);
+        // `setsid --ctty` makes its standard input the controlling terminal of a new session. The tests may run where the keys'
+        // signals are ignored.
+        let run = place.program("env").args(["--default-signal", "setsid", "--ctty", "--wait"]);
+        let mut run = run.args(["bash", "--norc", "--noprofile", "-i"]);
         run = run.env("TERM", "xterm").env("PS1", "ready> ").env("HISTFILE", "/dev/null").env("INPUTRC", "/dev/null");
         let mut command =
             run.stdin(other(OFlags::RDWR)).stdout(other(OFlags::RDWR)).stderr(other(OFlags::RDWR)).command;

@@ -18,7 +18,7 @@ use signal_hook::{
         siginfo::{Cause, Origin},
     },
 };
-use stagehost::{RunControl, is_ignored};
+use stagehost::{RunControl, is_ignored, with_signals_held};
 
 /// Watches for signals, by a thread that ends with the process. Once this is dropped, the next one ends it.
 pub(crate) struct Signals {
@@ -32,20 +32,8 @@ impl Signals {
     /// inherited as ignored (`nohup`) stay ignored. With `passes_on`, suspending and resuming are passed on to the
     /// commands, which a terminal does not reach.
     pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
-        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
-        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        if is_ignored(SIGCHLD) {
-            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
-            signal_hook::flag::register(SIGCHLD, Arc::default())?;
-        }
-        let stopping = [SIGINT, SIGHUP, SIGTERM, SIGQUIT];
-        let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
-        let watched = stopping.iter().chain(suspending).filter(|signal| !is_ignored(**signal));
-        let arrived = Arc::new(AtomicUsize::new(0));
-        for signal in stopping.into_iter().filter(|signal| !is_ignored(*signal)) {
-            signal_hook::flag::register_usize(signal, arrived.clone(), signal.unsigned_abs() as usize)?;
-        }
-        let mut signals = SignalsInfo::<WithOrigin>::new(watched)?;
+        // One that arrives while its handlers are made would be lost between them.
+        let (mut signals, arrived) = with_signals_held(|| Self::handle(passes_on))?;
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
@@ -78,6 +66,25 @@ impl Signals {
             }
         })?;
         Ok(Self { over, arrived })
+    }
+
+    /// Makes the handlers. What arrived is noted at once, and told to whoever reads the first value.
+    fn handle(passes_on: bool) -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsize>)> {
+        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        if is_ignored(SIGCHLD) {
+            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
+            signal_hook::flag::register(SIGCHLD, Arc::default())?;
+        }
+        let stopping = [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
+        let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
+        let suspending = suspending.iter().copied().filter(|signal| !is_ignored(*signal));
+        let signals = SignalsInfo::<WithOrigin>::new(stopping.clone().chain(suspending))?;
+        let arrived = Arc::new(AtomicUsize::new(0));
+        for signal in stopping {
+            signal_hook::flag::register_usize(signal, arrived.clone(), signal.unsigned_abs() as usize)?;
+        }
+        Ok((signals, arrived))
     }
 
     /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process

@@ -366,6 +366,34 @@ pub fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// While it lives, its thread takes no signals; what arrives meanwhile is delivered behind it.
+struct Held(libc::sigset_t);
+
+impl Held {
+    fn new() -> Self {
+        // SAFETY: both sets are plain data, of which the calls fill in one and read the other.
+        unsafe {
+            let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: the set is what the thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Calls a function while this thread takes no signals. They are delivered behind it, unless another thread takes them.
+pub fn with_signals_held<T>(act: impl FnOnce() -> T) -> T {
+    let _held = Held::new();
+    act()
+}
+
 /// The child's first and last function.
 extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes a `Child` and waits until this process has its program or is gone, with all signals blocked.
@@ -385,15 +413,13 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
     let mut child = Child::new(launch)?;
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
-    // is done with both. Signals are blocked meanwhile, so that no handler runs on the shared memory.
+    // is done with both. Signals are held meanwhile, so that no handler runs on the shared memory.
     let pid = unsafe {
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+        let held = Held::new();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let pid = libc::clone(begin, top.cast(), flags, (&raw mut child).cast());
         let error = io::Error::last_os_error();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        drop(held);
         if pid < 0 {
             return Err(error);
         }

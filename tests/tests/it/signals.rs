@@ -5,10 +5,14 @@ use std::{fs, time::Duration};
 use rustix::process::Signal;
 use stagehost_tests::{Place, Running, guests::probe};
 
-/// Waits until the run has its handlers: a signal before that would kill it plainly.
-fn wait_for_handlers(running: &mut Running) {
+/// Waits until the run handles a signal: before that it would be killed plainly.
+fn wait_for_handler(running: &mut Running, signal: Signal) {
     let id = running.id();
-    running.until("signals are watched", move || caught(id) & (1 << (Signal::TERM.as_raw() - 1)) != 0);
+    running.until("the signal is watched", move || handles(id, signal));
+}
+
+fn handles(id: u32, signal: Signal) -> bool {
+    caught(id) & (1 << (signal.as_raw() - 1)) != 0
 }
 
 fn caught(id: u32) -> u64 {
@@ -29,7 +33,7 @@ fn each_signal_stops_the_run_and_leaves_no_file() {
         let (reader, writer) = std::io::pipe().unwrap();
         let run = run.stdin(reader).args(["--stdout", "out", "--report", "report.json"]);
         let mut running = run.start();
-        wait_for_handlers(&mut running);
+        wait_for_handler(&mut running, signal);
         running.signal(signal);
         let output = running.done().died_of(signal);
         assert!(output.took < Duration::from_secs(20), "{output}");
@@ -43,10 +47,25 @@ fn each_signal_stops_the_run_and_leaves_no_file() {
 }
 
 #[test]
+fn a_signal_counts_from_the_first_moment_on() {
+    let place = Place::new();
+    for _ in 0..100 {
+        let run = place.program("env").args(LISTENING).arg(stagehost_tests::binary());
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut running = run.args(["run", "-c", ":cat", "--stdout", "out"]).stdin(reader).start();
+        wait_for_handler(&mut running, Signal::INT);
+        running.signal(Signal::INT);
+        running.done().died_of(Signal::INT);
+        drop(writer);
+        assert!(place.names().is_empty());
+    }
+}
+
+#[test]
 fn a_signal_ends_even_a_spinning_stage() {
     let place = Place::new();
     let mut running = place.shorthand(&format!("{} spin", probe())).start();
-    wait_for_handlers(&mut running);
+    wait_for_handler(&mut running, Signal::TERM);
     running.signal(Signal::TERM);
     running.done().died_of(Signal::TERM);
 }
@@ -61,9 +80,7 @@ fn a_shell_loop_around_the_run_ends_too() {
     let (shell, report) = (running.id(), place.path("report.1"));
     running.until("the run has started", || report.exists());
     let child = || fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap_or_default();
-    running.until("the run watches signals", || {
-        child().trim().parse().is_ok_and(|id| caught(id) & (1 << (Signal::INT.as_raw() - 1)) != 0)
-    });
+    running.until("the run watches signals", || child().trim().parse().is_ok_and(|id| handles(id, Signal::INT)));
     // As a terminal does: to the whole foreground group.
     let group = rustix::process::Pid::from_raw(i32::try_from(shell).unwrap()).unwrap();
     rustix::process::kill_process_group(group, Signal::INT).unwrap();
@@ -81,7 +98,7 @@ fn a_run_whose_messages_nobody_reads_still_dies_of_the_signal() {
     rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty()).unwrap();
     let run = place.shorthand(&format!("{} wait", probe())).stdin(reader).stderr(full);
     let mut running = run.start();
-    wait_for_handlers(&mut running);
+    wait_for_handler(&mut running, Signal::TERM);
     running.signal(Signal::TERM);
     running.done().died_of(Signal::TERM);
     drop((writer, unread));
@@ -93,7 +110,7 @@ fn ignored_signals_stay_ignored() {
     let script = format!("trap '' HUP; exec $STAGEHOST run -c '{} wait' --timeout 2s", probe());
     let (reader, writer) = std::io::pipe().unwrap();
     let mut running = place.shell(&script).stdin(reader).start();
-    wait_for_handlers(&mut running);
+    wait_for_handler(&mut running, Signal::TERM);
     running.signal(Signal::HUP);
     running.done().code(124).says(&["timeout"]);
     drop(writer);
@@ -104,7 +121,7 @@ fn a_signal_that_ends_the_command_first_ends_the_host_too() {
     // The command is gone before the host's thread that hears of signals has run, now and then; a loop in a shell would go on.
     let place = Place::new();
     for _ in 0..100 {
-        let run = place.shorthand("sh -c 'kill -INT $PPID; kill -INT $$'").args(["--stdin", "null"]);
-        run.done().died_of(Signal::INT);
+        let run = place.program("env").args(LISTENING).arg(stagehost_tests::binary());
+        run.args(["run", "-c", "sh -c 'kill -INT $PPID; kill -INT $$'", "--stdin", "null"]).done().died_of(Signal::INT);
     }
 }
