@@ -94,7 +94,23 @@ impl Input {
     /// # Errors
     ///
     /// Whatever ended the input other than its end.
+    #[inline]
     pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        let start = self.start;
+        if self.long.is_empty()
+            && let Some(newline) = memchr::memchr(b'\n', &self.buffer[start..])
+        {
+            self.position.hand(&self.buffer, start);
+            self.start += newline + 1;
+            self.position.line(self.start, true);
+            return Ok(Some(&self.buffer[start..self.start]));
+        }
+        self.gather_line()
+    }
+
+    /// The next line, of which the buffer holds no end yet or whose predecessor was too long for it.
+    #[inline(never)]
+    fn gather_line(&mut self) -> io::Result<Option<&[u8]>> {
         self.long = Vec::new();
         self.position.hand(&self.buffer, self.start);
         let mut pieces = Vec::new();

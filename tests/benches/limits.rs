@@ -16,7 +16,7 @@ use std::{
 };
 
 use stagehost::{Host, HostOptions, Pipeline, Plan, PlanOptions, Policy, RunOptions, spec};
-use stagehost_tests::{Place, hostile};
+use stagehost_tests::{Place, guests, hostile};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -45,6 +45,25 @@ const NONE: &str = r#"{"memory": "none", "stderr_bytes": "none"}"#;
 /// The same, and fuel, which counts instructions and is off unless it is asked for.
 const ALL_AND_FUEL: &str = r#"{"memory": "256MiB", "cpu_time": "1h", "wall_time": "1h", "stall_time": "1h", "input_bytes": "1TB",
     "output_bytes": "1TB", "stderr_bytes": "1GB", "fuel": 1000000000000000}"#;
+
+/// Counts lines by looking at each byte alone: nothing lies between one look of the host's and the next but a few instructions.
+const BYTE_BY_BYTE: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 2)
+    (func (export "_start") (local $at i32) (local $end i32) (local $lines i32)
+        (i32.store (i32.const 0) (i32.const 1024))
+        (i32.store (i32.const 4) (i32.const 65536))
+        (loop $chunk
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (if (i32.load (i32.const 8)) (then
+                (local.set $at (i32.const 1024))
+                (local.set $end (i32.add (local.get $at) (i32.load (i32.const 8))))
+                (loop $byte
+                    (local.set $lines (i32.add (local.get $lines) (i32.eq (i32.load8_u (local.get $at)) (i32.const 10))))
+                    (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                    (br_if $byte (i32.lt_u (local.get $at) (local.get $end))))
+                (br $chunk))))
+        (i32.store (i32.const 12) (local.get $lines))))"#;
 
 fn cost(host: &Host, name: &str, stages: &str, file: &Path, limits: &str) {
     let run = |limits: &str| {
@@ -118,10 +137,13 @@ fn main() {
     println!("\nall limits on against none, over 1 GiB; medians of ratios (aim: at most 1.10)");
     let pass = [r#"{"wasm": "builtin:cat"}"#; 3].join(", ");
     let top = ["words", "lower", "count"].map(|name| format!(r#"{{"wasm": "builtin:{name}"}}"#)).join(", ");
+    let place = Place::new();
+    let bytes = format!(r#"{{"wasm": "{}"}}"#, guests::text(&place, "byte-by-byte.wasm", BYTE_BY_BYTE).display());
     let rows = [
         ("three pass-through stages", pass.as_str()),
         ("the count of each word: words, lower, count", top.as_str()),
         ("the count of all words: wc", r#"{"wasm": "builtin:wc"}"#),
+        ("a loop that looks at each byte alone (no aim)", bytes.as_str()),
     ];
     for (limits, which) in [(ALL, ""), (ALL_AND_FUEL, ", and fuel")] {
         for (name, stages) in rows {
@@ -129,7 +151,6 @@ fn main() {
         }
     }
 
-    let place = Place::new();
     let hostile: Vec<_> = hostile::all()
         .iter()
         .filter(|guest| guest.alone != "refused" && guest.alone != "limit:memory")
