@@ -23,8 +23,8 @@ const LONG: usize = 8 << 20;
 
 /// A stage's standard input.
 ///
-/// Reads like a [`BufRead`], and lends its buffer by [`next_chunk`](Input::next_chunk) and
-/// [`next_line`](Input::next_line), which allocate nothing per call. The buffer is 64 KiB and grows for lines that are
+/// Reads like a [`BufRead`], and lends its buffer by [`next_chunk`](Input::next_chunk),
+/// [`next_line`](Input::next_line) and [`next_lines`](Input::next_lines), which allocate nothing per call. The buffer is 64 KiB and grows for lines that are
 /// longer; a line of more than 8 MiB needs twice its size for a moment. While a read has to wait, what the stage has
 /// written so far is handed on.
 pub struct Input {
@@ -103,6 +103,25 @@ impl Input {
             self.position.hand(&self.buffer, start);
             self.start += newline + 1;
             self.position.line(self.start, true);
+            return Ok(Some(&self.buffer[start..self.start]));
+        }
+        self.gather_line()
+    }
+
+    /// The next lines with their `\n`, as many as are there without waiting for more, and at least one; only the last line of
+    /// all may lack its `\n`. `None` at the end. For a stage that looks at many lines at once; a panic's report then says
+    /// where the first of them begins.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the input other than its end.
+    pub fn next_lines(&mut self) -> io::Result<Option<&[u8]>> {
+        let start = self.start;
+        if self.long.is_empty()
+            && let Some(newline) = memchr::memrchr(b'\n', &self.buffer[start..])
+        {
+            self.position.hand(&self.buffer, start);
+            self.start += newline + 1;
             return Ok(Some(&self.buffer[start..self.start]));
         }
         self.gather_line()

@@ -103,6 +103,16 @@ mod tests {
             }
         }
         assert_eq!(at(), (200_001, 50_002));
+        // Many lines at once, whatever the buffer holds of them.
+        let mut input = Input::from_reader(std::io::Cursor::new([&text[..], b"no end"].concat()));
+        let (mut bytes, mut lines) = (0, 1);
+        while let Some(piece) = input.next_lines().unwrap() {
+            assert_eq!(at(), (bytes, lines));
+            bytes += piece.len() as u64;
+            lines += memchr::memchr_iter(b'\n', piece).count() as u64;
+            assert!(piece.ends_with(b"\n") || bytes == text.len() as u64 + 6);
+        }
+        assert_eq!((bytes, lines), (text.len() as u64 + 6, 50_003));
         let mut input = Input::from_reader(std::io::Cursor::new(text));
         while input.next_chunk().unwrap().is_some() {}
         let (byte, line) = at();

@@ -54,6 +54,7 @@ const BYTE_BY_BYTE: &str = r#"(module
         (i32.store (i32.const 0) (i32.const 1024))
         (i32.store (i32.const 4) (i32.const 65536))
         (loop $chunk
+            (i32.store (i32.const 8) (i32.const 0))
             (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
             (if (i32.load (i32.const 8)) (then
                 (local.set $at (i32.const 1024))
@@ -143,7 +144,7 @@ fn main() {
         ("three pass-through stages", pass.as_str()),
         ("the count of each word: words, lower, count", top.as_str()),
         ("the count of all words: wc", r#"{"wasm": "builtin:wc"}"#),
-        ("a loop that looks at each byte alone (no aim)", bytes.as_str()),
+        ("a loop over single bytes (no aim)", bytes.as_str()),
     ];
     for (limits, which) in [(ALL, ""), (ALL_AND_FUEL, ", and fuel")] {
         for (name, stages) in rows {

@@ -33,26 +33,28 @@ impl Signals {
     /// commands, which a terminal does not reach.
     pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
         // One that arrives while its handlers are made would be lost between them.
-        let (mut signals, arrived) = with_signals_held(|| Self::handle(passes_on))?;
+        let Handled { mut signals, arrived, suspending } = with_signals_held(|| Handled::new(passes_on))?;
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
         std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
             let mut stopping = 0;
             for Origin { signal, cause, .. } in &mut signals {
-                match signal {
-                    SIGTSTP => {
+                if matches!(signal, SIGTSTP | SIGCONT) {
+                    // Both at once come here in the order of their numbers, and are over: the one that was sent last counts.
+                    let is_suspended = || suspending.load(Relaxed) == SIGTSTP.unsigned_abs() as usize;
+                    if is_suspended() {
                         control.signal_commands(SIGTSTP);
+                    }
+                    if is_suspended() {
                         // Stops this process too, until it is continued.
                         let _ = emulate_default_handler(SIGTSTP);
-                        continue;
-                    }
-                    SIGCONT => {
+                    } else {
                         control.signal_commands(SIGCONT);
-                        continue;
                     }
-                    _ => stopping += 1,
+                    continue;
                 }
+                stopping += 1;
                 if run_is_over.load(Relaxed) {
                     die_of(signal);
                 }
@@ -66,25 +68,6 @@ impl Signals {
             }
         })?;
         Ok(Self { over, arrived })
-    }
-
-    /// Makes the handlers. What arrived is noted at once, and told to whoever reads the first value.
-    fn handle(passes_on: bool) -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsize>)> {
-        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
-        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        if is_ignored(SIGCHLD) {
-            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
-            signal_hook::flag::register(SIGCHLD, Arc::default())?;
-        }
-        let stopping = [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
-        let suspending = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
-        let suspending = suspending.iter().copied().filter(|signal| !is_ignored(*signal));
-        let signals = SignalsInfo::<WithOrigin>::new(stopping.clone().chain(suspending))?;
-        let arrived = Arc::new(AtomicUsize::new(0));
-        for signal in stopping {
-            signal_hook::flag::register_usize(signal, arrived.clone(), signal.unsigned_abs() as usize)?;
-        }
-        Ok((signals, arrived))
     }
 
     /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process
@@ -103,6 +86,40 @@ impl Signals {
         }
         let arrived = i32::try_from(self.arrived.load(Relaxed)).ok().filter(|signal| *signal != 0);
         stopped_by.or(arrived)
+    }
+}
+
+/// What the handlers tell.
+struct Handled {
+    signals: SignalsInfo<WithOrigin>,
+    /// The last signal that would stop the run, or zero.
+    arrived: Arc<AtomicUsize>,
+    /// The last signal that suspends or resumes, or zero.
+    suspending: Arc<AtomicUsize>,
+}
+
+impl Handled {
+    /// Makes the handlers.
+    fn new(passes_on: bool) -> io::Result<Self> {
+        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        if is_ignored(SIGCHLD) {
+            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
+            signal_hook::flag::register(SIGCHLD, Arc::default())?;
+        }
+        let heard =
+            |signals: &[i32]| -> Vec<i32> { signals.iter().copied().filter(|signal| !is_ignored(*signal)).collect() };
+        let stops = heard(&[SIGINT, SIGHUP, SIGTERM, SIGQUIT]);
+        let suspends = heard(if passes_on { &[SIGTSTP, SIGCONT] } else { &[] });
+        let (arrived, suspending) = (Arc::default(), Arc::default());
+        // In the order in which a handler acts: noted first, then told to the thread.
+        for (signals, last) in [(&stops, &arrived), (&suspends, &suspending)] {
+            for signal in signals {
+                signal_hook::flag::register_usize(*signal, Arc::clone(last), signal.unsigned_abs() as usize)?;
+            }
+        }
+        let signals = SignalsInfo::new(stops.iter().chain(&suspends))?;
+        Ok(Self { signals, arrived, suspending })
     }
 }
 

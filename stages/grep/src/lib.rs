@@ -1,7 +1,13 @@
 //! `grep`: passes the lines that match a regular expression. Bytes that are no UTF-8 are matched as bytes.
 
+use std::ops::Range;
+
 use lexopt::prelude::*;
 use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::{
+    ParserBuilder,
+    hir::{Class, Hir, HirKind, Look},
+};
 use stagehost_guest::{ExitCode, Input, Output, Result, Write, stage};
 
 /// The exit code of a wrong usage, as `grep`'s.
@@ -9,6 +15,8 @@ const USAGE: u8 = 2;
 
 struct Options {
     pattern: Regex,
+    /// Whether it can be looked for in many lines at once.
+    stays_in_lines: bool,
     invert: bool,
     count: bool,
     only_matching: bool,
@@ -36,29 +44,84 @@ fn parse(args: Vec<String>) -> Result<Options> {
     // Any of them: each is a group of its own, so that none reaches into the next.
     let alternative = |pattern: &String| if fixed { regex::escape(pattern) } else { format!("(?:{pattern})") };
     let pattern = patterns.iter().map(alternative).collect::<Vec<_>>().join("|");
+    let parsed =
+        ParserBuilder::new().utf8(false).case_insensitive(ignore_case).multi_line(true).build().parse(&pattern);
+    let stays_in_lines = parsed.is_ok_and(|hir| stays_in_lines(&hir));
     let pattern = RegexBuilder::new(&pattern).case_insensitive(ignore_case).multi_line(true).build()?;
-    Ok(Options { pattern, invert, count, only_matching })
+    Ok(Options { pattern, stays_in_lines, invert, count, only_matching })
+}
+
+/// Whether what a pattern finds in many lines at once is what it finds in each of them alone: no match reaches over a
+/// newline, and the beginnings and ends that it looks for are those of lines.
+fn stays_in_lines(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Empty => true,
+        HirKind::Literal(literal) => !literal.0.contains(&b'\n'),
+        HirKind::Class(Class::Unicode(class)) => {
+            !class.iter().any(|range| (range.start()..=range.end()).contains(&'\n'))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            !class.iter().any(|range| (range.start()..=range.end()).contains(&b'\n'))
+        }
+        // Between words a newline is as good as an end. A carriage return before a newline is another thing than one at the end.
+        HirKind::Look(look) => !matches!(look, Look::Start | Look::End | Look::StartCRLF | Look::EndCRLF),
+        HirKind::Repetition(repetition) => stays_in_lines(&repetition.sub),
+        HirKind::Capture(capture) => stays_in_lines(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(stays_in_lines),
+    }
+}
+
+impl Options {
+    /// The next line that matches from `from` on, where a line begins: its place with its newline. The last line's newline
+    /// is behind the end of `lines`.
+    fn next_match(&self, lines: &[u8], from: usize) -> Option<Range<usize>> {
+        let end = |at: usize| memchr::memchr(b'\n', &lines[at..]).map_or(lines.len(), |newline| at + newline) + 1;
+        if self.stays_in_lines {
+            let at = self.pattern.find_at(lines, from)?.start();
+            let begin = memchr::memrchr(b'\n', &lines[from..at]).map_or(from, |newline| from + newline + 1);
+            return Some(begin..end(at));
+        }
+        let mut begin = from;
+        while begin <= lines.len() {
+            let line = begin..end(begin);
+            if self.pattern.is_match(&lines[begin..line.end - 1]) {
+                return Some(line);
+            }
+            begin = line.end;
+        }
+        None
+    }
 }
 
 /// Passes what matches, and returns how many lines did.
 fn pass(options: &Options, input: &mut Input, output: &mut Output) -> Result<u64> {
     let mut selected = 0_u64;
-    while let Some(line) = input.next_line()? {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        if options.pattern.is_match(line) == options.invert {
-            continue;
-        }
-        selected += 1;
-        if options.count {
-            continue;
-        }
-        if !options.only_matching {
-            output.write_all(line)?;
-            output.write_all(b"\n")?;
-        } else if !options.invert {
-            for found in options.pattern.find_iter(line).filter(|found| !found.is_empty()) {
-                output.write_all(found.as_bytes())?;
+    while let Some(lines) = input.next_lines()? {
+        let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+        // Places of lines are with their newlines, so the end of the last one is this.
+        let end = lines.len() + 1;
+        let mut from = 0;
+        while from < end {
+            let found = options.next_match(lines, from).unwrap_or(end..end);
+            let wanted = if options.invert { from..found.start } else { found.clone() };
+            from = found.end;
+            if wanted.is_empty() {
+                continue;
+            }
+            // Without the last newline, which may not be there.
+            let text = &lines[wanted.start..wanted.end - 1];
+            selected += if options.invert { memchr::memchr_iter(b'\n', text).count() as u64 + 1 } else { 1 };
+            if options.count {
+                continue;
+            }
+            if !options.only_matching {
+                output.write_all(text)?;
                 output.write_all(b"\n")?;
+            } else if !options.invert {
+                for found in options.pattern.find_iter(text).filter(|found| !found.is_empty()) {
+                    output.write_all(found.as_bytes())?;
+                    output.write_all(b"\n")?;
+                }
             }
         }
     }
@@ -110,6 +173,64 @@ mod tests {
         check(&["-F", "-e", "t.o", "-e", "Two"], text, b"Two\nt.o\n");
         check(&[""], b"", b"");
         check(&["^$"], b"\n", b"\n");
+    }
+
+    #[test]
+    fn many_lines_at_once_are_as_each_alone() {
+        let patterns = [
+            "a",
+            "^$",
+            "$",
+            "^",
+            "b*",
+            "^b",
+            "a$",
+            r"\ba",
+            r"a\b",
+            r"\Ba",
+            r"\<b",
+            "[^a]b",
+            r"\Aa",
+            r"b\z",
+            "(?-m)^a",
+            "(?-m)b$",
+            r"\s",
+            "a.b",
+            "(?R)a$",
+            "(?R)^b",
+            "(?s)a.b",
+            r"a|\n",
+            r"b\nb",
+            r"\xff",
+            r"(?-u)[^a]",
+            "[ab]+",
+            "(a|b){2}",
+            "é",
+            "a+b|b+a",
+        ];
+        let letters = [b"a".as_slice(), b"b", b"\n", b"\r", b"\xff", "é".as_bytes()];
+        let mut texts = vec![Vec::new()];
+        for length in 0..5 {
+            let longest: Vec<_> = texts.iter().filter(|text: &&Vec<&[u8]>| text.len() == length).cloned().collect();
+            texts.extend(longest.iter().flat_map(|text| letters.map(|letter| [&text[..], &[letter]].concat())));
+        }
+        let mut at_once = 0;
+        for (pattern, invert) in patterns.into_iter().flat_map(|pattern| [(pattern, false), (pattern, true)]) {
+            let flags: &[&str] = if invert { &["-v"] } else { &[] };
+            let options = parse(flags.iter().chain([&pattern]).map(ToString::to_string).collect()).unwrap();
+            at_once += u32::from(options.stays_in_lines);
+            for text in texts.iter().map(|text| text.concat()) {
+                let lines = text.strip_suffix(b"\n").unwrap_or(&text).split(|&byte| byte == b'\n');
+                let lines = lines.filter(|line| !text.is_empty() && options.pattern.is_match(line) != invert);
+                let expected: Vec<u8> = lines.flat_map(|line| [line, b"\n"].concat()).collect();
+                let mut output = Output::to_vec();
+                let selected = pass(&options, &mut Input::from_reader(std::io::Cursor::new(text.clone())), &mut output);
+                let newlines = expected.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                assert_eq!(selected.unwrap(), newlines);
+                assert_eq!(output.into_vec(), expected, "{pattern} {invert} {text:?}");
+            }
+        }
+        assert_eq!(at_once, 2 * 17);
     }
 
     #[test]

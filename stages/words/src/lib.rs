@@ -41,14 +41,13 @@ fn pass(input: &mut Input, output: &mut Output) -> Result {
         let (blocks, rest) = chunk.as_chunks::<BLOCK>();
         let mut end = 0;
         for block in blocks {
-            let Some(room) = lines[end..].first_chunk_mut() else { break };
+            let room = lines[end..].first_chunk_mut().expect("there is room for what comes and a block");
             let (length, goes_on) = split(block, in_word, room);
             (end, in_word) = (end + length, goes_on);
         }
-        if let Some(room) = lines[end..].first_chunk_mut() {
-            let (length, goes_on) = split(rest, in_word, room);
-            (end, in_word) = (end + length, goes_on);
-        }
+        let room = lines[end..].first_chunk_mut().expect("there is room for a block");
+        let (length, goes_on) = split(rest, in_word, room);
+        (end, in_word) = (end + length, goes_on);
         output.write_all(&lines[..end])?;
     }
     if in_word {
