@@ -122,6 +122,12 @@ fn main() {
         &format!("grep -c fox < {file} | cat > /dev/null"),
         "none",
     );
+    compare(
+        "grep -c of a word that is nowhere / the same",
+        &format!("{} || test $? = 1", ours(":grep -c wolf")),
+        &format!("grep -c wolf < {file} | cat > /dev/null"),
+        "none",
+    );
     compare("start-up: cat of nothing / cat", &ours(":head -n 0"), "cat < /dev/null", "none");
     let has_wasmtime = Command::new("wasmtime").arg("--version").output().is_ok();
     if has_wasmtime {
