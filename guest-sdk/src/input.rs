@@ -24,9 +24,9 @@ const LONG: usize = 8 << 20;
 /// A stage's standard input.
 ///
 /// Reads like a [`BufRead`], and lends its buffer by [`next_chunk`](Input::next_chunk),
-/// [`next_line`](Input::next_line) and [`next_lines`](Input::next_lines), which allocate nothing per call. The buffer is 64 KiB and grows for lines that are
-/// longer; a line of more than 8 MiB needs twice its size for a moment. While a read has to wait, what the stage has
-/// written so far is handed on.
+/// [`next_line`](Input::next_line) and [`next_lines`](Input::next_lines), which allocate nothing per call. The buffer
+/// is 64 KiB and grows for lines that are longer; a line of more than 8 MiB needs twice its size for a moment. While a
+/// read has to wait, what the stage has written so far is handed on.
 pub struct Input {
     source: Source,
     buffer: Vec<u8>,
@@ -108,9 +108,9 @@ impl Input {
         self.gather_line()
     }
 
-    /// The next lines with their `\n`, as many as are there without waiting for more, and at least one; only the last line of
-    /// all may lack its `\n`. `None` at the end. For a stage that looks at many lines at once; a panic's report then says
-    /// where the first of them begins.
+    /// The next lines with their `\n`, as many as are there without waiting for more, and at least one; only the last
+    /// line of all may lack its `\n`. `None` at the end. For a stage that looks at many lines at once; a panic's report
+    /// then says where the first of them begins.
     ///
     /// # Errors
     ///

@@ -33,28 +33,26 @@ impl Signals {
     /// commands, which a terminal does not reach.
     pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
         // One that arrives while its handlers are made would be lost between them.
-        let Handled { mut signals, arrived, suspending } = with_signals_held(|| Handled::new(passes_on))?;
+        let (mut signals, arrived) = with_signals_held(|| handle(passes_on))?;
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
         std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
             let mut stopping = 0;
             for Origin { signal, cause, .. } in &mut signals {
-                if matches!(signal, SIGTSTP | SIGCONT) {
-                    // Both at once come here in the order of their numbers, and are over: the one that was sent last counts.
-                    let is_suspended = || suspending.load(Relaxed) == SIGTSTP.unsigned_abs() as usize;
-                    if is_suspended() {
+                match signal {
+                    SIGTSTP => {
                         control.signal_commands(SIGTSTP);
-                    }
-                    if is_suspended() {
                         // Stops this process too, until it is continued.
                         let _ = emulate_default_handler(SIGTSTP);
-                    } else {
-                        control.signal_commands(SIGCONT);
+                        continue;
                     }
-                    continue;
+                    SIGCONT => {
+                        control.signal_commands(SIGCONT);
+                        continue;
+                    }
+                    _ => stopping += 1,
                 }
-                stopping += 1;
                 if run_is_over.load(Relaxed) {
                     die_of(signal);
                 }
@@ -71,9 +69,9 @@ impl Signals {
     }
 
     /// Says that the run has ended: from now on a signal ends the process at once. If one stopped the run, the process
-    /// dies of it soon, even if nobody reads what is still to be printed. Returns what the process is to die of in the end: that,
-    /// or a signal that came when the run was about to end. (A command that a key ends is often gone before our thread has run;
-    /// a shell loop around us is to end all the same.)
+    /// dies of it soon, even if nobody reads what is still to be printed. Returns what the process is to die of in the
+    /// end: that, or a signal that came when the run was about to end. (A command that a key ends is often gone before our
+    /// thread has run; a shell loop around us is to end all the same.)
     pub(crate) fn run_is_over(&self, stopped_by: Option<i32>) -> Option<i32> {
         const PATIENCE: Duration = Duration::from_millis(500);
         self.over.store(true, Relaxed);
@@ -89,38 +87,24 @@ impl Signals {
     }
 }
 
-/// What the handlers tell.
-struct Handled {
-    signals: SignalsInfo<WithOrigin>,
-    /// The last signal that would stop the run, or zero.
-    arrived: Arc<AtomicUsize>,
-    /// The last signal that suspends or resumes, or zero.
-    suspending: Arc<AtomicUsize>,
-}
-
-impl Handled {
-    /// Makes the handlers.
-    fn new(passes_on: bool) -> io::Result<Self> {
-        // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
-        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        if is_ignored(SIGCHLD) {
-            // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
-            signal_hook::flag::register(SIGCHLD, Arc::default())?;
-        }
-        let heard =
-            |signals: &[i32]| -> Vec<i32> { signals.iter().copied().filter(|signal| !is_ignored(*signal)).collect() };
-        let stops = heard(&[SIGINT, SIGHUP, SIGTERM, SIGQUIT]);
-        let suspends = heard(if passes_on { &[SIGTSTP, SIGCONT] } else { &[] });
-        let (arrived, suspending) = (Arc::default(), Arc::default());
-        // In the order in which a handler acts: noted first, then told to the thread.
-        for (signals, last) in [(&stops, &arrived), (&suspends, &suspending)] {
-            for signal in signals {
-                signal_hook::flag::register_usize(*signal, Arc::clone(last), signal.unsigned_abs() as usize)?;
-            }
-        }
-        let signals = SignalsInfo::new(stops.iter().chain(&suspends))?;
-        Ok(Self { signals, arrived, suspending })
+/// Makes the handlers. Gives whoever waits for signals, and the last signal that would stop the run, or zero.
+fn handle(passes_on: bool) -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsize>)> {
+    // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    if is_ignored(SIGCHLD) {
+        // Ignored, it would take the exit statuses of all children with it. Children start with its default again.
+        signal_hook::flag::register(SIGCHLD, Arc::default())?;
     }
+    let stops = [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
+    let stops: Vec<i32> = stops.collect();
+    let suspends = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
+    let suspends = suspends.iter().filter(|signal| !is_ignored(**signal));
+    let arrived = Arc::default();
+    // In the order in which a handler acts: noted first, then told to the thread.
+    for signal in &stops {
+        signal_hook::flag::register_usize(*signal, Arc::clone(&arrived), signal.unsigned_abs() as usize)?;
+    }
+    Ok((SignalsInfo::new(stops.iter().chain(suspends))?, arrived))
 }
 
 impl Drop for Signals {

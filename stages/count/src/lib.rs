@@ -41,11 +41,12 @@ fn same(a: &[u8], b: &[u8]) -> bool {
         }
 }
 
-/// Hashes lines, differently in each run: nobody can know beforehand which ones get the same hash, and make the table slow.
+/// Hashes lines, differently in each run: nobody can know beforehand which ones get the same hash, and make the table
+/// slow.
 struct Hashing {
     seed: u64,
-    /// What the bytes themselves are mixed with. (With the library's fixed one, some lines have the same hash whatever the
-    /// seed is.)
+    /// What the bytes themselves are mixed with. (With the library's fixed one, some lines have the same hash whatever
+    /// the seed is.)
     shared: SharedSeed,
 }
 

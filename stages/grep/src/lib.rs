@@ -13,10 +13,20 @@ use stagehost_guest::{ExitCode, Input, Output, Result, Write, stage};
 /// The exit code of a wrong usage, as `grep`'s.
 const USAGE: u8 = 2;
 
+/// Where a pattern finds in many lines at once what it finds in each of them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Wherever they are.
+    Lines,
+    /// Where they are ASCII.
+    AsciiLines,
+    /// In no other case: a match may reach over a newline, or looks at the text's own beginning or end.
+    Text,
+}
+
 struct Options {
     pattern: Regex,
-    /// Whether it can be looked for in many lines at once.
-    stays_in_lines: bool,
+    reach: Reach,
     invert: bool,
     count: bool,
     only_matching: bool,
@@ -46,13 +56,18 @@ fn parse(args: Vec<String>) -> Result<Options> {
     let pattern = patterns.iter().map(alternative).collect::<Vec<_>>().join("|");
     let parsed =
         ParserBuilder::new().utf8(false).case_insensitive(ignore_case).multi_line(true).build().parse(&pattern);
-    let stays_in_lines = parsed.is_ok_and(|hir| stays_in_lines(&hir));
+    let reach = match parsed {
+        // What is a word beside bytes that are no UTF-8 depends on the bytes before, newlines among them; and beside what is
+        // not ASCII the engine leaves its quick way, for the rest of all that it was given.
+        Ok(hir) if stays_in_lines(&hir) && hir.properties().look_set().contains_word_unicode() => Reach::AsciiLines,
+        Ok(hir) if stays_in_lines(&hir) => Reach::Lines,
+        _ => Reach::Text,
+    };
     let pattern = RegexBuilder::new(&pattern).case_insensitive(ignore_case).multi_line(true).build()?;
-    Ok(Options { pattern, stays_in_lines, invert, count, only_matching })
+    Ok(Options { pattern, reach, invert, count, only_matching })
 }
 
-/// Whether what a pattern finds in many lines at once is what it finds in each of them alone: no match reaches over a
-/// newline, and the beginnings and ends that it looks for are those of lines.
+/// Whether no match reaches over a newline, and the beginnings and ends that are looked for are those of lines and words.
 fn stays_in_lines(hir: &Hir) -> bool {
     match hir.kind() {
         HirKind::Empty => true,
@@ -63,7 +78,7 @@ fn stays_in_lines(hir: &Hir) -> bool {
         HirKind::Class(Class::Bytes(class)) => {
             !class.iter().any(|range| (range.start()..=range.end()).contains(&b'\n'))
         }
-        // Between words a newline is as good as an end. A carriage return before a newline is another thing than one at the end.
+        // A carriage return before a newline is another thing than one at the end.
         HirKind::Look(look) => !matches!(look, Look::Start | Look::End | Look::StartCRLF | Look::EndCRLF),
         HirKind::Repetition(repetition) => stays_in_lines(&repetition.sub),
         HirKind::Capture(capture) => stays_in_lines(&capture.sub),
@@ -72,12 +87,22 @@ fn stays_in_lines(hir: &Hir) -> bool {
 }
 
 impl Options {
+    /// Whether many lines are looked at at once.
+    fn takes_at_once(&self, lines: &[u8]) -> bool {
+        match self.reach {
+            Reach::Lines => true,
+            Reach::AsciiLines => lines.is_ascii(),
+            Reach::Text => false,
+        }
+    }
+
     /// The next line that matches from `from` on, where a line begins: its place with its newline. The last line's newline
     /// is behind the end of `lines`.
-    fn next_match(&self, lines: &[u8], from: usize) -> Option<Range<usize>> {
+    fn next_match(&self, lines: &[u8], at_once: bool, from: usize) -> Option<Range<usize>> {
         let end = |at: usize| memchr::memchr(b'\n', &lines[at..]).map_or(lines.len(), |newline| at + newline) + 1;
-        if self.stays_in_lines {
-            let at = self.pattern.find_at(lines, from)?.start();
+        if at_once {
+            // Some place in the first line that matches is enough; where the match is would take longer.
+            let at = self.pattern.shortest_match_at(lines, from)?;
             let begin = memchr::memrchr(b'\n', &lines[from..at]).map_or(from, |newline| from + newline + 1);
             return Some(begin..end(at));
         }
@@ -100,9 +125,10 @@ fn pass(options: &Options, input: &mut Input, output: &mut Output) -> Result<u64
         let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
         // Places of lines are with their newlines, so the end of the last one is this.
         let end = lines.len() + 1;
+        let at_once = options.takes_at_once(lines);
         let mut from = 0;
         while from < end {
-            let found = options.next_match(lines, from).unwrap_or(end..end);
+            let found = options.next_match(lines, at_once, from).unwrap_or(end..end);
             let wanted = if options.invert { from..found.start } else { found.clone() };
             from = found.end;
             if wanted.is_empty() {
@@ -207,8 +233,15 @@ mod tests {
             "(a|b){2}",
             "é",
             "a+b|b+a",
+            r"\B",
+            r"\b{start-half}[ab]",
+            r"(?-u:[\x80-\xff])\B$",
+            r"(?-u:\b)a",
+            r"a(?-u:\b)",
+            "a.*",
+            ".*",
         ];
-        let letters = [b"a".as_slice(), b"b", b"\n", b"\r", b"\xff", "é".as_bytes()];
+        let letters = [b"a".as_slice(), b"b", b"\n", b"\r", b"\xa9", "é".as_bytes()];
         let mut texts = vec![Vec::new()];
         for length in 0..5 {
             let longest: Vec<_> = texts.iter().filter(|text: &&Vec<&[u8]>| text.len() == length).cloned().collect();
@@ -218,7 +251,7 @@ mod tests {
         for (pattern, invert) in patterns.into_iter().flat_map(|pattern| [(pattern, false), (pattern, true)]) {
             let flags: &[&str] = if invert { &["-v"] } else { &[] };
             let options = parse(flags.iter().chain([&pattern]).map(ToString::to_string).collect()).unwrap();
-            at_once += u32::from(options.stays_in_lines);
+            at_once += u32::from(options.reach != Reach::Text);
             for text in texts.iter().map(|text| text.concat()) {
                 let lines = text.strip_suffix(b"\n").unwrap_or(&text).split(|&byte| byte == b'\n');
                 let lines = lines.filter(|line| !text.is_empty() && options.pattern.is_match(line) != invert);
@@ -230,7 +263,7 @@ mod tests {
                 assert_eq!(output.into_vec(), expected, "{pattern} {invert} {text:?}");
             }
         }
-        assert_eq!(at_once, 2 * 17);
+        assert_eq!(at_once, 2 * 24);
     }
 
     #[test]

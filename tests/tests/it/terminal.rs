@@ -142,20 +142,6 @@ fn suspending_is_passed_on_where_the_terminal_does_not_reach() {
 }
 
 #[test]
-fn a_suspension_that_is_taken_back_at_once_stops_nothing() {
-    let place = Place::new();
-    for _ in 0..40 {
-        let _ = std::fs::remove_file(place.path("began"));
-        let mut running = place.shorthand("sh -c 'echo > began; exec sleep 1000' | :cat").start();
-        running.until("the command runs", || place.path("began").exists());
-        running.signal(Signal::TSTP);
-        running.signal(Signal::CONT);
-        running.signal(Signal::TERM);
-        running.done().died_of(Signal::TERM);
-    }
-}
-
-#[test]
 fn the_second_signal_kills() {
     let place = Place::new();
     place.write(
