@@ -9,6 +9,8 @@ mod render;
 mod run;
 mod signals;
 mod stages;
+mod started;
+mod suspend;
 
 use std::{ffi::OsString, io};
 
@@ -81,6 +83,12 @@ fn follow(arguments: Vec<OsString>) -> u8 {
             return if shown { 0 } else { usage as u8 };
         }
     };
+    // What is printed would go nowhere, and seem to be printed.
+    if !is_run && started::was_closed(1) {
+        let error = anyhow::anyhow!("standard output is closed");
+        render::failure(&Failure::new(ExitCode::Host, error));
+        return ExitCode::Usage as u8;
+    }
     let done = match verb {
         Verb::Run(args) => run::run(args, guard),
         Verb::Check(args) => plan::check(&args),

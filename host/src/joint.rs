@@ -5,6 +5,7 @@
 
 mod atomic;
 mod buffers;
+mod declared;
 mod descriptor;
 mod fan_out;
 mod file;
@@ -15,13 +16,15 @@ mod port;
 mod shown;
 mod stop;
 mod tail;
+mod whole;
 
 pub(crate) use atomic::AtomicFile;
 pub(crate) use buffers::Buffers;
+pub(crate) use declared::{Declared, Expected};
 pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
 pub(crate) use open::{
-    Identity, Opened, Output, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin, open_stdout,
+    Identity, Opened, Output, input_descriptor, log_descriptor, null, check_whole, open_log, open_stderr, open_stdin, open_stdout,
     output_descriptor, stderr_descriptor, text_descriptor, truncate,
 };
 pub(crate) use outside::{OutsideSink, OutsideSource};
@@ -29,6 +32,7 @@ pub(crate) use pipe::{Fate, Kept, PIPE_CAPACITY, PipeQuota, has_no_reader};
 pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT, Passing};
 pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};
+pub use whole::WholeFile;
 
 use std::{
     io,
@@ -51,6 +55,8 @@ pub(crate) enum Source {
     Pipe(DescriptorSource, Arc<Fate>),
     /// What a program that embeds the library gave us.
     Outside(OutsideSource),
+    /// Any of these, of which somebody has said how it must end.
+    Declared(Box<Declared>),
     Text {
         text: bytes::Bytes,
     },
@@ -89,12 +95,31 @@ impl Source {
                 read => Poll::Ready(read),
             },
             Self::Outside(outside) => outside.poll_read(cx, into),
+            Self::Declared(declared) => declared.poll_read(cx, into),
             Self::Text { text } => {
                 let n = text.len().min(into.len());
                 into[..n].copy_from_slice(&text.split_to(n));
                 Poll::Ready(Ok(n))
             }
             Self::Null => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        match self {
+            Self::Descriptor(descriptor) => descriptor.is_terminal(),
+            Self::Declared(declared) => declared.source.is_terminal(),
+            Self::Ring(_) | Self::File(_) | Self::Pipe(..) | Self::Outside(_) | Self::Text { .. } | Self::Null => false,
+        }
+    }
+
+    /// In a regular file: where the first byte stands that was not handed over.
+    pub(crate) fn position(&self) -> Option<u64> {
+        match self {
+            Self::File(file) => Some(file.position()),
+            Self::Declared(declared) => declared.source.position(),
+            Self::Ring(_) | Self::Descriptor(_) | Self::Pipe(..) | Self::Outside(_) | Self::Text { .. } | Self::Null => None,
         }
     }
 
@@ -105,6 +130,7 @@ impl Source {
             Self::File(file) => file.poll_ready(cx),
             Self::Descriptor(descriptor) | Self::Pipe(descriptor, _) => descriptor.poll_ready(cx),
             Self::Outside(outside) => outside.poll_ready(cx),
+            Self::Declared(declared) => declared.source.poll_ready(cx),
             Self::Text { .. } | Self::Null => Poll::Ready(()),
         }
     }
@@ -121,6 +147,16 @@ impl Sink {
             Self::Shared(port) => port.poll_write(cx, bytes),
             Self::Shown(shown) => shown.poll_write(cx, bytes),
             Self::Null => Poll::Ready(Ok(bytes.len())),
+        }
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_terminal(),
+            Self::Shared(port) => port.is_terminal(),
+            Self::Shown(_) => true,
+            Self::Ring(_) | Self::Descriptor(_) | Self::Outside(_) | Self::Null => false,
         }
     }
 

@@ -38,7 +38,7 @@ mod stage;
 pub mod stock;
 
 pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
-pub use joint::inherited_descriptor;
+pub use joint::{WholeFile, inherited_descriptor};
 pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
@@ -49,8 +49,8 @@ pub use plan::{
     StageSummary, read_component,
 };
 pub use policy::{DirRoot, Policy, StageKind};
-pub use process::{Guard, in_foreground, is_ignored, with_signals_held};
+pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};
 pub use sandbox::{
-    DEFAULT_MEMORY, Inspection, NotAStage, Section, SectionArg, Shape, compile_worker, inspect, is_deceptive,
+    DEFAULT_MEMORY, Inspection, NotAStage, NotOffered, Section, SectionArg, Shape, compile_worker, inspect, is_deceptive,
 };
 pub use spec::Requests;

@@ -30,7 +30,7 @@ use crate::{
     joint::{Buffers, PipeQuota, Stop, StopReason},
     outcome::{ExitCode, Outcome},
     plan::Plan,
-    process::{self, CgroupParent, Guard, Spawner},
+    process::{self, CgroupParent, Guard, Spawner, WatchedProcess},
     sandbox::{Compilers, Sandbox, Turns},
 };
 
@@ -135,6 +135,8 @@ pub struct RunOptions {
     pub foreground: Option<bool>,
     /// The directory that core dumps of sandboxed stages go to. Default: none are made.
     pub coredump: Option<PathBuf>,
+    /// A process whose death stops the run, and after which it commits nothing. Default: none.
+    pub watched: Option<WatchedProcess>,
     /// Stops the run from outside.
     pub control: RunControl,
     /// Called with every event as it happens, on a thread of the host: it must not block. Default: nothing.

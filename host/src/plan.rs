@@ -16,7 +16,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub use wasm::read_component;
 
 use crate::{
     function::Function,
-    joint::{Output, OutsideSink, OutsideSource},
+    joint::{Expected, Output, OutsideSink, OutsideSource},
     outcome::{ExitCode, Matcher, Tolerance},
     policy::Policy,
     sandbox::Limits,
@@ -139,6 +139,8 @@ pub struct Plan {
     pub(crate) upstream: Upstream,
     /// Whether every sandboxed stage gives the same results on every run.
     pub(crate) deterministic: bool,
+    /// How long it took to make: a part of the run's time.
+    pub(crate) took: Duration,
 }
 
 /// What the first stage will read.
@@ -146,9 +148,32 @@ pub struct Plan {
 pub(crate) enum Input {
     Inherit,
     Null,
-    File(PathBuf),
+    /// A file, and how many bytes it had when the plan was made, if it is a regular one.
+    File(PathBuf, Option<u64>),
     Text(Bytes),
     Outside(OutsideSource),
+    /// Any of these, of which somebody has said how it must end.
+    Declared(Box<Self>, Expected),
+}
+
+impl Input {
+    /// The file that it reads.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path, _) => Some(path),
+            Self::Declared(input, _) => input.file(),
+            Self::Inherit | Self::Null | Self::Text(_) | Self::Outside(_) => None,
+        }
+    }
+
+    /// Whether it is the host's own standard input.
+    pub(crate) fn is_inherited(&self) -> bool {
+        match self {
+            Self::Inherit => true,
+            Self::Declared(input, _) => input.is_inherited(),
+            Self::File(..) | Self::Null | Self::Text(_) | Self::Outside(_) => false,
+        }
+    }
 }
 
 /// What will take the last stage's output.
@@ -164,9 +189,10 @@ impl fmt::Display for Input {
         match self {
             Self::Inherit => f.write_str("standard input"),
             Self::Null => f.write_str("nothing"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(path, _) => write!(f, "{}", path.display()),
             Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
             Self::Outside(_) => f.write_str("the program's reader"),
+            Self::Declared(input, _) => input.fmt(f),
         }
     }
 }
@@ -240,6 +266,7 @@ impl Plan {
 
     /// Makes a plan with functions and ends that no file can name.
     pub(crate) fn assemble(spec: &PipelineSpec, options: &PlanOptions, parts: Parts) -> Result<Self, PlanError> {
+        let began = Instant::now();
         let Parts { functions, matchers, stdin, stdout } = parts;
         let root = Place::root();
         let mut planner = Planner { options, functions, files: HashMap::new(), stages: Vec::new(), groups: Vec::new() };
@@ -275,10 +302,8 @@ impl Plan {
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));
         let joints = joints::negotiate(&mut stages, &groups, connected)?;
         let (stdin, stdout, stdout_name) = nest::ends_from_within(&groups, stages.len(), stdin, stdout, stdout_name)?;
-        for (end, place) in [(&stdin, root.key("stdin"))] {
-            if let Input::File(path) = end {
-                policy.check_file(path, &place.key("file"))?;
-            }
+        if let Some(path) = stdin.file() {
+            policy.check_file(path, &root.key("stdin").key("file"))?;
         }
         if let Outlet::Place(Output::Atomic(_) | Output::InPlace { .. }) = &stdout {
             policy.check_file(Path::new(&stdout_name), &root.key("stdout").key("file"))?;
@@ -305,9 +330,25 @@ impl Plan {
             linger,
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
+            took: began.elapsed(),
         };
         policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
         Ok(plan)
+    }
+
+    /// Checks every component as its compiler would, which takes about a second for each 100 MB: what a run refuses when it compiles,
+    /// this refuses without compiling.
+    ///
+    /// # Errors
+    ///
+    /// The first component that is no valid WebAssembly, or made with a proposal that is off here.
+    pub fn validate(&self) -> Result<(), PlanError> {
+        for stage in &self.stages {
+            if let Work::Wasm(wasm) = &stage.work {
+                wasm.validate(&stage.place)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether its last stage wants no output connected.
@@ -319,6 +360,11 @@ impl Plan {
     pub(crate) fn take_output(&mut self, sink: OutsideSink) {
         self.stdout = Outlet::Outside(sink);
         self.stdout_name = "the program's writer".into();
+    }
+
+    /// Whether it reads the host's own standard input, and whether it writes to the host's own standard output.
+    pub fn inherits(&self) -> (bool, bool) {
+        (self.stdin.is_inherited(), matches!(self.stdout, Outlet::Place(Output::Inherit)))
     }
 
     /// Whether it starts ordinary programs.
@@ -493,7 +539,19 @@ fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) -> Result<I
             if metadata.is_file() {
                 fs::File::open(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
             }
-            Ok(Input::File(path))
+            let size = metadata.is_file().then_some(metadata.len());
+            Ok(Input::File(path, size))
+        }
+        StdinSpec::Declared(from, declared) => {
+            let input = plan_stdin(Some(from), base, place)?;
+            let sha256 = match declared.sha256.as_deref() {
+                Some(text) => Some(crate::spec::digest(text).ok_or_else(|| {
+                    let place = place.key("sha256");
+                    PlanError::new(PlanErrorKind::Pipeline, place, "a SHA-256 digest is 64 hexadecimal digits")
+                })?),
+                None => None,
+            };
+            Ok(Input::Declared(Box::new(input), Expected { bytes: declared.bytes, sha256 }))
         }
     }
 }

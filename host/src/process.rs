@@ -10,6 +10,7 @@ mod spawn;
 mod tree;
 mod usage;
 mod wall;
+mod watched;
 
 pub(crate) use cgroup::{Cgroup, CgroupParent};
 pub use guard::Guard;
@@ -20,6 +21,7 @@ pub use spawn::{is_ignored, with_signals_held};
 pub(crate) use tree::{Member, group_members, name_of, orphans, usage, writes_to};
 pub(crate) use usage::cpu_of;
 pub(crate) use wall::{Wall, WallSpec, open_as_planned};
+pub use watched::WatchedProcess;
 
 /// Makes this process the parent of what its descendants leave behind.
 pub(crate) fn adopt_orphans() -> std::io::Result<()> {

@@ -18,7 +18,7 @@ pub use limits::LimitsSpec;
 pub(crate) use limits::TooMuch;
 pub use shorthand::shorthand;
 pub use types::{
-    BrokenPipe, Eof, FileSink, Ignore, Leftovers, OnFailure, OnTrap, PipelineSpec, Requirement, RequiresSpec,
+    BrokenPipe, Declared, Eof, FileSink, Ignore, Leftovers, OnFailure, OnTrap, PipelineSpec, Requirement, RequiresSpec,
     Sandboxing, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
 };
 pub use value::{Bound, Size, Span, parse_duration};
@@ -147,6 +147,19 @@ impl From<&Place> for String {
     fn from(place: &Place) -> Self {
         place.to_string()
     }
+}
+
+/// A SHA-256 digest of 64 hexadecimal digits.
+pub(crate) fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(digits, 16).ok()?;
+    }
+    Some(digest)
 }
 
 /// The candidate that `word` was probably meant to be.

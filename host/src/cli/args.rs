@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use stagehost::spec::{Bound, LimitsSpec, parse_duration};
+use stagehost::spec::{Bound, LimitsSpec, Size, parse_duration};
 
 /// Runs pipelines of sandboxed WebAssembly stages and ordinary programs.
 #[derive(Debug, Parser)]
@@ -98,11 +98,17 @@ pub(crate) struct What {
 pub(crate) struct PipelineArgs {
     #[command(flatten)]
     pub(crate) what: What,
-    /// What the first stage reads: a file, or `null`. Default: what the pipeline says, else standard input.
-    #[arg(long, value_name = "FILE|null")]
+    /// What the first stage reads: a file, `null`, or `-` for standard input. Default: what the pipeline says, else standard input.
+    #[arg(long, value_name = "FILE|null|-")]
     pub(crate) stdin: Option<PathBuf>,
-    /// What takes the output: a file, which appears whole or not at all, or `null`.
-    #[arg(long, value_name = "FILE|null")]
+    /// How many bytes the input has: one that ends sooner, or goes on, is an error. (A pipe cannot say that its writer was killed.)
+    #[arg(long, value_name = "N")]
+    pub(crate) stdin_bytes: Option<Size>,
+    /// The SHA-256 digest of the input: another one is an error.
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub(crate) stdin_sha256: Option<String>,
+    /// What takes the output: a file, which appears whole or not at all, `null`, or `-` for standard output.
+    #[arg(long, value_name = "FILE|null|-")]
     pub(crate) stdout: Option<PathBuf>,
     /// The directory that paths in the pipeline are relative to, and that commands run in. Default: the pipeline file's.
     #[arg(long, value_name = "DIR")]
@@ -136,7 +142,10 @@ pub(crate) struct PipelineArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,
-    /// Write the outcome as JSON to this file.
+    /// Stop when the process that started this one ends, and commit nothing after that.
+    #[arg(long)]
+    pub(crate) die_with_parent: bool,
+    /// Write the outcome as JSON to this file, whole or not at all.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Write the outcome as JSON to this descriptor.
@@ -190,6 +199,11 @@ pub(crate) struct LimitArg {
 fn plain(message: String) -> String {
     // In the file a hint is shown on its own line.
     message.replace('\u{1f}', "; ")
+}
+
+fn sha256(text: &str) -> Result<String, String> {
+    let is_digest = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digest.then(|| text.to_owned()).ok_or_else(|| "a SHA-256 digest is 64 hexadecimal digits".into())
 }
 
 fn timeout(text: &str) -> Result<Timeout, String> {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use stagehost::{
     ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanOptions, Policy,
-    spec::{self, Bound, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
+    spec::{self, Bound, Declared, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
 };
 
 use super::{Failure, args::PipelineArgs};
@@ -112,8 +112,8 @@ fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
     let source = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
     let spec = spec::parse(&text).map_err(|error| bad(error, &source))?;
     if path == Path::new("-")
-        && args.stdin.is_none()
-        && spec.stdin.as_ref().is_none_or(|stdin| *stdin == StdinSpec::Inherit)
+        && args.stdin.as_deref().is_none_or(|stdin| stdin == Path::new("-"))
+        && (args.stdin.is_some() || reads_standard_input(spec.stdin.as_ref()))
     {
         let error = anyhow!("the pipeline comes from standard input, and so would the first stage's input");
         return Err(
@@ -121,6 +121,14 @@ fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
         );
     }
     Ok((spec, args.cwd.clone().unwrap_or(around)))
+}
+
+fn reads_standard_input(stdin: Option<&StdinSpec>) -> bool {
+    match stdin {
+        None | Some(StdinSpec::Inherit) => true,
+        Some(StdinSpec::Declared(from, _)) => reads_standard_input(Some(from)),
+        Some(StdinSpec::Null | StdinSpec::File(_) | StdinSpec::Text(_)) => false,
+    }
 }
 
 fn host(error: anyhow::Error) -> Failure {
@@ -143,13 +151,28 @@ fn callers(path: &Path) -> Result<String, Failure> {
 
 fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
     if let Some(stdin) = &args.stdin {
-        let null = stdin == Path::new("null");
-        spec.stdin = Some(if null { StdinSpec::Null } else { StdinSpec::File(callers(stdin)?) });
+        spec.stdin = Some(match stdin.to_str() {
+            Some("null") => StdinSpec::Null,
+            Some("-") => StdinSpec::Inherit,
+            _ => StdinSpec::File(callers(stdin)?),
+        });
+    }
+    if args.stdin_bytes.is_some() || args.stdin_sha256.is_some() {
+        // What the file says of an input holds for that input alone.
+        let from = match spec.stdin.take() {
+            Some(StdinSpec::Declared(from, _)) => *from,
+            from => from.unwrap_or_default(),
+        };
+        let declared = Declared { bytes: args.stdin_bytes.map(|size| size.0), sha256: args.stdin_sha256.clone() };
+        spec.stdin = Some(StdinSpec::Declared(Box::new(from), declared));
     }
     if let Some(stdout) = &args.stdout {
-        let null = stdout == Path::new("null");
         let file = || callers(stdout).map(|file| StdoutSpec::File(FileSink { file, append: None, atomic: None }));
-        spec.stdout = Some(if null { StdoutSpec::Null } else { file()? });
+        spec.stdout = Some(match stdout.to_str() {
+            Some("null") => StdoutSpec::Null,
+            Some("-") => StdoutSpec::Inherit,
+            _ => file()?,
+        });
     }
     if let Some(timeout) = args.timeout {
         spec.timeout = Some(match timeout.0 {

@@ -1,12 +1,9 @@
 //! `stagehost lock`.
 
-use std::{
-    fs,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use anyhow::Context;
-use stagehost::{ExitCode, LOCK_FILE, Lock};
+use stagehost::{ExitCode, LOCK_FILE, Lock, WholeFile};
 
 use super::{Failure, args::PipelineArgs, load, render};
 
@@ -19,13 +16,7 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let difference = lock.difference(&now);
     lock.update(now);
     // Whole or not at all: another run may read it meanwhile.
-    let temporary = directory.join(format!(".{LOCK_FILE}.{}", std::process::id()));
-    let written = fs::File::create_new(&temporary)
-        .and_then(|mut file| file.write_all(lock.text().as_bytes()))
-        .and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    let written = WholeFile::create(&path).and_then(|file| file.write(lock.text().as_bytes()));
     let written = written.with_context(|| format!("the lock {}", path.display()));
     written.map_err(|error| Failure::new(ExitCode::Host, error))?;
     let text = difference.unwrap_or_else(|| "nothing has changed\n".into());

@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use stagehost::{Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, RunControl, RunOptions};
+use stagehost::{
+    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, RunControl, RunOptions, WatchedProcess, WholeFile,
+};
 
-use super::{Failure, args::RunArgs, load, render, signals};
+use super::{Failure, args::RunArgs, load, render, signals, started};
 
 /// Runs a pipeline. The guard was started before anything else.
 pub(crate) fn run(args: RunArgs, guard: Option<io::Result<Guard>>) -> Result<u8, Failure> {
@@ -21,7 +23,7 @@ pub(crate) fn run(args: RunArgs, guard: Option<io::Result<Guard>>) -> Result<u8,
 }
 
 fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8, Failure> {
-    let mut report = Report::open(args)?;
+    let report = Report::open(args)?;
     let (guard, unguarded) = match guard {
         Ok(guard) => (guard, None),
         Err(error) => (None, Some(error)),
@@ -35,7 +37,7 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
             }
             let mut outcome = Outcome::not_started(None, ExitCode::Host, message, failure.hint.clone());
             outcome.exit_code = failure.code;
-            report.write_or_warn(&outcome);
+            report.write_or_say(&outcome);
             return Err(failure);
         }
     };
@@ -46,7 +48,7 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
     if args.verbose {
         render::details(&outcome);
     }
-    let reported = report.write_or_warn(&outcome);
+    let reported = report.write_or_say(&outcome);
     if let Some(guard) = guard {
         guard.end();
     }
@@ -62,7 +64,17 @@ fn start(
     guard: Option<Guard>,
     unguarded: Option<io::Error>,
 ) -> Result<(Outcome, Option<i32>), Failure> {
+    // From the beginning: it may end while this plans.
+    let watched = match args.die_with_parent {
+        true => Some(
+            WatchedProcess::parent()
+                .context("--die-with-parent: the process that started this one cannot be watched")
+                .map_err(|error| Failure::new(ExitCode::Host, error))?,
+        ),
+        false => None,
+    };
     let plan = load::plan(&args.pipeline)?;
+    refuse_closed(&plan)?;
     if !plan.has_commands() {
         guard.iter().for_each(Guard::dismiss);
     }
@@ -106,7 +118,8 @@ fn start(
     };
     let on_event = Some(Observer(Arc::new(warn)));
     let coredump = args.coredump.clone();
-    let options = RunOptions { tee_stderr: true, foreground: Some(foreground), coredump, control, on_event };
+    let foreground = Some(foreground);
+    let options = RunOptions { tee_stderr: true, foreground, coredump, watched, control, on_event };
     if !plan.has_commands() {
         // It has gone meanwhile, and is not to be a zombie until the run is over.
         guard.iter().for_each(Guard::end);
@@ -122,6 +135,18 @@ fn start(
     // The run is over and nothing of it is left but idle threads, which end with the process, and sooner so.
     std::mem::forget(host);
     Ok((outcome, dies_of))
+}
+
+/// Refuses to read or write a standard stream that is closed: it would look as if it were empty, or as if all had been written.
+fn refuse_closed(plan: &Plan) -> Result<(), Failure> {
+    let (reads, writes) = plan.inherits();
+    let closed = match () {
+        () if reads && started::was_closed(0) => ("standard input", "give the input with --stdin FILE, or --stdin null"),
+        () if writes && started::was_closed(1) => ("standard output", "give the output a place with --stdout FILE"),
+        () => return Ok(()),
+    };
+    let (name, hint) = closed;
+    Err(Failure::new(ExitCode::Host, anyhow!("{name} is closed")).hint(Some(hint.into())))
 }
 
 /// Lets this process open as many files as it may, and returns the limits it was started with, which are the commands'.
@@ -160,7 +185,12 @@ fn cache_directory() -> Option<PathBuf> {
 }
 
 /// Where the report goes. It is opened before anything runs, so that a wrong path fails early.
-struct Report(Option<(fs::File, String)>);
+struct Report(Option<(Place, String)>);
+
+enum Place {
+    File(WholeFile),
+    Descriptor(fs::File),
+}
 
 impl Report {
     fn open(args: &RunArgs) -> Result<Self, Failure> {
@@ -178,8 +208,8 @@ impl Report {
             return Err(Failure::new(ExitCode::Host, error));
         }
         let file = match args.report_fd {
-            Some(number) => stagehost::inherited_descriptor(number).map(fs::File::from),
-            None => fs::File::create(path),
+            Some(number) => stagehost::inherited_descriptor(number).map(|file| Place::Descriptor(file.into())),
+            None => WholeFile::create(&path).map(Place::File),
         };
         let file =
             file.with_context(|| format!("the report {name}")).map_err(|error| Failure::new(ExitCode::Host, error))?;
@@ -187,14 +217,18 @@ impl Report {
     }
 
     /// Writes the report; a failure is told and does not hide the run's own end.
-    fn write_or_warn(&mut self, outcome: &Outcome) -> bool {
-        let Some((file, name)) = &mut self.0 else { return true };
-        let json = serde_json::to_string_pretty(outcome).map_err(std::io::Error::other);
-        let written = json.and_then(|json| file.write_all(format!("{json}\n").as_bytes()));
+    fn write_or_say(self, outcome: &Outcome) -> bool {
+        let Some((place, name)) = self.0 else { return true };
+        let json = serde_json::to_string_pretty(outcome).map_err(io::Error::other);
+        let written = json.and_then(|json| match place {
+            Place::File(file) => file.write(format!("{json}\n").as_bytes()),
+            Place::Descriptor(mut file) => file.write_all(format!("{json}\n").as_bytes()),
+        });
         match written {
             Ok(()) => true,
             Err(error) => {
-                render::warning(&format!("the report {name} cannot be written: {error}"));
+                let error = anyhow::Error::from(error).context(format!("the report {name} cannot be written"));
+                render::failure(&Failure::new(ExitCode::Host, error));
                 false
             }
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ},
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ},
     iterator::{SignalsInfo, exfiltrator::origin::WithOrigin},
     low_level::{
         emulate_default_handler,
@@ -19,6 +19,8 @@ use signal_hook::{
     },
 };
 use stagehost::{RunControl, is_ignored, with_signals_held};
+
+use super::suspend;
 
 /// Watches for signals, by a thread that ends with the process. Once this is dropped, the next one ends it.
 pub(crate) struct Signals {
@@ -33,26 +35,17 @@ impl Signals {
     /// commands, which a terminal does not reach.
     pub(crate) fn watch(control: &RunControl, passes_on: bool) -> io::Result<Self> {
         // One that arrives while its handlers are made would be lost between them.
-        let (mut signals, arrived) = with_signals_held(|| handle(passes_on))?;
+        let (mut signals, arrived) = with_signals_held(handle)?;
+        if passes_on && !is_ignored(SIGTSTP) {
+            suspend::pass_on(control.clone())?;
+        }
         let control = control.clone();
         let over = Arc::new(AtomicBool::new(false));
         let run_is_over = over.clone();
         std::thread::Builder::new().name("stagehost-signal".into()).spawn(move || {
             let mut stopping = 0;
             for Origin { signal, cause, .. } in &mut signals {
-                match signal {
-                    SIGTSTP => {
-                        control.signal_commands(SIGTSTP);
-                        // Stops this process too, until it is continued.
-                        let _ = emulate_default_handler(SIGTSTP);
-                        continue;
-                    }
-                    SIGCONT => {
-                        control.signal_commands(SIGCONT);
-                        continue;
-                    }
-                    _ => stopping += 1,
-                }
+                stopping += 1;
                 if run_is_over.load(Relaxed) {
                     die_of(signal);
                 }
@@ -88,7 +81,7 @@ impl Signals {
 }
 
 /// Makes the handlers. Gives whoever waits for signals, and the last signal that would stop the run, or zero.
-fn handle(passes_on: bool) -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsize>)> {
+fn handle() -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsize>)> {
     // Without a handler, writing past `ulimit -f` would kill the host; with one, the write fails and is reported.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     if is_ignored(SIGCHLD) {
@@ -97,14 +90,12 @@ fn handle(passes_on: bool) -> io::Result<(SignalsInfo<WithOrigin>, Arc<AtomicUsi
     }
     let stops = [SIGINT, SIGHUP, SIGTERM, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
     let stops: Vec<i32> = stops.collect();
-    let suspends = if passes_on { &[SIGTSTP, SIGCONT][..] } else { &[] };
-    let suspends = suspends.iter().filter(|signal| !is_ignored(**signal));
     let arrived = Arc::default();
     // In the order in which a handler acts: noted first, then told to the thread.
     for signal in &stops {
         signal_hook::flag::register_usize(*signal, Arc::clone(&arrived), signal.unsigned_abs() as usize)?;
     }
-    Ok((SignalsInfo::new(stops.iter().chain(suspends))?, arrived))
+    Ok((SignalsInfo::new(&stops)?, arrived))
 }
 
 impl Drop for Signals {

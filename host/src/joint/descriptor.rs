@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
     pin::Pin,
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
 };
 
 use rustix::{
-    event::PollFlags,
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open},
     io::{Errno, read, write},
     pipe::{SpliceFlags, splice},
@@ -110,79 +110,78 @@ impl DescriptorSource {
         }
     }
 
-    /// How many bytes are there to be read, as far as the system says.
-    pub(crate) fn waiting(&self) -> u64 {
-        let file = match &self.0 {
+    fn file(&self) -> BorrowedFd<'_> {
+        match &self.0 {
             Waits::Watched(watched) => watched.get_ref().as_fd(),
             Waits::Thread { file, .. } => file.as_fd(),
-        };
-        rustix::io::ioctl_fionread(file).unwrap_or(0)
+        }
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        rustix::termios::isatty(self.file())
+    }
+
+    /// How many bytes are there to be read, as far as the system says.
+    pub(crate) fn waiting(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.file()).unwrap_or(0)
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
+            if let Waits::Watched(watched) = &self.0 {
+                let mut readiness = ready!(watched.poll_read_ready(cx))?;
+                match retry(|| read(readiness.get_inner(), &mut *into)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => readiness.clear_ready(),
+                    done => return Poll::Ready(done),
+                }
+                continue;
+            }
             ready!(self.poll_ready(cx));
-            match &mut self.0 {
-                Waits::Watched(watched) => {
-                    let mut readiness = ready!(watched.poll_read_ready(cx))?;
-                    match retry(|| read(readiness.get_inner(), &mut *into)) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => readiness.clear_ready(),
-                        done => return Poll::Ready(done),
-                    }
-                }
-                // The thread saw it readable; whoever else reads from it may still be faster, as with any shared pipe.
-                Waits::Thread { file, waiting, .. } => {
-                    if let Some(waited) = waiting.take() {
-                        let mut waited = waited;
-                        match Pin::new(&mut waited).poll(cx) {
-                            Poll::Ready(waited) => waited.map_err(io::Error::other)??,
-                            Poll::Pending => {
-                                *waiting = Some(waited);
-                                return Poll::Pending;
-                            }
-                        }
-                    }
-                    return Poll::Ready(retry(|| read(&**file, &mut *into)));
-                }
+            if let Waits::Thread { file, .. } = &self.0 {
+                // It was readable just now; whoever else reads from it may still be faster, as with any shared pipe.
+                return Poll::Ready(retry(|| read(&**file, &mut *into)));
             }
         }
     }
 
+    /// Waits until a read would find something, by the kernel's own word: what was readable once may have been read since.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Waits::Watched(watched) => watched.poll_read_ready(cx).map(|_| ()),
-            Waits::Thread { file, waiting, given_up } => {
-                let now = rustix::event::poll(
-                    &mut [rustix::event::PollFd::new(&**file, PollFlags::IN)],
-                    Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }),
-                );
-                if waiting.is_none() && now != Ok(0) {
-                    return Poll::Ready(());
-                }
-                let waiting = waiting.get_or_insert_with(|| {
-                    let (file, given_up) = (file.clone(), given_up.clone());
-                    tokio::task::spawn_blocking(move || wait(file.as_fd(), PollFlags::IN, &given_up))
-                });
-                if waiting.is_finished() {
-                    return Poll::Ready(());
-                }
-                // The join handle wakes us; its value is taken by the read.
-                match Pin::new(waiting).poll(cx) {
-                    Poll::Ready(_) => {
-                        self.forget_wait();
-                        Poll::Ready(())
+        loop {
+            match &mut self.0 {
+                Waits::Watched(watched) => match ready!(watched.poll_read_ready(cx)) {
+                    Ok(mut readiness) => match is_readable(readiness.get_inner()) {
+                        true => return Poll::Ready(()),
+                        false => readiness.clear_ready(),
+                    },
+                    // The read that follows says why.
+                    Err(_) => return Poll::Ready(()),
+                },
+                Waits::Thread { file, waiting, given_up } => {
+                    if is_readable(&**file) {
+                        return Poll::Ready(());
                     }
-                    Poll::Pending => Poll::Pending,
+                    let (file, given_up) = (file.clone(), given_up.clone());
+                    let waited = waiting.get_or_insert_with(|| {
+                        tokio::task::spawn_blocking(move || wait(file.as_fd(), PollFlags::IN, &given_up))
+                    });
+                    // The join handle wakes us.
+                    let waited = ready!(Pin::new(waited).poll(cx));
+                    *waiting = None;
+                    if !matches!(waited, Ok(Ok(()))) {
+                        // The read that follows says why.
+                        return Poll::Ready(());
+                    }
                 }
             }
         }
     }
+}
 
-    fn forget_wait(&mut self) {
-        if let Waits::Thread { waiting, .. } = &mut self.0 {
-            *waiting = None;
-        }
-    }
+/// Whether a read would not wait: there is something, or an end, or an error.
+fn is_readable(file: impl AsFd) -> bool {
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&NOW)) != Ok(0)
 }
 
 impl Drop for DescriptorSource {

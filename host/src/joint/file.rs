@@ -38,6 +38,8 @@ pub(crate) struct FileSource {
     /// The file system knows no reads that do not wait.
     always_waits: bool,
     line_at_a_time: bool,
+    /// How many bytes it had when somebody looked: at its end it is to have no fewer.
+    size: Option<u64>,
 }
 
 impl FileSource {
@@ -52,7 +54,14 @@ impl FileSource {
             reading: None,
             always_waits: false,
             line_at_a_time,
+            size: None,
         }
+    }
+
+    /// The same, of a file that was this large.
+    pub(crate) fn of_size(mut self, size: Option<u64>) -> Self {
+        self.size = size;
+        self
     }
 
     /// Where the first byte stands that was not handed over.
@@ -84,6 +93,9 @@ impl FileSource {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         };
+        if let Some(size) = self.size.filter(|size| n == 0 && !into.is_empty() && self.position < *size) {
+            super::open::check_whole(&self.file, size)?;
+        }
         self.position += n as u64;
         self.taken = self.block.len().min(self.taken + n);
         Poll::Ready(Ok(n))
@@ -168,6 +180,11 @@ impl FileSink {
 
     pub(crate) fn new(file: Arc<OwnedFd>, waits_for_reader: bool) -> Self {
         Self { file, waits_for_reader, is_ours: false, given_up: Arc::default(), blocks: Arc::default() }
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        rustix::termios::isatty(&self.file)
     }
 
     /// The file, if it is one of ours that takes bytes at its own offset.

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -34,16 +34,19 @@ pub(crate) struct Opened<T> {
     pub(crate) atomic: Option<AtomicFile>,
     /// The inherited regular file whose offset is set to the first byte not consumed when the run is over.
     pub(crate) rewind: Option<OwnedFd>,
+    /// An input file that was handed to a program, and how many bytes it must have to the end.
+    pub(crate) whole: Option<(OwnedFd, u64)>,
 }
 
 impl<T> Opened<T> {
     /// An end that is no file.
     pub(crate) fn plain(half: T) -> Self {
-        Self { half, identity: None, atomic: None, rewind: None }
+        Self { half, identity: None, atomic: None, rewind: None, whole: None }
     }
 
     pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Opened<U> {
-        Opened { half: map(self.half), identity: self.identity, atomic: self.atomic, rewind: self.rewind }
+        let Self { half, identity, atomic, rewind, whole } = self;
+        Opened { half: map(half), identity, atomic, rewind, whole }
     }
 }
 
@@ -57,12 +60,12 @@ fn identity(file: &OwnedFd) -> io::Result<Identity> {
 pub(super) const ABOVE_STDIO: i32 = 3;
 
 /// Opens the host's standard input (`None`) or a file for a stage in this process. FIFOs are opened without waiting for a
-/// writer; the first read waits for one.
+/// writer; the first read waits for one. A file that has fewer than `size` bytes at its end is an error: it was cut.
 ///
 /// # Errors
 ///
 /// What the system says.
-pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool) -> io::Result<Opened<Source>> {
+pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool, size: Option<u64>) -> io::Result<Opened<Source>> {
     let Some(path) = path else {
         let file = fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?;
         let identity = identity(&file)?;
@@ -72,14 +75,14 @@ pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool) -> io::Resul
         let position = seek(&file, SeekFrom::Current(0))?;
         let rewind = Some(file.try_clone()?);
         let half = Source::File(FileSource::new(file, position, line_at_a_time));
-        return Ok(Opened { half, identity, atomic: None, rewind });
+        return Ok(Opened { identity, rewind, ..Opened::plain(half) });
     };
     let file =
         retry(|| open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()))?;
     let half = match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => {
             let identity = identity(&file)?;
-            let half = Source::File(FileSource::new(file, 0, line_at_a_time));
+            let half = Source::File(FileSource::new(file, 0, line_at_a_time).of_size(size));
             return Ok(Opened { identity, ..Opened::plain(half) });
         }
         FileType::Directory => return Err(io::Error::from(io::ErrorKind::IsADirectory)),
@@ -122,6 +125,20 @@ pub(crate) fn text_descriptor(text: &[u8]) -> io::Result<OwnedFd> {
     }
     seek(&file, SeekFrom::Start(0))?;
     Ok(file)
+}
+
+/// Whether a file that was read is as long as it was said to be.
+///
+/// # Errors
+///
+/// It was cut meanwhile.
+pub(crate) fn check_whole(file: impl AsFd, size: u64) -> io::Result<()> {
+    let now = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
+    if now < size {
+        let message = format!("the file was cut while it was read: it had {size} bytes and has {now}");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+    }
+    Ok(())
 }
 
 /// `/dev/null`, for reading and writing.
@@ -268,7 +285,7 @@ fn sink_for(file: OwnedFd) -> Sink {
     }
 }
 
-fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
+pub(super) fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
     let how = if append { OFlags::APPEND } else { OFlags::empty() };
     let file = retry(|| {
         open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::NOCTTY | OFlags::CLOEXEC | how, Mode::from_raw_mode(0o666))

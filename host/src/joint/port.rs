@@ -6,14 +6,19 @@
 //! always ready.
 
 use std::{
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use stagehost_ring::{Cause, ReadError};
-use tokio::{sync::Notify, task::coop::poll_proceed};
+use tokio::{
+    sync::Notify,
+    task::coop::{poll_proceed, unconstrained},
+};
 
 use super::{
     Sink, Source,
@@ -32,6 +37,9 @@ pub(crate) enum EndFailure {
     Limit(u64),
 }
 
+/// How much of an input's beginning is kept, in bytes.
+const START: usize = 8;
+
 /// A stage's standard input.
 #[derive(Clone)]
 pub(crate) struct InputPort(Arc<Port<InputState>>);
@@ -47,6 +55,8 @@ struct InputState {
     waiting: bool,
     ended: bool,
     delivered: u64,
+    /// The first bytes, by which formats are known.
+    start: Vec<u8>,
     failure: Option<EndFailure>,
     /// Whether the guest is told of an abort, rather than stopped.
     tell_aborts: bool,
@@ -88,10 +98,16 @@ impl InputPort {
             waiting: false,
             ended: false,
             delivered: 0,
+            start: Vec::new(),
             failure: None,
             tell_aborts,
         };
         Self(Arc::new(Port::new(state)))
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        lock(&self.0.state).source.as_ref().is_some_and(Source::is_terminal)
     }
 
     /// Whether the guest waits for input that is not there. Whoever asks is woken when some comes.
@@ -135,6 +151,19 @@ impl InputPort {
         lock(&self.0.state).delivered
     }
 
+    /// How what was handed to the guest is compressed, if it looks so: a program that makes it plain.
+    pub(crate) fn decompressor(&self) -> Option<&'static str> {
+        const KNOWN: [(&[u8], &str); 5] = [
+            (b"\x1f\x8b", "gzip"),
+            (b"\x28\xb5\x2f\xfd", "zstd"),
+            (b"\xfd7zXZ\0", "xz"),
+            (b"BZh", "bzip2"),
+            (b"\x04\x22\x4d\x18", "lz4"),
+        ];
+        let state = lock(&self.0.state);
+        KNOWN.iter().find(|(magic, _)| state.start.starts_with(magic)).map(|(_, program)| *program)
+    }
+
     /// Whether the guest saw the end.
     pub(crate) fn ended(&self) -> bool {
         lock(&self.0.state).ended
@@ -152,6 +181,18 @@ impl InputPort {
             budget.made_progress();
         }
         read
+    }
+
+    /// Reads what is there without waiting: pending if nothing is. It spends the runtime's cooperative budget but is not refused by it:
+    /// to a guest that asks without waiting, nothing means that there is nothing. (A guest that only asks is held by its epochs.)
+    pub(crate) fn try_read(&self, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(budget) = poll_proceed(&mut cx) {
+            budget.made_progress();
+        }
+        // What is beneath asks for budget, too.
+        let read = unconstrained(poll_fn(|cx| self.0.poll(cx, |state, cx| state.poll_read(cx, into, &self.0.failed))));
+        pin!(read).poll(&mut cx)
     }
 
     /// Waits until a read would not wait.
@@ -187,6 +228,9 @@ impl InputState {
             block.at += n;
             n
         };
+        if self.start.len() < START {
+            self.start.extend_from_slice(&into[..read.min(START - self.start.len())]);
+        }
         self.ended |= read == 0 && !into.is_empty();
         self.delivered += read as u64;
         Poll::Ready(Ok(read))
@@ -324,6 +368,11 @@ impl OutputPort {
 
     pub(crate) fn failure(&self) -> Option<EndFailure> {
         lock(&self.0.state).failure.clone()
+    }
+
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        lock(&self.0.state).sink.as_ref().is_some_and(Sink::is_terminal)
     }
 
     /// Whether the guest waits for room that is not there.

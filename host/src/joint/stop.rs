@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,6 +33,25 @@ pub(crate) struct Stop {
     hurry: watch::Sender<bool>,
     /// Whether a key of the terminal is what stopped the run.
     terminal: Arc<AtomicBool>,
+    compiling: Arc<Compiling>,
+}
+
+/// What is compiled for a run.
+#[derive(Debug, Default)]
+struct Compiling {
+    now: AtomicUsize,
+    /// How often something was begun.
+    begun: AtomicUsize,
+}
+
+/// Something that is compiled, as long as this lives: the run's timeout stands still.
+#[derive(Debug)]
+pub(crate) struct Compilation(Arc<Compiling>);
+
+impl Drop for Compilation {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Relaxed);
+    }
 }
 
 impl StopReason {
@@ -47,7 +66,7 @@ impl StopReason {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { reason: watch::Sender::new(None), hurry: watch::Sender::new(false), terminal: Arc::default() }
+        Self { reason: watch::Sender::new(None), hurry: watch::Sender::new(false), terminal: Arc::default(), compiling: Arc::default() }
     }
 }
 
@@ -82,6 +101,13 @@ impl Stop {
     /// Whether a key of the terminal is what stopped the run.
     pub(crate) fn came_from_terminal(&self) -> bool {
         self.terminal.load(Relaxed)
+    }
+
+    /// Says that something is compiled from now on.
+    pub(crate) fn compiling(&self) -> Compilation {
+        self.compiling.now.fetch_add(1, Relaxed);
+        self.compiling.begun.fetch_add(1, Relaxed);
+        Compilation(self.compiling.clone())
     }
 
     /// Asks for the stop to be made short: whatever still runs is killed.
@@ -143,7 +169,26 @@ pub(crate) struct Countdown;
 
 impl Countdown {
     /// Waits this long. Cancel safe.
-    pub(crate) async fn wait(mut left: Duration) {
+    pub(crate) async fn wait(left: Duration) {
+        Self::wait_while_it_counts(left, || true).await;
+    }
+
+    /// Waits until a run has had this long beside what is compiled for it, which has a limit of its own. Cancel safe.
+    pub(crate) async fn wait_for_run(left: Duration, stop: &Stop) {
+        let Compiling { now, begun } = &*stop.compiling;
+        let mut seen = begun.load(Relaxed);
+        // A slice in which something was compiled does not count, nor one in which that began or ended.
+        let mut was_compiling = now.load(Relaxed) > 0;
+        Self::wait_while_it_counts(left, || {
+            let (is_compiling, all) = (now.load(Relaxed) > 0, begun.load(Relaxed));
+            let counts = !is_compiling && !was_compiling && all == seen;
+            (was_compiling, seen) = (is_compiling, all);
+            counts
+        })
+        .await;
+    }
+
+    async fn wait_while_it_counts(mut left: Duration, mut counts: impl FnMut() -> bool) {
         // A slice that took much longer than it should have is a time in which this process did not run.
         const SLICE: Duration = Duration::from_millis(250);
         const LATE: Duration = Duration::from_millis(500);
@@ -151,7 +196,9 @@ impl Countdown {
             let slice = left.min(SLICE);
             let started = tokio::time::Instant::now();
             tokio::time::sleep(slice).await;
-            left = left.saturating_sub(started.elapsed().min(slice + LATE));
+            if counts() {
+                left = left.saturating_sub(started.elapsed().min(slice + LATE));
+            }
         }
     }
 }

@@ -7,11 +7,13 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedStage, Work};
 
-/// Maps that one sandboxed stage may take: seven measured for its memory, stack and code, and more for a component of several
-/// memories.
+/// Maps that one sandboxed stage may take: seven measured for its memory, stack and code, and some more.
 const MAPS_OF_STAGE: u32 = 10;
+/// Stages that one of many memories counts as: another one for each so many memories beyond the usual. A memory takes two or three
+/// maps.
+const MEMORIES_A_STAGE: usize = 4;
 
 /// Something that runs share.
 #[derive(Debug)]
@@ -88,8 +90,11 @@ impl Admission {
 }
 
 fn sandboxed(plan: &Plan) -> u32 {
-    let count = plan.stages.iter().filter(|stage| stage.kind() == "wasm").count();
-    u32::try_from(count).unwrap_or(u32::MAX)
+    let weight = |stage: &PlannedStage| match &stage.work {
+        Work::Wasm(wasm) => 1 + wasm.limits.memories.saturating_sub(8).div_ceil(MEMORIES_A_STAGE),
+        Work::Command(_) | Work::Function(_) => 0,
+    };
+    u32::try_from(plan.stages.iter().map(weight).sum::<usize>()).unwrap_or(u32::MAX)
 }
 
 /// Descriptors that this process may still open, less some for itself.

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{EndError, Shared};
 use crate::{
-    joint::{self, Opened, Output, OutputPort, Passing, Shown, Sink, Source, Stop},
+    joint::{self, Declared, Opened, Output, OutputPort, Passing, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},
     spec::StderrSpec,
     stage::{ChildInput, ChildOutput, ChildStderr},
@@ -49,6 +49,18 @@ pub(super) async fn input(
     let given = std::mem::replace(&mut plan.stdin, Input::Null);
     let is_command = first.is_some_and(PlannedStage::is_command);
     let inside = |source| FirstInput::Inside(source);
+    if let Input::Declared(given, expected) = given {
+        // Somebody has to look at it on its way, even to a program.
+        let opened = source(*given, false).map_err(failed)?;
+        let opened = opened.map(|source| Source::Declared(Box::new(Declared::new(source, expected))));
+        if !is_command {
+            return Ok(opened.map(inside));
+        }
+        let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY).map_err(failed)?;
+        return Ok(opened.map(|source| {
+            FirstInput::Child(ChildInput { file: pipe.read, feed: Some((source, pipe.write, pipe.kept)) })
+        }));
+    }
     if is_command {
         let child = |file| FirstInput::Child(ChildInput { file, feed: None });
         let fed = |source| -> io::Result<FirstInput> {
@@ -57,13 +69,19 @@ pub(super) async fn input(
         };
         return match given {
             Input::Inherit => joint::input_descriptor(None, stop).await.map(|opened| opened.map(child)),
-            Input::File(path) => joint::input_descriptor(Some(&path), stop).await.map(|opened| opened.map(child)),
+            Input::File(path, size) => {
+                let opened = joint::input_descriptor(Some(&path), stop).await.map_err(failed)?;
+                let watched = opened.half.try_clone().ok();
+                let whole = watched.zip(size);
+                Ok(Opened { whole, ..opened.map(child) })
+            }
             Input::Null => joint::null().map(|file| Opened::plain(child(file))),
             Input::Text(text) => match joint::text_descriptor(&text) {
                 Ok(file) => Ok(Opened::plain(child(file))),
                 Err(_) => fed(Source::Text { text }).map(Opened::plain),
             },
             Input::Outside(outside) => fed(Source::Outside(outside)).map(Opened::plain),
+            Input::Declared(..) => Err(io::Error::other("an input is declared once")),
         }
         .map_err(failed);
     }
@@ -71,14 +89,19 @@ pub(super) async fn input(
         Work::Wasm(wasm) => wasm.inspection.section.line_at_a_time,
         Work::Command(_) | Work::Function(_) => false,
     });
+    source(given, line_at_a_time).map(|opened| opened.map(inside)).map_err(failed)
+}
+
+/// Opens an input to be read in this process.
+fn source(given: Input, line_at_a_time: bool) -> io::Result<Opened<Source>> {
     match given {
-        Input::Inherit => joint::open_stdin(None, line_at_a_time).map(|opened| opened.map(inside)),
-        Input::File(path) => joint::open_stdin(Some(&path), false).map(|opened| opened.map(inside)),
-        Input::Text(text) => Ok(Opened::plain(inside(Source::Text { text }))),
-        Input::Null => Ok(Opened::plain(inside(Source::Null))),
-        Input::Outside(outside) => Ok(Opened::plain(inside(Source::Outside(outside)))),
+        Input::Inherit => joint::open_stdin(None, line_at_a_time, None),
+        Input::File(path, size) => joint::open_stdin(Some(&path), false, size),
+        Input::Text(text) => Ok(Opened::plain(Source::Text { text })),
+        Input::Null => Ok(Opened::plain(Source::Null)),
+        Input::Outside(outside) => Ok(Opened::plain(Source::Outside(outside))),
+        Input::Declared(..) => Err(io::Error::other("an input is declared once")),
     }
-    .map_err(failed)
 }
 
 /// Opens the pipeline's output.

@@ -34,7 +34,8 @@ pub(super) fn judge(
         Some(index) => {
             let exit = exits[index].0;
             let (code, origin) = code_of(exit);
-            let hint = stages.get(index).and_then(|stage| hint_for(stage, exit));
+            let of_stage = ended[index].end.hint.clone();
+            let hint = of_stage.or_else(|| stages.get(index).and_then(|stage| hint_for(stage, exit)));
             (code, origin, say(name_of(index), exit), hint)
         }
         // An accepted code of the last stage stays the run's own.
@@ -170,11 +171,11 @@ pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &St
             let limit = humantime::format_duration(limit);
             let (message, hint) = match group {
                 None => (
-                    format!("the run took longer than its timeout of {limit}"),
+                    format!("the run took longer than its timeout of {limit} for planning and running"),
                     "raise `timeout` in the pipeline file, or --timeout".to_owned(),
                 ),
                 Some(group) => (
-                    format!("stage `{}` took longer than its timeout of {limit}", group.name),
+                    format!("stage `{}` took longer than its timeout of {limit} for running", group.name),
                     format!("raise `timeout` in {}", group.source),
                 ),
             };
@@ -201,6 +202,9 @@ fn say(name: &str, exit: &StageExit) -> String {
 fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
     let field = |name: &str| Some(format!("raise `{}.limits.{name}`, or --limit {name}=…", stage.place));
     match exit {
+        StageExit::Exit { code } => {
+            Some(format!("if {code} is no failure of it: --ok-exit {}={code}, or \"ok_exit\": [{code}]", stage.name))
+        }
         // Fixed: what toolchains make has far fewer.
         StageExit::Limit { which: LimitKind::Memories | LimitKind::Tables, .. } => None,
         StageExit::Limit { which, .. } => field(&which.to_string()),

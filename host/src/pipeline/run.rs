@@ -38,13 +38,15 @@ impl Run {
     pub(super) async fn run(self, plan: Plan) -> Outcome {
         let stop = self.attached.stop.clone();
         let limits = plan.groups.iter().enumerate().map(|(index, group)| (Some(index), group.timeout));
-        let alarms: Vec<_> = std::iter::once((None, plan.timeout))
+        // Planning is a part of it.
+        let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(plan.took));
+        let alarms: Vec<_> = std::iter::once((None, timeout))
             .chain(limits)
             .filter_map(|(group, timeout)| timeout.map(|timeout| (group, timeout)))
             .map(|(group, timeout)| {
                 let stop = stop.clone();
                 Alarm(tokio::spawn(async move {
-                    Countdown::wait(timeout).await;
+                    Countdown::wait_for_run(timeout, &stop).await;
                     stop.request(StopReason::Timeout(group));
                 }))
             })
@@ -65,6 +67,13 @@ impl Run {
                 }
             }
         };
+        let watching = self.options.watched.clone().map(|watched| {
+            let stop = stop.clone();
+            Alarm(tokio::spawn(async move {
+                watched.ended().await;
+                stop.request(StopReason::Signal(libc::SIGTERM));
+            }))
+        });
         let telling = {
             let (stop, tell) = (stop.clone(), tell.clone());
             Alarm(tokio::spawn(async move {
@@ -73,7 +82,7 @@ impl Run {
             }))
         };
         let outcome = self.admitted(plan, &stop).await;
-        drop((alarms, telling));
+        drop((alarms, watching, telling));
         tell();
         outcome
     }
@@ -136,7 +145,8 @@ impl Run {
             return end_failed(&plan, &stages, &failed, stop);
         }
         let mut logs = Logs::new(self.options.tee_stderr);
-        let (rewind, atomic) = (stdin.rewind, stdout.atomic);
+        let (rewind, whole, atomic) = (stdin.rewind, stdin.whole, stdout.atomic);
+        let first_name = input_name.clone();
         let (mut reports, joints, source, sink) = match (stdin.half, stdout.half) {
             (FirstInput::Inside(source), LastOutput::Inside(sink)) if stages.is_empty() => {
                 let names = (input_name.as_str(), plan.stdout_name.as_str());
@@ -165,20 +175,35 @@ impl Run {
                 ended
             }
         };
-        if let (Some(Source::File(file)), Some(rewind)) = (&source, &rewind) {
+        if let (Some(position), Some(rewind)) = (source.as_ref().and_then(Source::position), &rewind) {
             // Whoever shares the offset goes on at the first byte that no stage got. A failure changes nothing for us.
-            let _ = seek(rewind, SeekFrom::Start(file.position()));
+            let _ = seek(rewind, SeekFrom::Start(position));
         }
         drop(source);
+        if let (Some((file, size)), Some(first)) = (whole, reports.first_mut())
+            && first.end.exit == StageExit::Ok
+            && let Err(error) = joint::check_whole(&file, size)
+        {
+            // A program read it to what it took for its end.
+            first.end.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name) };
+        }
         let mut stdout_closed = close(sink, &mut reports, &plan, stop).await;
         stdout_closed |= reports.last().is_some_and(|last| last.end.broken);
+        self.look_at_watched(stop);
         let mut outcome = judge(&plan, &stages, reports, joints, stop, stdout_closed);
         if let Some(atomic) = atomic
             && outcome.success
         {
-            publish(atomic, &mut outcome, &plan, stop).await;
+            publish(atomic, &mut outcome, &plan, stop, || self.look_at_watched(stop)).await;
         }
         outcome
+    }
+
+    /// What ended with the watched process looks as if it had ended well: whoever commits looks first.
+    fn look_at_watched(&self, stop: &Stop) {
+        if self.options.watched.as_ref().is_some_and(process::WatchedProcess::is_gone) {
+            stop.request(StopReason::Signal(libc::SIGTERM));
+        }
     }
 }
 
@@ -216,7 +241,7 @@ async fn close(sink: Option<Sink>, reports: &mut [Ended], plan: &Plan, stop: &St
 }
 
 /// Puts an atomic output in its place.
-async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &Stop) {
+async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &Stop, look: impl FnOnce()) {
     let persisting = tokio::task::spawn_blocking(move || atomic.persist());
     let persisted = tokio::select! {
         biased;
@@ -224,6 +249,8 @@ async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &
         () = stop.requested_from_outside() => None,
         persisted = persisting => Some(persisted.map_err(io::Error::other).and_then(|persisted| persisted)),
     };
+    look();
+    let persisted = if stop.is_from_outside() { None } else { persisted };
     let published = match persisted {
         None => {
             outcome.success = false;

@@ -223,15 +223,19 @@ impl Stages<'_> {
                 };
                 let sandbox = self.shared.sandbox().map_err(|message| StageExit::HostError { message, path: None })?;
                 let spec = GuestSpec {
+                    name: planned.name.clone(),
                     args: work.args.clone(),
                     env: work.env.clone(),
                     limits: work.limits,
                     rights: work.rights.clone(),
                     dumps: self.around.dumps.clone(),
                     deterministic: self.plan.deterministic,
+                    linger: self.plan.linger,
+                    sees_terminals: work.terminal,
                 };
                 let (code, wall_time, place) = (work.code(), planned.wall_time, planned.place.clone());
-                let stage = WasmStage { inside, spec, code, wall_time, stderr, place };
+                let (asked, reads_text) = (work.asked.clone(), work.inspection.section.text);
+                let stage = WasmStage { inside, spec, code, wall_time, stderr, place, asked, reads_text };
                 running.spawn(stage.run(sandbox, self.stop.clone()));
             }
             Work::Function(function) => {

@@ -161,7 +161,7 @@ impl Plan {
         let handed_over = |at_command: Option<&PlannedStage>, is_file: bool| {
             if at_command.is_some_and(PlannedStage::is_command) && is_file { " (handed over as it is)" } else { "" }
         };
-        let given = matches!(self.stdin, super::Input::Inherit | super::Input::File(_));
+        let given = matches!(self.stdin, super::Input::Inherit | super::Input::File(..));
         let taken =
             matches!(self.stdout, Outlet::Place(Output::Inherit | Output::Descriptor(_) | Output::InPlace { .. }));
         PlanSummary {

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
-    sandbox::{DirRight, Inspection, LISTINGS_AT_ONCE, Limits, Rights, Sandbox, Shape, Source, inspect, weigh},
+    sandbox::{
+        DirRight, Inspection, LISTINGS_AT_ONCE, Limits, MEMORIES, Rights, Sandbox, Shape, Source, TABLES, advice_on_imports,
+        compile_time, inspect, validate, weigh,
+    },
     spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
 };
@@ -36,6 +39,8 @@ pub(crate) struct WasmWork {
     pub(crate) granted: Vec<String>,
     /// What the component asks for and is not granted.
     pub(crate) asked: Vec<String>,
+    /// Whether it is told which of its streams are a terminal.
+    pub(crate) terminal: bool,
     /// The component's file; `None`: a stock stage.
     pub(crate) path: Option<PathBuf>,
 }
@@ -45,6 +50,21 @@ impl WasmWork {
     pub(crate) fn code(&self) -> Source {
         let (bytes, digest, shape) = (self.bytes.clone(), self.digest, self.inspection.shape);
         Source { bytes, digest, shape, is_ours: self.source.starts_with("builtin:") }
+    }
+
+    /// Checks the whole component as its compiler would. Compiles nothing.
+    ///
+    /// # Errors
+    ///
+    /// What it may not be made of.
+    pub(super) fn validate(&self, place: &str) -> Result<(), PlanError> {
+        if self.path.is_none() {
+            return Ok(());
+        }
+        validate(&self.bytes).map_err(|refused| PlanError {
+            hint: refused.hint,
+            ..PlanError::new(PlanErrorKind::Refused, format!("{place}.wasm"), format!("{}: {}", self.source, refused.message))
+        })
     }
 
     /// The descriptors that the stage may take for itself.
@@ -93,9 +113,26 @@ impl Planner<'_> {
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("sha256"), message)
                 .hint("it is not the file this pipeline was written for; if it should be, change the digest"));
         }
-        let mut args = vec![name.to_owned()];
+        if !inspection.not_offered.is_empty() {
+            let missing = &inspection.not_offered;
+            let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+            let message = format!("{wasm} imports {}{more}, which this host does not offer", missing[0].import);
+            return Err(PlanError::new(PlanErrorKind::Refused, place.key("wasm"), message)
+                .hint(advice_on_imports(missing)));
+        }
+        // As a shell would have it: programs of many names look at it.
+        let file_name = || path.file_name().map_or_else(|| name.to_owned(), |name| name.to_string_lossy().into_owned());
+        let stock_name = wasm.strip_prefix("builtin:").map(str::to_owned);
+        let mut args = vec![stage.argv0.clone().or(stock_name).unwrap_or_else(file_name)];
         args.extend(stage.args.iter().flatten().cloned());
-        let limits = limits(layers);
+        let mut limits = limits(layers);
+        limits.memories = inspection.memories.clamp(MEMORIES.0, MEMORIES.1);
+        limits.tables = inspection.tables.clamp(TABLES.0, TABLES.1);
+        if layers.limit(|limits| limits.compile_time).is_none() {
+            let most = policy.limits.as_ref().and_then(|most| most.compile_time).and_then(Bound::value);
+            let usual = compile_time(bytes.len() as u64);
+            limits.compile_time = Some(most.map_or(usual, |most| most.0.min(usual)));
+        }
         if bytes.len() as u64 > limits.component_size {
             let message = format!("{wasm} has {} bytes, over the limit of {}", bytes.len(), limits.component_size);
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
@@ -125,6 +162,7 @@ impl Planner<'_> {
             rights,
             granted,
             asked,
+            terminal: stage.terminal.unwrap_or_default(),
             path: (!is_stock).then_some(path),
         })
     }
@@ -240,6 +278,7 @@ fn limits(layers: &Layers<'_>) -> Limits {
             .unwrap_or(default.component_size),
         compile_time: time(|limits| limits.compile_time, default.compile_time),
         compile_memory: size(|limits| limits.compile_memory, default.compile_memory),
+        ..default
     }
 }
 

@@ -1,12 +1,13 @@
 //! Compiled code on disk: a directory that only this user can write, a file for each component and kind of engine.
 //!
 //! Whoever writes such a file writes this process's code. So the directory and each file must belong to this user and be
-//! writable by nobody else; files appear whole, by renaming, and are never changed.
+//! writable by nobody else; files appear whole, by renaming, and are never changed. Disks damage files all the same, and damaged code
+//! would be run: so each ends with a checksum over all of it. That is against damage; against forgers there is the ownership.
 
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,6 +15,7 @@ use std::{
 };
 
 use wasmtime::{Engine, Module, component::Component};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::component::Digest;
 
@@ -96,6 +98,7 @@ impl Artifacts {
         let written =
             fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
                 file.write_all(code)?;
+                file.write_all(&trailer(xxh3_64(code)))?;
                 // A file that is there by name is whole, whatever happens to the machine.
                 file.sync_data()?;
                 fs::rename(&temporary, path)
@@ -132,10 +135,43 @@ impl Artifacts {
     }
 }
 
-/// Loads code from a file of ours.
+/// What a file ends with: a mark, and the checksum of all before it.
+const MARK: &[u8; 8] = b"stagecod";
+const TRAILER: usize = 16;
+
+/// How code of that checksum ends.
+fn trailer(checksum: u64) -> [u8; TRAILER] {
+    let mut trailer = [0; TRAILER];
+    trailer[..8].copy_from_slice(MARK);
+    trailer[8..].copy_from_slice(&checksum.to_le_bytes());
+    trailer
+}
+
+/// Whether a file is as it was written. In pieces: a piece of memory that is used again costs less than the whole file's.
+fn is_whole(mut file: &fs::File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    let Some(mut left) = length.checked_sub(TRAILER as u64) else { return Ok(false) };
+    let mut hasher = Xxh3Default::new();
+    let mut piece = vec![0; 128 << 10];
+    while left > 0 {
+        let n = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        file.read_exact(&mut piece[..n])?;
+        hasher.update(&piece[..n]);
+        left -= n as u64;
+    }
+    let mut end = [0; TRAILER];
+    file.read_exact(&mut end)?;
+    Ok(end == trailer(hasher.digest()))
+}
+
+/// Loads code from a file of ours. `None`: it is not what was written.
 fn load_file(engine: &Engine, path: &Path, is_module: bool) -> Option<Code> {
+    let file = fs::File::open(path).ok()?;
+    if !is_whole(&file).unwrap_or_default() {
+        return None;
+    }
     // SAFETY: the file is in a directory that only this user can write, and is one of those that `write` put there: the
-    // output of this program's own compiler, complete, and never changed afterwards. The engine checks that it is for a
+    // output of this program's own compiler, complete, and undamaged by its checksum. The engine checks that it is for a
     // compiler, processor and settings like its own.
     unsafe {
         match is_module {

@@ -28,7 +28,7 @@ use wasmtime_wasi::{
 use super::store::Guest;
 use crate::spec::ClockSpec;
 
-/// A clock of a guest's own, in nanoseconds since it started.
+/// A clock of a guest's own, in nanoseconds, from [`ORIGIN`] on.
 #[derive(Debug)]
 pub(super) struct VirtualClock {
     start: Duration,
@@ -36,12 +36,21 @@ pub(super) struct VirtualClock {
     ticks: Mutex<Ticks>,
 }
 
-#[derive(Debug, Default)]
+/// What the monotonic clock says when it starts: some programs (Go's) take a clock at 0 for a broken one.
+const ORIGIN: u64 = 1_000_000_000;
+
+#[derive(Debug)]
 struct Ticks {
     now: u64,
     last_id: u64,
     /// Who sleeps, by when and by number.
     sleepers: BTreeMap<(u64, u64), Waker>,
+}
+
+impl Default for Ticks {
+    fn default() -> Self {
+        Self { now: ORIGIN, last_id: 0, sleepers: BTreeMap::new() }
+    }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -83,9 +92,9 @@ impl VirtualClock {
         self.lock().now
     }
 
-    /// The nanoseconds from the epoch to its start.
-    pub(super) fn start_nanos(&self) -> u64 {
-        nanos(self.start)
+    /// When it will be so many nanoseconds since the epoch, by its own count.
+    pub(super) fn when(&self, since_epoch: u64) -> u64 {
+        since_epoch.saturating_sub(nanos(self.start)).saturating_add(ORIGIN)
     }
 
     fn look(&self) -> u64 {
@@ -157,7 +166,7 @@ impl HostWallClock for Hand {
     }
 
     fn now(&self) -> Duration {
-        self.0.start.saturating_add(Duration::from_nanos(self.0.look()))
+        self.0.start.saturating_add(Duration::from_nanos(self.0.look() - ORIGIN))
     }
 }
 

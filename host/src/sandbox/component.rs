@@ -9,8 +9,9 @@ use wasmtime_wasi::{p2, p3};
 use super::{
     artifact::{self, Code},
     engine::{EngineKind, Machine, Sandbox, SandboxError},
-    inspect::Shape,
+    inspect::{NotAStage, Shape},
     limits::Limits,
+    proposals::validate,
     store::Guest,
 };
 use crate::outcome::StageExit;
@@ -82,6 +83,14 @@ impl Sandbox {
         code: &Source,
         limits: &Limits,
     ) -> Result<Entry, StageExit> {
+        // Refused in our words, and without compiling, where there is nothing compiled.
+        if !code.is_ours && !self.has(&machine, code) {
+            let bytes = code.bytes.clone();
+            let validating = tokio::task::spawn_blocking(move || validate(&bytes));
+            let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
+            let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false };
+            validating.await.map_err(lost)?.map_err(refused)?;
+        }
         let compiled = match &self.compilers {
             Some(compilers) if !code.is_ours && !self.has(&machine, code) => {
                 Some(compilers.compile(kind, code.shape, &code.bytes, limits).await?)

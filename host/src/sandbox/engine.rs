@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::sync::OnceCell;
-use wasmtime::{Config, Engine, WasmBacktraceDetails, component::Linker};
+use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
     artifact::Artifacts,
@@ -130,6 +130,8 @@ pub(super) fn config(kind: EngineKind) -> Config {
         // An image of a memory is the host's; a guest's own start writes what is not dense.
         .memory_guaranteed_dense_image_size(1 << 20)
         .consume_fuel(kind.counting != Counting::Epochs)
+        // What languages' garbage lives in. The other collectors keep cycles, or everything.
+        .collector(Collector::Copying)
         .max_wasm_stack(kind.stack)
         .async_stack_size(kind.stack + HOST_STACK)
         .coredump_on_trap(kind.dumps)
@@ -154,8 +156,6 @@ impl Machine {
         files::add_to_linker(&mut components)?;
         listing::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
-        wasmtime_wasi::p1::add_to_linker_async(&mut modules, |guest: &mut Guest| &mut guest.wasi)?;
-        modules.allow_shadowing(true);
         preview1::add_to_linker(&mut modules)?;
         Ok(Self { engine, components, modules, compiled: Mutex::default() })
     }

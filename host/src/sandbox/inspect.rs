@@ -1,8 +1,9 @@
 //! What a `.wasm` file is, without compiling it: its kind, imports, exports and `stagehost` section.
 
 use serde::{Deserialize, Serialize};
-use wasmparser::{Chunk, Parser, Payload, WasmFeatures};
+use wasmparser::{Chunk, Parser, Payload};
 
+use super::offers::{self, NotOffered};
 use crate::spec::{LimitsSpec, Requests, RequiresSpec};
 
 /// How the file is run.
@@ -24,10 +25,17 @@ pub struct Inspection {
     pub shape: Shape,
     /// The names of its imports.
     pub imports: Vec<String>,
+    /// Those of them that this host does not offer: it cannot run.
+    pub not_offered: Vec<NotOffered>,
     /// The names of its exports.
     pub exports: Vec<String>,
     /// What its `stagehost` section says.
     pub section: Section,
+    /// How many core memories and tables its modules define.
+    #[serde(skip)]
+    pub(crate) memories: usize,
+    #[serde(skip)]
+    pub(crate) tables: usize,
 }
 
 /// The `stagehost` section: what a stage says of itself. It asks; only the pipeline file grants.
@@ -45,6 +53,8 @@ pub struct Section {
     /// `true`: from a seekable inherited stdin the host hands over a line at a time, so that a stage which stops early
     /// leaves the rest for the next program.
     pub line_at_a_time: bool,
+    /// `true`: it reads text, so that compressed input is probably a mistake.
+    pub text: bool,
     /// The arguments it understands.
     pub args: Vec<SectionArg>,
     /// What it needs its ends to be.
@@ -136,7 +146,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
         let error = error.split('\u{1f}').next().unwrap_or_default();
         return Err(not_a_stage(format!("the `limits` of its `stagehost` section: {error}"), ""));
     }
-    Ok(Inspection { shape, imports: outline.imports, exports: outline.exports, section })
+    let Outline { imports, exports, not_offered, memories, tables, .. } = outline;
+    Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables })
 }
 
 /// Whether a character changes the direction of what follows it, so that a text does not read as it is written.
@@ -209,7 +220,7 @@ const MOST_NAMES: usize = 4 << 20;
 /// thousand imports share.
 pub(super) fn parser() -> Parser {
     let mut parser = Parser::new(0);
-    parser.set_features(WasmFeatures::default() | WasmFeatures::COMPONENT_MODEL | WasmFeatures::CM_ASYNC);
+    parser.set_features(super::proposals::features());
     parser
 }
 
@@ -218,7 +229,10 @@ pub(super) fn parser() -> Parser {
 struct Outline {
     is_component: bool,
     imports: Vec<String>,
+    not_offered: Vec<NotOffered>,
     exports: Vec<String>,
+    memories: usize,
+    tables: usize,
     section: Option<Vec<u8>>,
 }
 
@@ -251,7 +265,9 @@ impl Outline {
                 }
                 Payload::ComponentImportSection(imports) if outermost => {
                     for import in imports {
-                        outline.imports.push(clean(import.map_err(text)?.name.name));
+                        let name = clean(import.map_err(text)?.name.name);
+                        outline.not_offered.extend(offers::interface(&name));
+                        outline.imports.push(name);
                     }
                 }
                 Payload::ComponentExportSection(exports) if outermost => {
@@ -262,9 +278,13 @@ impl Outline {
                 Payload::ImportSection(imports) if outermost => {
                     for import in imports.into_imports() {
                         let import = import.map_err(text)?;
-                        outline.imports.push(clean(&format!("{}::{}", import.module, import.name)));
+                        let (module, name) = (clean(import.module), clean(import.name));
+                        outline.not_offered.extend(offers::function(&module, &name));
+                        outline.imports.push(format!("{module}::{name}"));
                     }
                 }
+                Payload::MemorySection(memories) => outline.memories += memories.count() as usize,
+                Payload::TableSection(tables) => outline.tables += tables.count() as usize,
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
                         outline.exports.push(clean(export.map_err(text)?.name));

@@ -7,13 +7,14 @@ use crate::spec::{Bound, LimitsSpec, Size, Span};
 /// The memory limit of a stage that sets none, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
-/// Bytes that one call of the host may copy out of the guest.
+/// Bytes that one call of the host may copy out of the guest at once. Reads and writes of preview1 go in pieces and may be of any size.
 pub(super) const HOSTCALL_FUEL: usize = 2 << 20;
 /// Random bytes that one call may ask for.
 pub(super) const MAX_RANDOM: u64 = 1 << 20;
-/// Memories and tables of one component, by what toolchains make: a dozen at most.
-pub(super) const MAX_MEMORIES: usize = 8;
-pub(super) const MAX_TABLES: usize = 64;
+/// Memories and tables of one stage. A component that is composed of others has those of all of them: as many as its modules
+/// define, up to the second number, or the first if that is more (one module may be instantiated several times).
+pub(crate) const MEMORIES: (usize, usize) = (8, 64);
+pub(crate) const TABLES: (usize, usize) = (64, 512);
 /// What one handle may cost the host, in bytes: a pending subtask has about 0.8 KiB.
 const HANDLE: u64 = 1024;
 /// What a fiber needs beyond the guest's stack: the host's own frames, with room to spare.
@@ -41,6 +42,9 @@ pub(crate) struct Limits {
     pub(crate) open_files: usize,
     /// Core instances of a component.
     pub(crate) instances: usize,
+    /// Memories and tables of all of them; not in files.
+    pub(crate) memories: usize,
+    pub(crate) tables: usize,
     /// The component's file, in bytes.
     pub(crate) component_size: u64,
     /// Processor time of its compilation.
@@ -63,11 +67,18 @@ impl Default for Limits {
             handles: 10_000,
             open_files: 256,
             instances: 64,
-            component_size: 64 << 20,
-            compile_time: Some(Duration::from_secs(60)),
+            memories: MEMORIES.0,
+            tables: TABLES.0,
+            component_size: 256 << 20,
+            compile_time: Some(compile_time(0)),
             compile_memory: Some(4 << 30),
         }
     }
+}
+
+/// The processor time that compiling a file of that many bytes may take, if nobody says otherwise: 30 s, and 3 s for each MiB.
+pub(crate) fn compile_time(bytes: u64) -> Duration {
+    Duration::from_secs(30 + 3 * bytes.div_ceil(1 << 20))
 }
 
 impl Limits {

@@ -40,7 +40,7 @@ use wasmtime_wasi::{
     p3::bindings::filesystem::types as fs3,
 };
 
-use super::store::Guest;
+use super::{rights::Denials, store::Guest};
 
 /// How many listings a guest of WASI 0.3 may have at once.
 pub(crate) const AT_ONCE: usize = 64;
@@ -58,8 +58,18 @@ impl Default for Listings {
     }
 }
 
-/// An entry of a directory; `None`: one whose name is not UTF-8, which WASI has no place for.
-type Entry = Option<(FileType, String)>;
+/// An entry of a directory. One whose name is not UTF-8 has no place in WASI: it is left out, and the report says so.
+type Entry = (FileType, String);
+
+/// What was read at once.
+#[derive(Default)]
+struct Piece {
+    entries: VecDeque<Entry>,
+    /// Whether a name was left out.
+    left_out: bool,
+    /// Whether nothing follows.
+    is_last: bool,
+}
 
 /// A directory that a guest lists.
 #[derive(Clone)]
@@ -77,33 +87,34 @@ impl Listing {
         Ok(Self { dir, opened: Arc::new(opened) })
     }
 
-    /// Reads on; nothing is the end. Blocks as long as the file system does.
-    fn read(&self) -> rustix::io::Result<VecDeque<Entry>> {
-        let mut piece = VecDeque::new();
+    /// Reads on, until there is something or the end. Blocks as long as the file system does.
+    fn read(&self) -> rustix::io::Result<Piece> {
+        let mut piece = Piece::default();
         let mut buffer = [MaybeUninit::uninit(); PIECE];
         let mut entries = RawDir::new(&self.opened, &mut buffer);
         loop {
             match entries.next() {
                 // A directory that was removed has nothing in it.
-                None | Some(Err(Errno::NOENT)) => return Ok(piece),
+                None | Some(Err(Errno::NOENT)) => return Ok(Piece { is_last: true, ..piece }),
                 Some(Err(Errno::INTR)) => continue,
                 Some(Err(error)) => return Err(error),
                 Some(Ok(entry)) => {
                     let name = entry.file_name();
                     if name != c"." && name != c".." {
-                        piece.push_back(name.to_str().ok().map(|text| {
-                            let kind = match entry.file_type() {
-                                // Not every file system says.
-                                FileType::Unknown => statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                                    .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
-                                kind => kind,
-                            };
-                            (kind, text.to_owned())
-                        }));
+                        let kind = match entry.file_type() {
+                            // Not every file system says.
+                            FileType::Unknown => statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                                .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
+                            kind => kind,
+                        };
+                        match name.to_str() {
+                            Ok(name) => piece.entries.push_back((kind, name.to_owned())),
+                            Err(_) => piece.left_out = true,
+                        }
                     }
                 }
             }
-            if entries.is_buffer_empty() && !piece.is_empty() {
+            if entries.is_buffer_empty() && !piece.entries.is_empty() {
                 return Ok(piece);
             }
         }
@@ -126,7 +137,8 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
             let stream = match (dir, turn) {
                 (Ok(dir), Ok(turn)) => {
                     let next = Next::Open(dir);
-                    StreamReader::new(&mut store, Streamed { next, told: Some(told), turn: Arc::new(turn) })?
+                    let denials = guest.denials.clone();
+                    StreamReader::new(&mut store, Streamed { next, told: Some(told), turn: Arc::new(turn), denials })?
                 }
                 (dir, _) => {
                     let refused = dir.err().unwrap_or(fs3::ErrorCode::InsufficientMemory);
@@ -147,15 +159,16 @@ struct Streamed {
     told: Option<oneshot::Sender<Result<(), fs3::ErrorCode>>>,
     /// Comes back when the last that is done for this listing is done, though nobody wait for it.
     turn: Arc<OwnedSemaphorePermit>,
+    denials: Denials,
 }
 
 /// What is next.
 enum Next {
     Open(Arc<File>),
     Read(Listing),
-    /// A name that is not UTF-8 ends it.
-    BadName,
-    Reading(JoinHandle<rustix::io::Result<(Listing, VecDeque<Entry>)>>),
+    /// Nothing: it was read to its end.
+    End,
+    Reading(JoinHandle<rustix::io::Result<(Listing, Piece)>>),
 }
 
 impl Streamed {
@@ -198,8 +211,8 @@ impl<D: 'static> StreamProducer<D> for Streamed {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         let turn = self.turn.clone();
-        let reading = match std::mem::replace(&mut self.next, Next::BadName) {
-            Next::BadName => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
+        let reading = match std::mem::replace(&mut self.next, Next::End) {
+            Next::End => return self.end(Ok(())),
             Next::Open(dir) => tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 let listing = Listing::open(dir)?;
@@ -221,23 +234,21 @@ impl<D: 'static> StreamProducer<D> for Streamed {
             Ok(read) => read,
             Err(error) => return self.end(Err(error.into())),
         };
-        let whole = piece.iter().take_while(|entry| entry.is_some()).count();
-        self.next = if whole == piece.len() { Next::Read(listing) } else { Next::BadName };
-        match (piece.is_empty(), whole) {
-            (true, _) => return self.end(Ok(())),
-            (false, 0) => return self.end(Err(fs3::ErrorCode::IllegalByteSequence)),
-            // What is before a bad name is handed over first.
-            (false, _) => {}
+        if piece.left_out {
+            self.denials.note_name_left_out();
         }
-        let entries: Vec<_> = piece.into_iter().map_while(entry3).collect();
+        self.next = if piece.is_last { Next::End } else { Next::Read(listing) };
+        if piece.entries.is_empty() {
+            return self.end(Ok(()));
+        }
+        let entries: Vec<_> = piece.entries.into_iter().map(entry3).collect();
         destination.set_buffer(entries.into());
         Poll::Ready(Ok(StreamResult::Completed))
     }
 }
 
-fn entry3(entry: Entry) -> Option<fs3::DirectoryEntry> {
+fn entry3((kind, name): Entry) -> fs3::DirectoryEntry {
     use fs3::DescriptorType;
-    let (kind, name) = entry?;
     let type_ = match kind {
         FileType::Directory => DescriptorType::Directory,
         FileType::RegularFile => DescriptorType::RegularFile,
@@ -247,7 +258,7 @@ fn entry3(entry: Entry) -> Option<fs3::DirectoryEntry> {
         // As the stock host names them.
         _ => DescriptorType::Other(None),
     };
-    Some(fs3::DirectoryEntry { type_, name })
+    fs3::DirectoryEntry { type_, name }
 }
 
 /// A listing of WASI 0.2.
@@ -291,7 +302,7 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                 loop {
                     let Held { listing, piece, over } = store.data_mut().wasi.ctx().table.get_mut(&held())?;
                     if let Some(entry) = piece.pop_front() {
-                        return Ok((entry2(entry).map(Some),));
+                        return Ok((Ok(Some(entry2(entry))),));
                     }
                     if let Some(over) = over {
                         // An error is told once.
@@ -299,10 +310,15 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                     }
                     let listing = listing.clone();
                     let read = blocking(move || listing.read()).await;
+                    if read.as_ref().is_ok_and(|read| read.left_out) {
+                        store.data().denials.note_name_left_out();
+                    }
                     let held = store.data_mut().wasi.ctx().table.get_mut(&held())?;
                     match read {
-                        Ok(read) if read.is_empty() => held.over = Some(Ok(())),
-                        Ok(read) => held.piece = read,
+                        Ok(read) => {
+                            held.piece = read.entries;
+                            held.over = read.is_last.then_some(Ok(()));
+                        }
                         Err(error) => held.over = Some(Err(error)),
                     }
                 }
@@ -318,9 +334,8 @@ async fn blocking<T: Send + 'static>(
     called.map_err(io::Error::other)?.map_err(|error| io::Error::from(error).into())
 }
 
-fn entry2(entry: Entry) -> Result<fs2::DirectoryEntry, fs2::ErrorCode> {
+fn entry2((kind, name): Entry) -> fs2::DirectoryEntry {
     use fs2::DescriptorType;
-    let (kind, name) = entry.ok_or(fs2::ErrorCode::IllegalByteSequence)?;
     let type_ = match kind {
         FileType::Directory => DescriptorType::Directory,
         FileType::RegularFile => DescriptorType::RegularFile,
@@ -330,5 +345,5 @@ fn entry2(entry: Entry) -> Result<fs2::DirectoryEntry, fs2::ErrorCode> {
         // As the stock host names them.
         _ => DescriptorType::Unknown,
     };
-    Ok(fs2::DirectoryEntry { type_, name })
+    fs2::DirectoryEntry { type_, name }
 }

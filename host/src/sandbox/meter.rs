@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::engine::EPOCH;
 
 /// This thread's own clock, to the nanosecond. A system call.
-fn thread_time() -> Duration {
+pub(super) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
@@ -57,6 +57,16 @@ pub(crate) struct Usage {
     pub(super) peak_memory: AtomicU64,
     /// Instructions, if they were counted and the guest came to an end of its own.
     pub(super) fuel: OnceLock<u64>,
+    /// The last growth of memory that was refused.
+    pub(super) refused: Mutex<Option<Denied>>,
+}
+
+/// A growth of memory that was refused, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Denied {
+    pub(crate) limit: u64,
+    pub(crate) used: u64,
+    pub(crate) asked: u64,
 }
 
 impl Usage {
@@ -71,6 +81,11 @@ impl Usage {
 
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory.load(Relaxed)
+    }
+
+    /// The last growth of memory that was refused, whatever the guest made of it.
+    pub(crate) fn refused(&self) -> Option<Denied> {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn fuel(&self) -> Option<u64> {
@@ -118,6 +133,11 @@ impl Meter {
             Some(limit) if used > limit => Err(CpuTimeUsed { limit, used }),
             _ => Ok(()),
         }
+    }
+
+    /// Counts what another thread did for the guest.
+    pub(super) fn add(&self, took: Duration) {
+        self.used.fetch_add(nanos(took), Relaxed);
     }
 
     fn begin(&self) {

@@ -1,44 +1,81 @@
-//! Functions of preview1 that are not the stock ones: exit codes of any byte, sleeping on a guest's own clock, looking before
-//! opening, and a bound on listing.
+//! Functions of preview1 that are not the stock ones: exit codes of any byte, reads and writes of any size, listing on from where the
+//! last call ended, sleeping on a guest's own clock, and looking before opening.
+//!
+//! The preview before it, `wasi_unstable`, has the same functions where it has the same types.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
-    sync::Arc,
-    task::Poll,
-};
+mod directory;
+mod moving;
+mod polling;
 
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::{
-    I32Exit,
+    I32Exit, p0,
     p1::{
-        WasiP1Ctx, types,
+        self, types,
         wasi_snapshot_preview1::{self as stock, WasiSnapshotPreview1},
     },
 };
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::{
-    clock::{Sleep, VirtualClock},
-    store::Guest,
-};
+use super::store::Guest;
 
-const MODULE: &str = "wasi_snapshot_preview1";
+/// The name of preview1's functions.
+pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
+/// That of the preview before it.
+pub(super) const PREVIEW0: &str = "wasi_unstable";
 
-/// Puts our functions in the place of the stock ones. Shadowing must be allowed.
+/// Adds all functions of both previews.
 pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    // The stock one refuses codes from 126 on; a program may exit with any byte.
-    modules.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
-    modules.func_wrap_async(MODULE, "poll_oneoff", |mut caller: Caller<'_, Guest>, args: Poll4| {
+    p1::add_to_linker_async(modules, |guest: &mut Guest| &mut guest.wasi)?;
+    p0::add_to_linker_async(modules, |guest: &mut Guest| &mut guest.wasi)?;
+    modules.allow_shadowing(true);
+    for module in [PREVIEW1, PREVIEW0] {
+        shadow(modules, module)?;
+    }
+    modules.func_wrap_async(PREVIEW1, "poll_oneoff", |mut caller: Caller<'_, Guest>, args: Poll4| {
         Box::new(async move {
             let Call { guest, mut memory, fuel } = enter(&mut caller)?;
             match guest.held.clock.clone() {
-                Some(clock) => poll_virtually(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
+                Some(clock) => polling::poll_virtually(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
                 None => stock::poll_oneoff(&mut guest.wasi, &mut memory, args.0, args.1, args.2, args.3).await,
             }
         })
     })?;
-    modules.func_wrap_async(MODULE, "path_open", |mut caller: Caller<'_, Guest>, args: Open9| {
+    modules.func_wrap_async(PREVIEW0, "poll_oneoff", |mut caller: Caller<'_, Guest>, args: Poll4| {
+        Box::new(async move {
+            let Call { guest, mut memory, fuel } = enter(&mut caller)?;
+            match guest.held.clock.clone() {
+                Some(clock) => polling::poll_older(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
+                None => {
+                    let (wasi, memory) = (&mut guest.wasi, &mut memory);
+                    p0::wasi_unstable::poll_oneoff(wasi, memory, args.0, args.1, args.2, args.3).await
+                }
+            }
+        })
+    })?;
+    Ok(())
+}
+
+/// Puts our functions in the place of the stock ones, where both previews have the same.
+fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
+    // The stock one refuses codes from 126 on; a program may exit with any byte.
+    modules.func_wrap(module, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
+    modules.func_wrap_async(module, "fd_write", |mut caller: Caller<'_, Guest>, (fd, list, count, result): Move4| {
+        Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), None, result).await })
+    })?;
+    modules.func_wrap_async(module, "fd_pwrite", |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
+        Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
+    })?;
+    modules.func_wrap_async(module, "fd_read", |mut caller: Caller<'_, Guest>, (fd, list, count, result): Move4| {
+        Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), None, result).await })
+    })?;
+    modules.func_wrap_async(module, "fd_pread", |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
+        Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
+    })?;
+    modules.func_wrap(module, "random_get", |mut caller: Caller<'_, Guest>, buffer: i32, length: i32| {
+        moving::random(&mut enter(&mut caller)?, buffer, length)
+    })?;
+    modules.func_wrap_async(module, "path_open", |mut caller: Caller<'_, Guest>, args: Open9| {
         Box::new(async move {
             let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, how, base, inheriting, flags, opened) = args;
@@ -49,7 +86,7 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
             stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await
         })
     })?;
-    modules.func_wrap_async(MODULE, "path_filestat_set_times", |mut caller: Caller<'_, Guest>, args: Times7| {
+    modules.func_wrap_async(module, "path_filestat_set_times", |mut caller: Caller<'_, Guest>, args: Times7| {
         Box::new(async move {
             let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, accessed, modified, which) = args;
@@ -60,29 +97,20 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
             stock::path_filestat_set_times(wasi, memory, dir, follow, path, length, accessed, modified, which).await
         })
     })?;
-    modules.func_wrap_async(MODULE, "fd_readdir", |mut caller: Caller<'_, Guest>, args: List5| {
+    modules.func_wrap_async(module, "fd_readdir", |mut caller: Caller<'_, Guest>, args: List5| {
         Box::new(async move {
-            let mut call = enter(&mut caller)?;
             let (dir, buffer, length, cookie, used) = args;
-            if !call.may_list(dir).await {
-                return Ok(types::Errno::Overflow as i32);
-            }
-            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
-            stock::fd_readdir(wasi, memory, dir, buffer, length, cookie, used).await
+            directory::list(&mut enter(&mut caller)?, dir, (buffer, length), cookie, used).await
         })
     })?;
     Ok(())
 }
 
-/// The largest directory that can be listed, as its own size in bytes: some ten thousand names. The stock host reads all of it for
-/// each call, into memory of the host's.
-const MOST_LISTED: u64 = 1 << 20;
-
 /// What a function is called with.
 struct Call<'a> {
     guest: &'a mut Guest,
     memory: GuestMemory<'a>,
-    /// What the guest may have the host copy.
+    /// What the guest may have the host copy at once, in bytes.
     fuel: usize,
 }
 
@@ -108,102 +136,11 @@ impl Call<'_> {
         self.guest.wasi.set_hostcall_fuel(self.fuel);
         seen.map_or(true, |seen| matches!(seen.filetype, RegularFile | Directory | SymbolicLink))
     }
-
-    /// Whether a directory is small enough to be listed. What is none is the stock function's to refuse.
-    async fn may_list(&mut self, dir: i32) -> bool {
-        let seen = self.guest.wasi.fd_filestat_get(&mut self.memory, types::Fd::from(dir)).await;
-        self.guest.wasi.set_hostcall_fuel(self.fuel);
-        seen.map_or(true, |seen| seen.filetype != types::Filetype::Directory || seen.size <= MOST_LISTED)
-    }
 }
 
+type Move4 = (i32, i32, i32, i32);
+type Move5 = (i32, i32, i32, i64, i32);
 type Times7 = (i32, i32, i32, i32, i64, i64, i32);
 type Poll4 = (i32, i32, i32, i32);
 type List5 = (i32, i32, i32, i64, i32);
 type Open9 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
-
-/// `poll_oneoff` on a guest's own clock.
-async fn poll_virtually(
-    wasi: &mut WasiP1Ctx,
-    clock: &Arc<VirtualClock>,
-    memory: &mut GuestMemory<'_>,
-    fuel: usize,
-    (subscriptions, events, count, filled): Poll4,
-) -> wasmtime::Result<i32> {
-    /// The sizes of a subscription and of an event in the guest's memory.
-    const SUBSCRIPTION: usize = 48;
-    const EVENT: u32 = 32;
-    let number = count.cast_unsigned();
-    let mut alarms = Vec::new();
-    let mut others = false;
-    // The stock function refuses more.
-    if (number as usize).saturating_mul(SUBSCRIPTION) <= fuel {
-        let all = GuestPtr::<types::Subscription>::new(subscriptions.cast_unsigned()).as_array(number);
-        for at in all.iter() {
-            let at = at?;
-            let subscription = memory.read(at)?;
-            let types::SubscriptionU::Clock(timer) = &subscription.u else {
-                others = true;
-                continue;
-            };
-            let absolute = timer.flags.contains(types::Subclockflags::SUBSCRIPTION_CLOCK_ABSTIME);
-            let deadline = match timer.id {
-                types::Clockid::Monotonic if absolute => timer.timeout,
-                types::Clockid::Realtime if absolute => timer.timeout.saturating_sub(clock.start_nanos()),
-                types::Clockid::Monotonic | types::Clockid::Realtime => clock.peek().saturating_add(timer.timeout),
-                _ => return Ok(types::Errno::Inval as i32),
-            };
-            alarms.push((at, subscription, deadline));
-        }
-    }
-    let Some(first) = alarms.iter().map(|(.., deadline)| *deadline).min() else {
-        return stock::poll_oneoff(wasi, memory, subscriptions, events, count, filled).await;
-    };
-    // The stock function sees alarms that never go off; ours races it.
-    for (at, subscription, _) in &alarms {
-        let never = types::SubscriptionClock {
-            id: types::Clockid::Monotonic,
-            timeout: u64::MAX,
-            precision: 0,
-            flags: types::Subclockflags::empty(),
-        };
-        let never = types::Subscription { userdata: subscription.userdata, u: types::SubscriptionU::Clock(never) };
-        memory.write(*at, never)?;
-    }
-    let happened = {
-        let mut io = pin!(async {
-            if others {
-                stock::poll_oneoff(wasi, memory, subscriptions, events, count, filled).await
-            } else {
-                std::future::pending().await
-            }
-        });
-        let mut sleep = Sleep::until(clock.clone(), first);
-        poll_fn(|cx| match io.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending => Pin::new(&mut sleep).poll(cx).map(|()| None),
-        })
-        .await
-    };
-    let now = clock.peek();
-    let mut fired = 0;
-    for (at, subscription, deadline) in alarms {
-        let userdata = subscription.userdata;
-        // As it was.
-        memory.write(at, subscription)?;
-        if happened.is_none() && deadline <= now {
-            let nothing = types::EventFdReadwrite { nbytes: 0, flags: types::Eventrwflags::empty() };
-            let error = types::Errno::Success;
-            let event = types::Event { userdata, error, type_: types::Eventtype::Clock, fd_readwrite: nothing };
-            memory.write(GuestPtr::new(events.cast_unsigned().saturating_add(fired * EVENT)), event)?;
-            fired += 1;
-        }
-    }
-    match happened {
-        Some(done) => done,
-        None => {
-            memory.write(GuestPtr::<u32>::new(filled.cast_unsigned()), fired)?;
-            Ok(types::Errno::Success as i32)
-        }
-    }
-}

@@ -59,6 +59,8 @@ pub(crate) enum Denial {
     Name(String),
     /// A socket of that protocol.
     Socket(&'static str),
+    /// A directory was listed in which a name is not UTF-8.
+    NameLeftOut,
 }
 
 impl Denials {
@@ -69,6 +71,11 @@ impl Denials {
         if denials.len() < MOST {
             denials.insert(denial);
         }
+    }
+
+    /// Notes that a listing lacks an entry.
+    pub(super) fn note_name_left_out(&self) {
+        self.note(Denial::NameLeftOut);
     }
 
     /// All of them, for people; `place` is the stage's in the file.
@@ -86,6 +93,9 @@ impl Denials {
                 format!(
                     "tried to use the network, which is not granted: add \"{protocol}:HOST:PORT\" to `{place}.grants.net`"
                 )
+            }
+            Denial::NameLeftOut => {
+                "listed a directory that has a name which is not UTF-8: WASI has no place for it, and it was left out".into()
             }
         };
         denials.iter().map(note).collect()

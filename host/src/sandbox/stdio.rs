@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -27,7 +27,13 @@ pub(crate) struct Stdio {
 impl Stdio {
     /// Whether the guest waits for input that is not there, or for room. Whoever asks is woken when that changes.
     pub(crate) fn waits(&self, cx: &mut Context<'_>) -> bool {
-        self.stdin.is_waited_for(cx) || self.stdout.is_waited_for() || self.stderr.is_waited_for()
+        self.stdin.is_waited_for(cx) || self.waits_for_room()
+    }
+
+    /// Whether something was written that there is no room for yet.
+    pub(super) fn waits_for_room(&self) -> bool {
+        let waits = |output: &OutputPort| output.is_waited_for() || output.queued() > 0;
+        waits(&self.stdout) || waits(&self.stderr)
     }
 }
 
@@ -58,35 +64,35 @@ impl AsyncWrite for View<OutputPort> {
     }
 }
 
-impl IsTerminal for InputPort {
+/// A stream, and whether the guest is told that it is a terminal.
+pub(super) struct Told<P> {
+    pub(super) port: P,
+    pub(super) is_terminal: bool,
+}
+
+impl<P> IsTerminal for Told<P> {
     fn is_terminal(&self) -> bool {
-        false
+        self.is_terminal
     }
 }
 
-impl IsTerminal for OutputPort {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdinStream for InputPort {
+impl StdinStream for Told<InputPort> {
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(View(self.clone()))
+        Box::new(View(self.port.clone()))
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(View(self.clone()))
+        Box::new(View(self.port.clone()))
     }
 }
 
-impl StdoutStream for OutputPort {
+impl StdoutStream for Told<OutputPort> {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(View(self.clone()))
+        Box::new(View(self.port.clone()))
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Permitted { port: self.clone(), left: 0 })
+        Box::new(Permitted { port: self.port.clone(), left: 0 })
     }
 }
 
@@ -104,7 +110,7 @@ impl InputStream for View<InputPort> {
         }
         // Never by the guest's `size` alone, which may be anything.
         let mut buffer = vec![0; size.min(PERMIT)];
-        match self.0.poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
+        match self.0.try_read(&mut buffer) {
             Poll::Pending => Ok(Bytes::new()),
             Poll::Ready(Ok(0)) => Err(StreamError::Closed),
             Poll::Ready(Ok(n)) => {

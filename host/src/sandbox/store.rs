@@ -9,13 +9,15 @@ use std::{
     path::Path,
     pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
@@ -23,15 +25,18 @@ use super::{
     clock,
     component::{Entry, Loaded},
     engine::{Counting, EngineKind, Sandbox},
-    limits::{HOSTCALL_FUEL, Limits, MAX_MEMORIES, MAX_RANDOM, MAX_TABLES},
+    limits::{HOSTCALL_FUEL, Limits, MAX_RANDOM},
     lines,
-    meter::{Usage, is_full_slice, metered},
+    meter::{Denied, Usage, is_full_slice, metered},
     net::Net,
     rights::{self, Denials, Held, Rights},
-    stdio::Stdio,
+    stdio::{Stdio, Told},
     trap,
 };
-use crate::{joint::Stop, outcome::StageExit};
+use crate::{
+    joint::{Countdown, Stop},
+    outcome::StageExit,
+};
 
 /// What one table element costs the host.
 const TABLE_ELEMENT: u64 = 16;
@@ -39,6 +44,8 @@ const TABLE_ELEMENT: u64 = 16;
 /// How a guest is started.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestSpec {
+    /// The stage's name.
+    pub(crate) name: String,
     /// Its arguments, the program's name first.
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -48,6 +55,10 @@ pub(crate) struct GuestSpec {
     pub(crate) dumps: Option<Arc<Path>>,
     /// Whether every result must be the same on every run.
     pub(crate) deterministic: bool,
+    /// How long what it started may go on when its `run` has returned.
+    pub(crate) linger: Duration,
+    /// Whether it is told which of its streams are a terminal.
+    pub(crate) sees_terminals: bool,
 }
 
 /// A store's data.
@@ -55,8 +66,10 @@ pub(crate) struct Guest {
     pub(super) wasi: WasiP1Ctx,
     memory: MemoryLimiter,
     pub(super) held: Held,
+    pub(super) stdio: Stdio,
+    pub(super) denials: Denials,
     stop: Stop,
-    usage: Arc<Usage>,
+    pub(super) usage: Arc<Usage>,
 }
 
 impl WasiView for Guest {
@@ -69,6 +82,8 @@ impl WasiView for Guest {
 pub(super) struct MemoryLimiter {
     limit: Option<u64>,
     instances: usize,
+    memories: usize,
+    tables: usize,
     used: u64,
     usage: Arc<Usage>,
     /// The growth that was approved last, to be taken back if it fails after all.
@@ -77,21 +92,15 @@ pub(super) struct MemoryLimiter {
     pub(super) denied: Option<Denied>,
 }
 
-/// A growth that was refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Denied {
-    pub(super) limit: u64,
-    pub(super) used: u64,
-    pub(super) asked: u64,
-}
-
 impl MemoryLimiter {
     fn grow(&mut self, bytes: u64) -> bool {
         let wanted = self.used.saturating_add(bytes);
         if let Some(limit) = self.limit
             && wanted > limit
         {
-            self.denied = Some(Denied { limit, used: self.used, asked: bytes });
+            let denied = Denied { limit, used: self.used, asked: bytes };
+            self.denied = Some(denied);
+            *self.usage.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
             return false;
         }
         // Whatever was refused before, the guest got over it.
@@ -137,11 +146,11 @@ impl ResourceLimiter for MemoryLimiter {
     }
 
     fn memories(&self) -> usize {
-        MAX_MEMORIES
+        self.memories
     }
 
     fn tables(&self) -> usize {
-        MAX_TABLES
+        self.tables
     }
 }
 
@@ -163,24 +172,34 @@ fn new_store(
     stdio: &Stdio,
     stop: Stop,
     usage: &Arc<Usage>,
+    denials: Denials,
     net: Arc<Net>,
 ) -> wasmtime::Result<Store<Guest>> {
     let limits = &spec.limits;
     let mut wasi = WasiCtx::builder();
     wasi.args(&spec.args)
         .envs(&spec.env)
-        .stdin(stdio.stdin.clone())
-        .stdout(stdio.stdout.clone())
-        .stderr(stdio.stderr.clone())
+        .stdin(Told { port: stdio.stdin.clone(), is_terminal: spec.sees_terminals && stdio.stdin.is_terminal() })
+        .stdout(Told { port: stdio.stdout.clone(), is_terminal: spec.sees_terminals && stdio.stdout.is_terminal() })
+        .stderr(Told { port: stdio.stderr.clone(), is_terminal: spec.sees_terminals && stdio.stderr.is_terminal() })
         .max_random_size(MAX_RANDOM);
     let held = rights::apply(&mut wasi, &spec.rights, net)?;
-    let instances = limits.instances;
-    let memory =
-        MemoryLimiter { limit: limits.memory, instances, used: 0, usage: usage.clone(), pending: 0, denied: None };
+    let Limits { instances, memories, tables, .. } = *limits;
+    let memory = MemoryLimiter {
+        limit: limits.memory,
+        instances,
+        memories,
+        tables,
+        used: 0,
+        usage: usage.clone(),
+        pending: 0,
+        denied: None,
+    };
     let mut wasi = wasi.build_p1();
     let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
     wasi.ctx().table.set_max_capacity(resources.min(limits.handles));
-    let mut store = Store::new(&loaded.machine.engine, Guest { wasi, memory, held, stop, usage: usage.clone() });
+    let guest = Guest { wasi, memory, held, stdio: stdio.clone(), denials, stop, usage: usage.clone() };
+    let mut store = Store::new(&loaded.machine.engine, guest);
     store.limiter(|guest| &mut guest.memory);
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.set_max_component_handles(limits.handles);
@@ -230,8 +249,8 @@ pub(crate) struct GuestRun {
 /// Dropping the future ends the guest wherever it is and frees its store.
 pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     let GuestRun { sandbox, loaded, spec, stdio, stop, usage, denials, file } = guest;
-    let net = Arc::new(Net::resolve(&spec.rights.net, denials).await);
-    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, net) {
+    let net = Arc::new(Net::resolve(&spec.rights.net, denials.clone()).await);
+    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
         Ok(store) => store,
         Err(error) => {
             let message = format!("the sandbox failed: {error:#}");
@@ -239,9 +258,10 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
         }
     };
     let clock = store.data().held.clock.clone();
+    let unfinished = AtomicBool::new(false);
     let ran = {
         let running: Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>> = match loaded.entry {
-            Entry::P3(command) => Box::pin(run_p3(&mut store, command)),
+            Entry::P3(command) => Box::pin(run_p3(&mut store, command, &stdio, spec.linger, &unfinished)),
             Entry::P2(command) => Box::pin(run_p2(&mut store, command)),
             Entry::P1(module) => Box::pin(run_p1(&mut store, module)),
         };
@@ -275,8 +295,9 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     if let Ok(left) = store.get_fuel() {
         let _ = usage.fuel.set(spec.limits.fuel.unwrap_or(u64::MAX).saturating_sub(left));
     }
+    let unfinished = unfinished.into_inner();
     let error = match ran {
-        Ok(()) => return GuestEnd::default(),
+        Ok(()) => return GuestEnd { unfinished, ..GuestEnd::default() },
         Err(error) => error,
     };
     let (stderr, delivered) = (stdio.stderr.tail_text(), stdio.stdin.delivered());
@@ -293,10 +314,10 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     }
     let dumps = matches!(exit, StageExit::Trap { .. } | StageExit::Limit { .. });
     let note = match &spec.dumps {
-        Some(directory) if dumps => Some(dump(error, store, directory, &spec.args[0]).await),
+        Some(directory) if dumps => Some(dump(error, store, directory, &spec.name).await),
         _ => None,
     };
-    GuestEnd { exit, frames, note }
+    GuestEnd { exit, frames, note, unfinished }
 }
 
 /// How a guest ended.
@@ -307,6 +328,8 @@ pub(crate) struct GuestEnd {
     pub(crate) frames: Vec<String>,
     /// What is to be said of its core dump.
     pub(crate) note: Option<String>,
+    /// Whether tasks of it were dropped that still ran when its `run` had returned.
+    pub(crate) unfinished: bool,
 }
 
 /// Adds source lines to a trap's frames.
@@ -369,11 +392,17 @@ impl GuestSpec {
 async fn run_p3(
     store: &mut Store<Guest>,
     command: wasmtime_wasi::p3::bindings::CommandPre<Guest>,
+    stdio: &Stdio,
+    linger: Duration,
+    unfinished: &AtomicBool,
 ) -> wasmtime::Result<()> {
     let command = command.instantiate_async(&mut *store).await.map_err(not_a_command)?;
-    let returned = store
-        .run_concurrent(async move |accessor| {
+    let (tell, told) = oneshot::channel();
+    let running = async {
+        let ran = store.run_concurrent(async move |accessor| {
             let returned = command.wasi_cli_run().call_run(accessor).await?;
+            // Whoever waits for it may be gone.
+            let _ = tell.send(returned);
             // `run` may return while its last writes are under way: they count.
             poll_fn(|cx| match accessor.poll_no_interesting_tasks(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
@@ -381,9 +410,34 @@ async fn run_p3(
             })
             .await;
             wasmtime::Result::<Result<(), ()>>::Ok(returned)
-        })
-        .await??;
+        });
+        ran.await?
+    };
+    let returned = tokio::select! {
+        biased;
+        ended = running => ended?,
+        Some(returned) = lingered(told, stdio, linger) => {
+            unfinished.store(true, Relaxed);
+            returned
+        }
+    };
     returned.map_err(|()| I32Exit(1).into())
+}
+
+/// Waits until `run` has returned and what it started has had its time; `None`: it never returned. What was written on the way and
+/// waits for room takes as long as its reader does.
+async fn lingered(told: oneshot::Receiver<Result<(), ()>>, stdio: &Stdio, linger: Duration) -> Option<Result<(), ()>> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let returned = told.await.ok()?;
+    let mut left = linger;
+    while !left.is_zero() {
+        let look = left.min(LOOK);
+        Countdown::wait(look).await;
+        if !stdio.waits_for_room() {
+            left -= look;
+        }
+    }
+    Some(returned)
 }
 
 /// An error that says what `run` is instead of a command's.

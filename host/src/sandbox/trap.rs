@@ -7,10 +7,9 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     component::readable,
-    limits::{MAX_MEMORIES, MAX_TABLES},
     lines::CodePlace,
-    meter::CpuTimeUsed,
-    store::{Denied, GuestSpec, NotACommand, Stopped},
+    meter::{CpuTimeUsed, Denied},
+    store::{GuestSpec, NotACommand, Stopped},
 };
 use crate::outcome::{InputPlace, LimitKind, StageExit, TrapKind};
 
@@ -76,10 +75,10 @@ pub(super) fn exit_of(
             return held(LimitKind::Handles, limits.handles);
         }
         None if root.contains("resource limit exceeded: memory count") => {
-            return held(LimitKind::Memories, MAX_MEMORIES);
+            return held(LimitKind::Memories, limits.memories);
         }
         None if root.contains("resource limit exceeded: table count") => {
-            return held(LimitKind::Tables, MAX_TABLES);
+            return held(LimitKind::Tables, limits.tables);
         }
         None if root.contains("resource limit exceeded") => {
             return held(LimitKind::Instances, limits.instances);

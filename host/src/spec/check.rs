@@ -153,6 +153,8 @@ impl StageSpec {
         };
         let inside = "say it in that pipeline's own file";
         only(self.args.is_some(), "args", &["wasm"], "a command's arguments stand in \"command\": [\"sort\", \"-u\"]")?;
+        only(self.argv0.is_some(), "argv0", &["wasm"], "a command's program stands in \"command\": [\"sort\", \"-u\"]")?;
+        only(self.terminal.is_some(), "terminal", &["wasm"], "other stages have the host's own streams")?;
         only(
             self.sha256.is_some(),
             "sha256",

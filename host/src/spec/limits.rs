@@ -33,9 +33,9 @@ pub struct LimitsSpec {
     pub handles: Option<Bound<u64>>,
     /// Core instances of a component, 1 to 1,000. Default: 64.
     pub instances: Option<Bound<u64>>,
-    /// The size of a component's file, at most 1 GiB. Default: 64 MiB.
+    /// The size of a component's file, at most 1 GiB. Default: 256 MiB.
     pub component_size: Option<Bound<Size>>,
-    /// The processor time that compiling a component may take. Default: 60s.
+    /// The processor time that compiling a component may take. Default: 30s, and 3s more for each MiB of its file.
     pub compile_time: Option<Bound<Span>>,
     /// The memory that compiling a component may take. Default: 4 GiB.
     pub compile_memory: Option<Bound<Size>>,

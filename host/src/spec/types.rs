@@ -69,6 +69,10 @@ pub struct StageSpec {
     pub name: Option<String>,
     /// The stage's arguments, without a program name. A command's stand in `command`.
     pub args: Option<Vec<String>>,
+    /// What a wasm stage sees as its program's name. Default: the file's name; of a stock stage its own.
+    pub argv0: Option<String>,
+    /// Whether a wasm stage is told which of its streams are a terminal, if they are. Default: it is told that none is.
+    pub terminal: Option<bool>,
     /// The directory that a command runs in, relative to this file. Default: the pipeline's `dir`.
     pub dir: Option<String>,
     /// Environment variables, over the pipeline's; null removes one.
@@ -224,6 +228,17 @@ pub enum StdinSpec {
     File(String),
     /// This text.
     Text(String),
+    /// Any of these, and how it must end.
+    Declared(Box<Self>, Declared),
+}
+
+/// What is known of an input: one that ends otherwise is an error, and nothing that depends on it is committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// How many bytes there are.
+    pub bytes: Option<u64>,
+    /// Their SHA-256 digest, as 64 hexadecimal digits.
+    pub sha256: Option<String>,
 }
 
 /// What takes the last stage's output.

@@ -7,7 +7,7 @@ use serde::{
 };
 use signal_hook::low_level::signal_name;
 
-use super::{FileSink, Ignore, StderrSpec, StdinSpec, StdoutSpec, node::HINT};
+use super::{Declared, FileSink, Ignore, Size, StderrSpec, StdinSpec, StdoutSpec, node::HINT};
 
 impl std::str::FromStr for Ignore {
     type Err = String;
@@ -83,6 +83,11 @@ struct StdinObject {
     file: Option<String>,
     /// A text.
     text: Option<String>,
+    /// How many bytes the input has: one that ends sooner or later is an error. Without a file or text it is the host's own standard
+    /// input.
+    bytes: Option<Size>,
+    /// The input's SHA-256 digest, as 64 hexadecimal digits: another one is an error.
+    sha256: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for StdinSpec {
@@ -90,9 +95,22 @@ impl<'de> Deserialize<'de> for StdinSpec {
         match word_or(deserializer, &["inherit", "null"])? {
             Ok(0) => Ok(Self::Inherit),
             Ok(_) => Ok(Self::Null),
-            Err(StdinObject { file: Some(file), text: None }) => Ok(Self::File(file)),
-            Err(StdinObject { file: None, text: Some(text) }) => Ok(Self::Text(text)),
-            Err(_) => Err(de::Error::custom("stdin is either a \"file\" or a \"text\"")),
+            Err(StdinObject { file, text, bytes, sha256 }) => {
+                let bytes = bytes.map(|bytes| bytes.0);
+                let is_declared = bytes.is_some() || sha256.is_some();
+                let from = match (file, text) {
+                    (Some(file), None) => Self::File(file),
+                    (None, Some(text)) => Self::Text(text),
+                    (None, None) if is_declared => Self::Inherit,
+                    _ => return Err(de::Error::custom("stdin is either a \"file\" or a \"text\"")),
+                };
+                if sha256.as_deref().is_some_and(|digest| super::digest(digest).is_none()) {
+                    return Err(de::Error::custom(format!(
+                        "a SHA-256 digest is 64 hexadecimal digits{HINT}`sha256sum FILE` prints it"
+                    )));
+                }
+                Ok(if is_declared { Self::Declared(Box::new(from), Declared { bytes, sha256 }) } else { from })
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
-    sandbox::{Denials, GuestRun, GuestSpec, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
+    sandbox::{Denials, Denied, GuestRun, GuestSpec, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
+    spec::Size,
 };
 
 /// A stage with its halves, ready to run.
@@ -23,6 +24,10 @@ pub(crate) struct WasmStage {
     pub(crate) stderr: Sink,
     /// Where it stands in the file.
     pub(crate) place: String,
+    /// What its component asks for and is not granted.
+    pub(crate) asked: Vec<String>,
+    /// Whether its component says that it reads text.
+    pub(crate) reads_text: bool,
 }
 
 impl WasmStage {
@@ -32,19 +37,23 @@ impl WasmStage {
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
-        let Self { inside, spec, code, wall_time, stderr, place } = self;
+        let Self { inside, spec, code, wall_time, stderr, place, asked, reads_text } = self;
+        let (has_dirs, linger) = (!spec.rights.dirs.is_empty(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let loading = sandbox.load(spec.engine(), &code, &limits);
         let (mut dumps, mut frames) = (None, Vec::new());
+        let compiling = stop.compiling();
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
             loaded = loading => loaded,
         };
+        drop(compiling);
         let started = Instant::now();
+        let mut unfinished = false;
         let (usage, denials) = (Arc::new(Usage::new(limits.cpu_time)), Denials::default());
         let ran = loaded.is_ok();
         let exit = match loaded {
@@ -73,7 +82,7 @@ impl WasmStage {
                 match ended {
                     Err(exit) => exit,
                     Ok(end) => {
-                        (dumps, frames) = (end.note, end.frames);
+                        (dumps, frames, unfinished) = (end.note, end.frames, end.unfinished);
                         match settle(end.exit, &inside, &stdio.stdin, &stdio.stdout) {
                             StageExit::Ok if !stdio.stdin.ended() => StageExit::FinishedEarly,
                             exit => exit,
@@ -85,6 +94,34 @@ impl WasmStage {
         let lifetime = started.elapsed();
         // What was printed is handed on before the report; a reader of stderr that does not read holds nothing up.
         stop.patiently(poll_fn(|cx| stdio.stderr.poll_flush(cx))).await;
+        let stderr = stdio.stderr.tail_text();
+        let mut notes = denials.notes(&place);
+        let mut hint = None;
+        let fails = !matches!(exit, StageExit::Ok | StageExit::FinishedEarly | StageExit::Cancelled);
+        if unfinished {
+            notes.push(format!(
+                "had tasks that still ran when its `run` had returned: they were dropped after its `linger` of {}",
+                humantime::format_duration(linger)
+            ));
+        }
+        if let Some(Denied { limit, used, asked }) = usage.refused()
+            && !matches!(exit, StageExit::Limit { which: LimitKind::Memory, .. })
+        {
+            let (limit, used, asked) = (Size(limit), Size(used), Size(asked));
+            notes.push(format!("was refused memory: {asked} more than the {used} in use, over its limit of {limit}"));
+            hint = Some(format!("raise `{place}.limits.memory`, or --limit memory=…: it was refused memory"));
+        }
+        if fails {
+            notes.extend(asked.iter().map(|right| format!("asks for {right} and is not granted it: see `{place}.grants`")));
+            if !has_dirs && looked_for_files(&stderr) {
+                let grant = format!("add {{\"host\": DIR, \"guest\": \"/\"}} to `{place}.grants.dirs`");
+                notes.push(format!("looked for files, and has no directories: {grant}"));
+                hint = hint.or(Some(grant));
+            }
+        }
+        if reads_text && let Some(program) = stdio.stdin.decompressor() {
+            notes.push(format!("reads text, and its input looks compressed: put `{program} -dc` before it"));
+        }
         let end = StageEnd {
             peak_memory: ran.then(|| usage.peak_memory()),
             cpu: ran.then(|| usage.cpu()),
@@ -97,12 +134,22 @@ impl WasmStage {
                 _ => None,
             },
             lifetime: ran.then_some(lifetime),
-            stderr: stdio.stderr.tail_text(),
-            notes: denials.notes(&place).into_iter().chain(dumps).collect(),
+            stderr,
+            notes: notes.into_iter().chain(dumps).collect(),
+            hint: hint.filter(|_| fails),
             ..StageEnd::default()
         };
         inside.end(exit, &stdio.stdin, &stdio.stdout, end)
     }
+}
+
+/// Whether what a program printed last says that it missed a file. Without a directory, C libraries and Rust's find nothing to ask the
+/// host for, so that nobody else can tell.
+fn looked_for_files(stderr: &str) -> bool {
+    const SIGNS: [&str; 4] =
+        ["No such file or directory", "Capabilities insufficient", "pre-opened file descriptor", "Bad file descriptor"];
+    let end = stderr.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
+    SIGNS.iter().any(|sign| stderr[end..].contains(sign))
 }
 
 /// Waits until a stage has had its time.
