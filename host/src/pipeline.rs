@@ -119,6 +119,30 @@ pub struct HostOptions {
 /// Threads that may wait for files at once. They are made when needed and end when idle.
 const BLOCKING_THREADS: usize = 512;
 
+/// How long a thread that waited for files stays when it has nothing to do.
+const KEEP_ALIVE: Duration = Duration::from_secs(3600);
+/// Threads beside those that stages run on: one that waits for files, one that advances epochs, one that starts programs, two that
+/// compile.
+const SPARE_THREADS: usize = 5;
+
+/// Whether that many threads can be had at once. The runtime panics where it gets none, or waits for ever.
+fn try_threads(count: usize) -> io::Result<()> {
+    let mut threads = Vec::with_capacity(count);
+    let made = (0..count).try_for_each(|_| {
+        let thread = std::thread::Builder::new().name("stagehost-try".into()).spawn(std::thread::park)?;
+        threads.push(thread);
+        Ok(())
+    });
+    for thread in &threads {
+        thread.thread().unpark();
+    }
+    for thread in threads {
+        // It does nothing that could panic.
+        let _ = thread.join();
+    }
+    made
+}
+
 /// A host could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -260,12 +284,19 @@ impl Host {
             builder.worker_threads(threads);
             builder
         };
+        if threads > 0 {
+            try_threads(threads + SPARE_THREADS)
+                .map_err(|error| HostError(format!("there are not enough threads or processes to be had: {error}")))?;
+        }
         let runtime = builder
             .thread_name("stagehost")
             .max_blocking_threads(BLOCKING_THREADS)
+            .thread_keep_alive(KEEP_ALIVE)
             .enable_all()
             .build()
             .map_err(|error| HostError(format!("the runtime cannot be set up: {error}")))?;
+        // One that stays: where there are no more threads to be had, what has to wait for a file takes turns on it.
+        drop(runtime.spawn_blocking(|| ()));
         let cgroups = match &options.cgroup {
             Some(directory) => Some(CgroupParent::new(directory).map_err(|error| {
                 HostError(format!("{} is no cgroup that commands can be put in: {error}", directory.display()))

@@ -6,6 +6,7 @@
 mod artifact;
 mod clock;
 mod compile;
+mod compile_here;
 mod component;
 mod engine;
 mod files;

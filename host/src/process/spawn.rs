@@ -22,7 +22,7 @@ use std::{
 use rustix::{
     io::fcntl_dupfd_cloexec,
     process::{
-        Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, kill_process_group,
+        Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, getrlimit, kill_process_group,
         set_parent_process_death_signal, setrlimit, waitid,
     },
 };
@@ -295,16 +295,21 @@ impl Child {
         if let Some((soft, hard)) = self.rlimits.open_files {
             setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })?;
         }
+        // Nobody may have more than this process itself.
+        let at_most = |resource, most: u64| getrlimit(resource).maximum.map_or(most, |own| own.min(most));
         if let Some(bytes) = self.rlimits.file_size {
-            setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+            let bytes = Some(at_most(Resource::Fsize, bytes));
+            setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum: bytes })?;
         }
         if let Some(bytes) = self.rlimits.address_space {
-            setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+            let bytes = Some(at_most(Resource::As, bytes));
+            setrlimit(Resource::As, Rlimit { current: bytes, maximum: bytes })?;
             // What dies of it need not be looked into.
             setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         }
         if let Some(seconds) = self.rlimits.cpu_seconds {
-            setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) })?;
+            let (soft, hard) = (at_most(Resource::Cpu, seconds), at_most(Resource::Cpu, seconds.saturating_add(1)));
+            setrlimit(Resource::Cpu, Rlimit { current: Some(soft), maximum: Some(hard) })?;
         }
         if let Some(cgroup) = &self.cgroup {
             rustix::io::write(cgroup, b"0")?;

@@ -83,7 +83,8 @@ impl Compilers {
         };
         let shape = if shape == Shape::ModuleP1 { "module" } else { "component" };
         let mut arguments = self.command.clone();
-        arguments.extend([counting.into(), shape.into()]);
+        let memories = if kind.small { "small" } else { "reserved" };
+        arguments.extend([counting.into(), memories.into(), shape.into()]);
         let most = (file.len() as u64).saturating_mul(EXPANSION).saturating_add(BESIDES).min(MOST_CODE);
         let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let launch = Launch {
@@ -173,12 +174,14 @@ const REFUSED: u8 = 3;
 /// calls that is named as a host's compiler, with the arguments behind the named ones; its result is the exit code.
 pub fn compile_worker(arguments: &[OsString]) -> u8 {
     let words: Vec<_> = arguments.iter().filter_map(|word| word.to_str()).collect();
-    let (counting, is_module) = match words[..] {
-        ["epochs", shape] => (Counting::Epochs, shape == "module"),
-        ["epochs-and-fuel", shape] => (Counting::EpochsAndFuel, shape == "module"),
-        ["fuel", shape] => (Counting::Fuel, shape == "module"),
+    let [counting, memories, shape] = words[..] else { return 2 };
+    let counting = match counting {
+        "epochs" => Counting::Epochs,
+        "epochs-and-fuel" => Counting::EpochsAndFuel,
+        "fuel" => Counting::Fuel,
         _ => return 2,
     };
+    let (small, is_module) = (memories == "small", shape == "module");
     let say = |message: &str| {
         // Nobody else is there to hear it.
         let _ = std::io::stderr().write_all(message.as_bytes());
@@ -189,7 +192,7 @@ pub fn compile_worker(arguments: &[OsString]) -> u8 {
         return 1;
     }
     // What is fixed per engine but not in the code does not matter here.
-    let kind = EngineKind { counting, stack: Limits::default().stack, dumps: false };
+    let kind = EngineKind { counting, stack: Limits::default().stack, dumps: false, small };
     let mut config = engine::config(kind);
     // One thread: memory and time are this process's.
     config.parallel_compilation(false);

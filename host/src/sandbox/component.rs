@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::{Module, component::Component};
 use wasmtime_wasi::{p2, p3};
 
 use super::{
     artifact::{self, Code},
+    compile_here::{self, Uncompiled},
     engine::{EngineKind, Machine, Sandbox, SandboxError},
     inspect::{NotAStage, Shape},
     limits::Limits,
     proposals::validate,
     store::Guest,
+    trap,
 };
 use crate::outcome::StageExit;
 
@@ -91,67 +92,84 @@ impl Sandbox {
             let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false };
             validating.await.map_err(lost)?.map_err(refused)?;
         }
-        let compiled = match &self.compilers {
+        let found = match &self.compilers {
             Some(compilers) if !code.is_ours && !self.has(&machine, code) => {
-                Some(compilers.compile(kind, code.shape, &code.bytes, limits).await?)
+                let bytes = compilers.compile(kind, code.shape, &code.bytes, limits).await?;
+                self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes)).await?
             }
-            _ => None,
+            _ => match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await? {
+                Some(found) => found,
+                None => self.compile_here(&machine, code).await?,
+            },
         };
-        let (sandbox, code) = (self.clone(), code.clone());
-        let linking = tokio::task::spawn_blocking(move || sandbox.link(&machine, &code, compiled));
-        let lost = |error| StageExit::HostError { message: format!("the compiler failed: {error}"), path: None };
-        let refused = |message| StageExit::StartFailed { message, missing: false };
-        linking.await.map_err(lost)?.map_err(refused)
+        self.on_a_thread(code, &machine, |_, code, machine| link(found, code.shape, machine)).await
+    }
+
+    /// Does what takes a while where it holds up nobody.
+    async fn on_a_thread<T: Send + 'static>(
+        self: &Arc<Self>,
+        code: &Source,
+        machine: &Arc<Machine>,
+        work: impl FnOnce(&Self, &Source, &Machine) -> Result<T, StageExit> + Send + 'static,
+    ) -> Result<T, StageExit> {
+        let (sandbox, code, machine) = (self.clone(), code.clone(), machine.clone());
+        let working = tokio::task::spawn_blocking(move || work(&sandbox, &code, &machine));
+        let lost = |error| StageExit::HostError { message: format!("the sandbox failed: {error}"), path: None };
+        working.await.map_err(lost)?
+    }
+
+    async fn compile_here(&self, machine: &Machine, code: &Source) -> Result<Code, StageExit> {
+        let is_module = code.shape == Shape::ModuleP1;
+        let compiling =
+            compile_here::compile(machine.engine.clone(), code.bytes.clone(), is_module, self.artifacts.is_some());
+        let (found, bytes) = compiling.await.map_err(|uncompiled| match uncompiled {
+            Uncompiled::Refused(error) => refused(&error),
+            Uncompiled::NoThreads(why) => {
+                StageExit::HostError { message: format!("there are no threads to compile with: {why}"), path: None }
+            }
+        })?;
+        if let (Some(artifacts), Some(bytes)) = (&self.artifacts, bytes) {
+            artifacts.keep(&machine.engine, &code.digest, &bytes);
+        }
+        Ok(found)
     }
 
     fn has(&self, machine: &Machine, code: &Source) -> bool {
-        let is_module = code.shape == Shape::ModuleP1;
-        self.artifacts
-            .as_ref()
-            .is_some_and(|artifacts| artifacts.find(&machine.engine, &code.digest, is_module).is_some())
+        self.find(code, machine).is_some()
     }
 
-    /// Links code that is compiled already, is on disk, or is compiled here.
-    fn link(&self, machine: &Machine, code: &Source, compiled: Option<Vec<u8>>) -> Result<Entry, String> {
-        let refused = |error: wasmtime::Error| named_import(&readable(&error));
-        let is_module = code.shape == Shape::ModuleP1;
-        let engine = &machine.engine;
-        let on_disk = || self.artifacts.as_ref().and_then(|artifacts| artifacts.find(engine, &code.digest, is_module));
-        let keep = |bytes: wasmtime::Result<Vec<u8>>| {
-            if let (Some(artifacts), Ok(bytes)) = (&self.artifacts, bytes) {
-                artifacts.keep(engine, &code.digest, &bytes);
-            }
-        };
-        let found = match compiled {
-            Some(bytes) => {
-                let found = artifact::load(engine, &bytes, is_module).map_err(refused)?;
-                keep(Ok(bytes));
-                found
-            }
-            None => match on_disk() {
-                Some(found) => found,
-                None => self.threads()?.install(|| -> Result<Code, String> {
-                    if is_module {
-                        let module = Module::new(engine, &code.bytes).map_err(refused)?;
-                        keep(module.serialize());
-                        return Ok(Code::Module(module));
-                    }
-                    let component = Component::new(engine, &code.bytes).map_err(refused)?;
-                    keep(component.serialize());
-                    Ok(Code::Component(component))
-                })?,
-            },
-        };
-        match found {
-            Code::Module(module) => machine.modules.instantiate_pre(&module).map(Entry::P1).map_err(refused),
-            Code::Component(component) => {
-                let pre = machine.components.instantiate_pre(&component).map_err(refused)?;
-                match code.shape {
-                    Shape::ComponentP3 => p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused),
-                    Shape::ComponentP2 | Shape::ModuleP1 => {
-                        p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused)
-                    }
-                }
+    /// Code that is on disk.
+    fn find(&self, code: &Source, machine: &Machine) -> Option<Code> {
+        self.artifacts.as_ref()?.find(&machine.engine, &code.digest, code.shape == Shape::ModuleP1)
+    }
+
+    fn keep_and_load(&self, code: &Source, machine: &Machine, bytes: Vec<u8>) -> Result<Code, StageExit> {
+        let found = artifact::load(&machine.engine, &bytes, code.shape == Shape::ModuleP1).map_err(|error| refused(&error))?;
+        if let Some(artifacts) = &self.artifacts {
+            artifacts.keep(&machine.engine, &code.digest, &bytes);
+        }
+        Ok(found)
+    }
+}
+
+/// How an error of the engine ends a stage before it has begun.
+fn refused(error: &wasmtime::Error) -> StageExit {
+    if let Some(shortage) = trap::shortage(error) {
+        return shortage;
+    }
+    StageExit::StartFailed { message: named_import(&readable(error)), missing: false }
+}
+
+/// Links code as far as that goes without a store.
+fn link(code: Code, shape: Shape, machine: &Machine) -> Result<Entry, StageExit> {
+    let refused = |error: wasmtime::Error| refused(&error);
+    match code {
+        Code::Module(module) => machine.modules.instantiate_pre(&module).map(Entry::P1).map_err(refused),
+        Code::Component(component) => {
+            let pre = machine.components.instantiate_pre(&component).map_err(refused)?;
+            match shape {
+                Shape::ComponentP3 => p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused),
+                Shape::ComponentP2 | Shape::ModuleP1 => p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused),
             }
         }
     }

@@ -7,11 +7,12 @@ use std::{
     collections::HashMap,
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::OnceCell;
 use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails, component::Linker};
 
@@ -41,6 +42,14 @@ pub(crate) struct EngineKind {
     pub(crate) stack: usize,
     /// Whether a trap keeps the guest's memory for a core dump.
     pub(crate) dumps: bool,
+    /// Whether address space is short: memories then reserve what they use, and their bounds are checked by instructions.
+    pub(crate) small: bool,
+}
+
+/// Whether this process may have so little address space (`ulimit -v`) that memories cannot reserve 4 GiB each.
+pub(super) fn is_space_short() -> bool {
+    const ENOUGH: u64 = 64 << 30;
+    getrlimit(Resource::As).current.is_some_and(|limit| limit < ENOUGH)
 }
 
 /// What interrupts a guest.
@@ -60,8 +69,6 @@ pub(crate) struct Sandbox {
     pub(super) artifacts: Option<Artifacts>,
     /// What compiles strangers' code; `None`: this process.
     pub(super) compilers: Option<Compilers>,
-    /// The threads that compile here. The compiler would otherwise start a process-wide pool that outlives every host.
-    threads: OnceLock<Result<rayon::ThreadPool, String>>,
     pub(super) turns: Arc<Turns>,
     ticker: Ticker,
 }
@@ -96,7 +103,7 @@ impl Sandbox {
             }
         });
         let ticker = Ticker::start().map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { machines: Mutex::default(), artifacts, compilers, threads: OnceLock::new(), turns, ticker }, unused))
+        Ok((Self { machines: Mutex::default(), artifacts, compilers, turns, ticker }, unused))
     }
 
     /// The engine of that kind, made when it is first asked for.
@@ -108,17 +115,6 @@ impl Sandbox {
         let machine = Machine::new(kind).map_err(|error| SandboxError(format!("{error:#}")))?;
         self.ticker.tick(machine.engine.clone());
         Ok(machines.entry(kind).insert_entry(Arc::new(machine)).get().clone())
-    }
-}
-
-impl Sandbox {
-    /// The threads that compile, made when something is first compiled here.
-    pub(super) fn threads(&self) -> Result<&rayon::ThreadPool, String> {
-        let made = self.threads.get_or_init(|| {
-            let pool = rayon::ThreadPoolBuilder::new().thread_name(|_| "stagehost-compile".into()).build();
-            pool.map_err(|error| error.to_string())
-        });
-        made.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -138,6 +134,13 @@ pub(super) fn config(kind: EngineKind) -> Config {
         .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
         // Symbolication by DWARF is slow and unbounded; names come from the name section.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    if kind.small {
+        config
+            .memory_reservation(0)
+            .memory_reservation_for_growth(1 << 20)
+            .memory_guard_size(0)
+            .guard_before_linear_memory(false);
+    }
     if kind.counting == Counting::Fuel {
         config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
     }

@@ -24,7 +24,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use super::{
     clock,
     component::{Entry, Loaded},
-    engine::{Counting, EngineKind, Sandbox},
+    engine::{Counting, EngineKind, Sandbox, is_space_short},
     limits::{HOSTCALL_FUEL, Limits, MAX_RANDOM},
     lines,
     meter::{Denied, Usage, is_full_slice, metered},
@@ -385,7 +385,12 @@ impl GuestSpec {
 
     /// The engine it needs.
     pub(crate) fn engine(&self) -> EngineKind {
-        EngineKind { counting: self.counting(), stack: self.limits.stack, dumps: self.dumps.is_some() }
+        EngineKind {
+            counting: self.counting(),
+            stack: self.limits.stack,
+            dumps: self.dumps.is_some(),
+            small: is_space_short(),
+        }
     }
 }
 

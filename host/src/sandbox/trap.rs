@@ -59,9 +59,10 @@ pub(super) fn exit_of(
             return out_of_memory(denied);
         }
     }
-    if let Some(error) = error.downcast_ref::<std::io::Error>().filter(|_| trap.is_none()) {
-        // The system has no memory or address space for the guest.
-        return StageExit::HostError { message: format!("the sandbox: {error}"), path: None };
+    if trap.is_none()
+        && let Some(shortage) = shortage(error)
+    {
+        return shortage;
     }
     if error.is::<wasmtime::WasmtimeBug>() {
         return StageExit::HostError { message: format!("the sandbox failed: {}", readable(error)), path: None };
@@ -96,6 +97,20 @@ pub(super) fn exit_of(
     }
     let at = input_place(stderr).unwrap_or(InputPlace { byte: delivered, line: None, exact: false });
     StageExit::Trap { trap: kind, message, frames, at: Some(at) }
+}
+
+/// An error that says that the system is out of something: no fault of the guest's.
+pub(super) fn shortage(error: &wasmtime::Error) -> Option<StageExit> {
+    use rustix::io::Errno;
+    const SHORT: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOBUFS];
+    let text = readable(error);
+    // Some layers keep the text alone.
+    let said = SHORT.iter().any(|errno| text.contains(&std::io::Error::from(*errno).to_string()));
+    if error.is::<std::io::Error>() || said {
+        let message = format!("the sandbox: {text}");
+        return Some(StageExit::HostError { message, path: None });
+    }
+    None
 }
 
 /// A bound on what is held at once was reached.
