@@ -20,7 +20,7 @@ use wit_bindgen::{FutureReader, StreamReader, StreamResult, StreamWriter, block_
 use crate::{
     Outcome,
     bindings::{
-        wasi::cli::{exit::exit_with_code, stdin, stdout, types::ErrorCode},
+        wasi::cli::{stdin, stdout, types::ErrorCode},
         wit_stream,
     },
     input::CHUNK,
@@ -99,7 +99,7 @@ impl Output {
                 return Err(raw::error_of(code));
             }
             if !self.report_broken_pipe {
-                exit_with_code(0);
+                crate::process::exit_with_code(0);
             }
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
         }

@@ -89,7 +89,8 @@ impl Input {
         Ok(Some(&self.buffer[start..]))
     }
 
-    /// The next line with its `\n`, which only the last one may lack; `None` at the end.
+    /// The next line with its `\n` at the end, which only the last one may lack; `None` at the end of the input. For lines without
+    /// their ends see [`next_line_trimmed`](Self::next_line_trimmed).
     ///
     /// # Errors
     ///
@@ -106,6 +107,17 @@ impl Input {
             return Ok(Some(&self.buffer[start..self.start]));
         }
         self.gather_line()
+    }
+
+    /// The next line without its `\n` or `\r\n`; `None` at the end. Of a last line that has no end it is all.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the input other than its end.
+    #[inline]
+    pub fn next_line_trimmed(&mut self) -> io::Result<Option<&[u8]>> {
+        let trimmed = |line: &'_ [u8]| line.len() - line.ends_with(b"\n") as usize - line.ends_with(b"\r\n") as usize;
+        Ok(self.next_line()?.map(|line| &line[..trimmed(line)]))
     }
 
     /// The next lines with their `\n`, as many as are there without waiting for more, and at least one; only the last

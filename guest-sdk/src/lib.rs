@@ -29,7 +29,8 @@
 //! | --- | --- |
 //! | returns `Ok(())` or `()` | 0, after everything written was handed over |
 //! | returns an [`ExitCode`] | that code, 0 to 255 |
-//! | returns an error | 1; the error and its sources are printed on stderr |
+//! | returns an error | 1; the program's name, the error and its sources are printed on stderr |
+//! | returns a [`Usage`] error | 2; the program's name and the error are printed on stderr |
 //! | panics | a trap; message, place and where the input was are printed on stderr |
 //! | calls [`exit`] | that code; what is still in the output's buffer is written first |
 //!
@@ -52,10 +53,15 @@ mod input;
 mod outcome;
 mod output;
 mod position;
+mod process;
 mod raw;
+#[doc(hidden)]
+pub mod section;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 pub use input::Input;
-pub use outcome::{ExitCode, Outcome};
+pub use outcome::{ExitCode, Outcome, Usage};
 pub use output::Output;
 /// The trait behind [`Output::write_all`](std::io::Write::write_all), so that one import is enough.
 pub use std::io::{BufRead, Read, Write};
@@ -85,14 +91,20 @@ pub mod bindings {
 /// What a stage's function returns by default: nothing, or any error.
 pub type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// The stage's arguments, without the program's name.
+/// The stage's arguments, without the program's name. In a native test those of [`testing::set_args`].
 pub fn args() -> Vec<String> {
-    bindings::wasi::cli::environment::get_arguments().into_iter().skip(1).collect()
+    process::arguments().into_iter().skip(1).collect()
 }
 
-/// The environment variables that the pipeline gives to this stage.
+/// What the stage is called in its own messages: the program's name, without `.wasm`.
+pub fn program() -> String {
+    let name = process::arguments().into_iter().next().unwrap_or_default();
+    name.strip_suffix(".wasm").unwrap_or(&name).to_owned()
+}
+
+/// The environment variables that the pipeline gives to this stage. In a native test those of [`testing::set_env`].
 pub fn env() -> Vec<(String, String)> {
-    bindings::wasi::cli::environment::get_environment()
+    process::environment()
 }
 
 /// One environment variable, if the pipeline gives it to this stage.
@@ -100,10 +112,11 @@ pub fn env_var(name: &str) -> Option<String> {
     env().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// Writes out what is still in the output's buffer and ends the stage with `code`.
+/// Writes out what is still in the output's buffer and ends the stage with `code`. In a native test it unwinds, and
+/// [`testing::exits`] catches that.
 pub fn exit(code: u8) -> ! {
     output::flush_at_exit();
-    bindings::wasi::cli::exit::exit_with_code(code);
+    process::exit_with_code(code);
     unreachable!("exit-with-code does not return")
 }
 
@@ -111,7 +124,8 @@ pub fn exit(code: u8) -> ! {
 ///
 /// `stage!(run)` for `fn run(input: &mut Input, output: &mut Output) -> R`, `stage!(async run)` for an `async fn` over
 /// the types of [`asynchronous`]; `R` is anything that is an [`Outcome`]. A second argument, a string literal, becomes
-/// the component's `stagehost` section: JSON that tells the host and its users what the stage is.
+/// the component's `stagehost` section: JSON that tells the host and its users what the stage is. It is checked while the stage is
+/// built: what is no JSON, or has a key that means nothing, does not compile.
 ///
 /// ```
 /// # use stagehost_guest::{ExitCode, Input, Output, stage};
@@ -141,6 +155,7 @@ macro_rules! stage {
             #[cfg(not(target_family = "wasm"))]
             const _: fn() -> ::core::result::Result<(), ()> = <Stage as $crate::bindings::exports::wasi::cli::run::Guest>::run;
             $(
+                const _: () = $crate::section::check($section);
                 const SECTION: &[u8] = $section.as_bytes();
                 #[cfg(target_family = "wasm")]
                 #[used]

@@ -1,12 +1,35 @@
 //! What a stage's function may return, and how that becomes an exit code.
 
-use std::{error::Error, io};
+use std::{error::Error, fmt, io};
 
-use crate::{bindings::wasi::cli::exit::exit_with_code, raw};
+use crate::{process::exit_with_code, raw};
 
 /// An exit code of the stage's own, 0 to 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitCode(pub u8);
+
+/// A wrong use of the stage, such as an argument that it does not know. As an error of a stage's function it is printed without its
+/// type, and the stage exits with code 2, as Unix programs do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage(pub String);
+
+impl Usage {
+    /// Of anything that says what is wrong, such as an argument parser's error.
+    pub fn new(wrong: impl fmt::Display) -> Self {
+        Self(wrong.to_string())
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Usage {}
+
+/// The exit code of a wrong usage.
+const USAGE: u8 = 2;
 
 /// What a stage's function may return.
 pub trait Outcome {
@@ -49,15 +72,21 @@ pub(crate) fn end(outcome: impl Outcome, closed: io::Result<()>) -> Result<(), (
             Err(())
         }
         Err(error) => {
-            raw::print_error(&chain(&*error));
-            exit_with_code(1);
+            let program = crate::program();
+            if let Some(usage) = error.downcast_ref::<Usage>() {
+                raw::print_error(&format!("{program}: {usage}\n"));
+                exit_with_code(USAGE);
+            } else {
+                raw::print_error(&chain(&program, &*error));
+                exit_with_code(1);
+            }
             Err(())
         }
     }
 }
 
-fn chain(error: &dyn Error) -> String {
-    let mut text = format!("error: {error}\n");
+fn chain(program: &str, error: &dyn Error) -> String {
+    let mut text = format!("{program}: {error}\n");
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(&format!("caused by: {cause}\n"));

@@ -10,7 +10,7 @@ use wit_bindgen::{FutureReader, block_on};
 
 use crate::{
     bindings::{
-        wasi::cli::{exit::exit_with_code, stdout, types::ErrorCode},
+        wasi::cli::{stdout, types::ErrorCode},
         wit_stream,
     },
     input::CHUNK,
@@ -149,7 +149,7 @@ impl Stdout {
         }
         if !self.report_broken_pipe {
             // As SIGPIPE would: nobody wants more of this stage's output.
-            exit_with_code(0);
+            crate::process::exit_with_code(0);
         }
         Err(io::Error::from(io::ErrorKind::BrokenPipe))
     }

@@ -25,9 +25,9 @@ use crate::{
     plan::{Parts, Plan, PlanError, PlanErrorKind, PlanOptions},
     policy::Policy,
     spec::{
-        Bound, BrokenPipe, Eof, FileSink, GrantsSpec, Ignore, Leftovers, LimitsSpec, OnFailure, OnTrap, PipelineSpec,
-        Requirement, RequiresSpec, Sandboxing, Size, Span, SpecError, StageSpec, StderrSpec, StdinSpec, StdoutSpec,
-        Upstream,
+        Bound, BrokenPipe, Eof, FileSink, GrantsSpec, Ignore, Leftovers, LimitsSpec, OkExit, OnFailure, OnTrap,
+        PipelineSpec, Requirement, RequiresSpec, Sandboxing, Size, Span, SpecError, StageSpec, StderrSpec, StdinSpec,
+        StdoutSpec, Upstream,
     },
 };
 
@@ -469,7 +469,11 @@ impl Stage {
     /// Exit codes that are no failure.
     #[must_use]
     pub fn ok_exit(mut self, codes: impl IntoIterator<Item = u8>) -> Self {
-        self.spec.ok_exit.get_or_insert_default().extend(codes);
+        let mut all: Vec<u8> = codes.into_iter().collect();
+        if let Some(OkExit::Codes(said)) = self.spec.ok_exit.take() {
+            all.splice(0..0, said);
+        }
+        self.spec.ok_exit = Some(OkExit::Codes(all));
         self
     }
 

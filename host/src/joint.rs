@@ -13,6 +13,7 @@ mod open;
 mod outside;
 mod pipe;
 mod port;
+mod prefixed;
 mod shown;
 mod stop;
 mod tail;
@@ -24,12 +25,13 @@ pub(crate) use declared::{Declared, Expected};
 pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
 pub(crate) use open::{
-    Identity, Opened, Output, input_descriptor, log_descriptor, null, check_whole, open_log, open_stderr, open_stdin, open_stdout,
-    output_descriptor, stderr_descriptor, text_descriptor, truncate,
+    Identity, Opened, Output, check_whole, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin,
+    open_stdout, output_descriptor, stderr_descriptor, text_descriptor, truncate,
 };
 pub(crate) use outside::{OutsideSink, OutsideSource};
 pub(crate) use pipe::{Fate, Kept, PIPE_CAPACITY, PipeQuota, has_no_reader};
 pub(crate) use port::{EndFailure, InputPort, OutputPort, PERMIT, Passing};
+pub(crate) use prefixed::Prefixed;
 pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};
 pub use whole::WholeFile;
@@ -77,6 +79,8 @@ pub(crate) enum Sink {
     Shared(OutputPort),
     /// A terminal that others write to as well, with what would command it shown.
     Shown(Shown),
+    /// Any of these, with a name before each line.
+    Prefixed(Box<Prefixed>),
     Null,
 }
 
@@ -119,7 +123,12 @@ impl Source {
         match self {
             Self::File(file) => Some(file.position()),
             Self::Declared(declared) => declared.source.position(),
-            Self::Ring(_) | Self::Descriptor(_) | Self::Pipe(..) | Self::Outside(_) | Self::Text { .. } | Self::Null => None,
+            Self::Ring(_)
+            | Self::Descriptor(_)
+            | Self::Pipe(..)
+            | Self::Outside(_)
+            | Self::Text { .. }
+            | Self::Null => None,
         }
     }
 
@@ -146,6 +155,7 @@ impl Sink {
             Self::Outside(outside) => outside.poll_write(cx, bytes),
             Self::Shared(port) => port.poll_write(cx, bytes),
             Self::Shown(shown) => shown.poll_write(cx, bytes),
+            Self::Prefixed(prefixed) => prefixed.poll_write(cx, bytes),
             Self::Null => Poll::Ready(Ok(bytes.len())),
         }
     }
@@ -156,7 +166,7 @@ impl Sink {
             Self::File(file) => file.is_terminal(),
             Self::Shared(port) => port.is_terminal(),
             Self::Shown(_) => true,
-            Self::Ring(_) | Self::Descriptor(_) | Self::Outside(_) | Self::Null => false,
+            Self::Prefixed(_) | Self::Ring(_) | Self::Descriptor(_) | Self::Outside(_) | Self::Null => false,
         }
     }
 
@@ -169,6 +179,7 @@ impl Sink {
             Self::Outside(outside) => outside.poll_flush(cx),
             Self::Shared(port) => port.poll_flush(cx),
             Self::Shown(shown) => shown.poll_flush(cx),
+            Self::Prefixed(prefixed) => prefixed.poll_flush(cx),
         }
     }
 

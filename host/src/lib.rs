@@ -43,6 +43,7 @@ pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
     Event, EventStream, Host, HostError, HostOptions, Observer, ProcessHandle, RunControl, RunOptions, Running,
+    StderrPrefix,
 };
 pub use plan::{
     JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
@@ -51,6 +52,7 @@ pub use plan::{
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};
 pub use sandbox::{
-    DEFAULT_MEMORY, Inspection, NotAStage, NotOffered, Section, SectionArg, Shape, compile_worker, inspect, is_deceptive,
+    DEFAULT_MEMORY, Inspection, NotAStage, NotOffered, Section, SectionArg, Shape, compile_worker, inspect,
+    is_deceptive, validate,
 };
 pub use spec::Requests;

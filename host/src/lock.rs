@@ -84,6 +84,19 @@ impl Lock {
         self.components.extend(other.components);
     }
 
+    /// The components that another lock has and this one has not, with the beginnings of their digests.
+    pub fn added<'a>(&self, now: &'a Self) -> Vec<(&'a str, &'a str)> {
+        let new = now.components.iter().filter(|(path, _)| !self.components.contains_key(*path));
+        new.map(|(path, component)| (path.as_str(), short(&component.sha256))).collect()
+    }
+
+    /// What has changed since this lock was written, for people; `None`: nothing. Components that are new are not among it.
+    pub fn changes(&self, now: &Self) -> Option<String> {
+        let mut known = now.clone();
+        known.components.retain(|path, _| self.components.contains_key(path));
+        self.difference(&known)
+    }
+
     /// What has changed since this lock was written, for people; `None`: nothing.
     pub fn difference(&self, now: &Self) -> Option<String> {
         let mut text = String::new();

@@ -39,8 +39,8 @@ use crate::{
     policy::Policy,
     sandbox::Limits,
     spec::{
-        Bound, FileSink, LimitsSpec, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec, StderrSpec,
-        StdinSpec, StdoutSpec, Upstream,
+        Bound, FileSink, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec,
+        StderrSpec, StdinSpec, StdoutSpec, Upstream,
     },
 };
 
@@ -264,12 +264,54 @@ impl Plan {
         Self::assemble(spec, options, Parts::default())
     }
 
+    /// Makes a plan, and goes on where something is wrong with a stage: for telling all that is wrong, not the first of it. There is a plan
+    /// only if nothing is.
+    pub fn with_all_errors(spec: &PipelineSpec, options: &PlanOptions) -> (Option<Self>, Vec<PlanError>) {
+        const MOST: usize = 50;
+        let names = spec.stage_names();
+        let mut spec = spec.clone();
+        let mut errors: Vec<PlanError> = Vec::new();
+        loop {
+            let error = match Self::new(&spec, options) {
+                Ok(plan) => return (errors.is_empty().then_some(plan), errors),
+                Err(error) => error,
+            };
+            let index = error.place.strip_prefix("stages[").and_then(|rest| rest.split_once(']'));
+            let index = index.and_then(|(index, _)| index.parse::<usize>().ok());
+            let is_known = errors.contains(&error);
+            let of_stdin = error.place.starts_with("stdin");
+            if !is_known {
+                errors.push(error);
+            }
+            // What is wrong is put aside; one that is wrong again is beyond that.
+            match index.and_then(|index| spec.stages.get_mut(index).zip(names.get(index))) {
+                _ if is_known || errors.len() >= MOST => return (None, errors),
+                Some((stage, name)) => {
+                    *stage = StageSpec {
+                        wasm: Some("builtin:cat".into()),
+                        name: Some(name.clone()),
+                        ..StageSpec::default()
+                    };
+                }
+                None if of_stdin => spec.stdin = Some(StdinSpec::Null),
+                None => return (None, errors),
+            }
+        }
+    }
+
     /// Makes a plan with functions and ends that no file can name.
     pub(crate) fn assemble(spec: &PipelineSpec, options: &PlanOptions, parts: Parts) -> Result<Self, PlanError> {
         let began = Instant::now();
         let Parts { functions, matchers, stdin, stdout } = parts;
         let root = Place::root();
-        let mut planner = Planner { options, functions, files: HashMap::new(), stages: Vec::new(), groups: Vec::new() };
+        let mut planner = Planner {
+            options,
+            functions,
+            is_shorthand: spec.is_shorthand,
+            files: HashMap::new(),
+            stages: Vec::new(),
+            groups: Vec::new(),
+        };
         let nodes = planner.pipeline(spec, &Layers::root(spec, options), "", &root, &mut Vec::new())?;
         for (node, matcher) in nodes.iter().zip(matchers) {
             match (node, matcher) {
@@ -407,6 +449,8 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 /// What planning has found so far.
 struct Planner<'a> {
     options: &'a PlanOptions,
+    /// Whether the pipeline was written in shorthand.
+    is_shorthand: bool,
     functions: Vec<Option<Function>>,
     /// Component files, each read once.
     files: HashMap<PathBuf, wasm::Found>,
@@ -451,18 +495,23 @@ impl Planner<'_> {
         let work = match (&stage.wasm, &stage.command, stage.function) {
             (Some(wasm), ..) => Work::Wasm(Box::new(self.wasm(stage, wasm, &name, place, layers)?)),
             (_, Some(command), _) => {
-                Work::Command(Box::new(command::plan(stage, command, self.options, place, layers)?))
+                Work::Command(Box::new(command::plan(stage, command, self.options, place, layers, self.is_shorthand)?))
             }
             (.., index) => {
                 let function = index.and_then(|index| self.functions.get_mut(index)).and_then(Option::take);
                 Work::Function(Mutex::new(function))
             }
         };
+        // A stranger's word on what is no failure counts if the file's author takes it.
         let mut ok_exit = match &work {
-            Work::Wasm(wasm) => wasm.inspection.section.ok_exit.clone(),
-            Work::Command(_) | Work::Function(_) => Vec::new(),
+            Work::Wasm(wasm) if wasm.path.is_none() || stage.ok_exit == Some(OkExit::Declared) => {
+                wasm.inspection.section.ok_exit.clone()
+            }
+            Work::Wasm(_) | Work::Command(_) | Work::Function(_) => Vec::new(),
         };
-        ok_exit.extend(stage.ok_exit.iter().flatten());
+        if let Some(OkExit::Codes(codes)) = &stage.ok_exit {
+            ok_exit.extend(codes);
+        }
         ok_exit.extend(layers.overrides.ok_exit.iter().filter(|(named, _)| is_meant(named)).map(|(_, code)| *code));
         ok_exit.sort_unstable();
         ok_exit.dedup();

@@ -8,6 +8,7 @@ mod check;
 mod grants;
 mod limits;
 mod node;
+mod problems;
 mod shorthand;
 mod types;
 mod value;
@@ -16,10 +17,11 @@ mod words;
 pub use grants::{Access, ClockSpec, DirGrant, DirRequest, GrantsSpec, NetGrant, RandomSpec, Requests};
 pub use limits::LimitsSpec;
 pub(crate) use limits::TooMuch;
+pub use problems::problems;
 pub use shorthand::shorthand;
 pub use types::{
-    BrokenPipe, Declared, Eof, FileSink, Ignore, Leftovers, OnFailure, OnTrap, PipelineSpec, Requirement, RequiresSpec,
-    Sandboxing, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
+    BrokenPipe, Declared, Eof, FileSink, Ignore, Leftovers, OkExit, OnFailure, OnTrap, PipelineSpec, Requirement,
+    RequiresSpec, Sandboxing, StageSpec, StderrSpec, StdinSpec, StdoutSpec, Upstream, schema,
 };
 pub use value::{Bound, Size, Span, parse_duration};
 
@@ -72,6 +74,13 @@ pub fn parse(text: &[u8]) -> Result<PipelineSpec, SpecError> {
 
 /// Reads a JSON text as a `T`: UTF-8 of bounded size, no key twice, no unknown keys.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, SpecError> {
+    let mut node = parse_json(text)?;
+    node.check(&Place::root())?;
+    node.read()
+}
+
+/// Reads a JSON text as far as its syntax goes.
+fn parse_json(text: &[u8]) -> Result<Node, SpecError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     if text.len() > MAX_FILE_BYTES {
         return Err(SpecError::new("line 1, column 1", format!("the file is over {} MiB", MAX_FILE_BYTES >> 20)));
@@ -81,9 +90,7 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T
         SpecError::new(format!("line {line}, column {column}"), "the file is not UTF-8")
             .hint("a pipeline file is JSON text in UTF-8")
     })?;
-    let mut node: Node = serde_json::from_str(text).map_err(|error| syntax_error(text, &error))?;
-    node.check(&Place::root())?;
-    node.read()
+    serde_json::from_str(text).map_err(|error| syntax_error(text, &error))
 }
 
 fn line_and_column(text: &[u8], offset: usize) -> (usize, usize) {
@@ -100,6 +107,8 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> SpecError {
     if text.trim().is_empty() {
         SpecError { message: "the file is empty".into(), ..spec_error }
             .hint(r#"the smallest pipeline file is {"version": 1, "stages": []}"#)
+    } else if let Some(other) = other_format(text, error) {
+        spec_error.hint(other)
     } else if message.contains("recursion limit") {
         SpecError { message: "the file is nested too deeply".into(), ..spec_error }
     } else if message.contains("trailing comma") {
@@ -109,6 +118,30 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> SpecError {
     } else {
         spec_error
     }
+}
+
+/// What a text looks like that is no JSON.
+fn other_format(text: &str, error: &serde_json::Error) -> Option<&'static str> {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let key = |separator: char| {
+        let word = |c: char| c.is_ascii_alphanumeric() || "_-$\"".contains(c);
+        first.split_once(separator).is_some_and(|(key, _)| !key.is_empty() && key.trim_end().chars().all(word))
+    };
+    if !first.starts_with('{')
+        && (first.starts_with("[[") || first.starts_with('[') && first.ends_with(']') || key('='))
+    {
+        return Some("this looks like TOML; a pipeline file is JSON");
+    }
+    if !first.starts_with('{') && (first.starts_with("---") || first.starts_with("- ") || key(':')) {
+        return Some("this looks like YAML; a pipeline file is JSON");
+    }
+    // A comment stands where it stops being JSON.
+    let line = text.lines().nth(error.line().checked_sub(1)?)?;
+    let at = line.get(error.column().saturating_sub(2)..)?.trim_start();
+    let is_comment =
+        ["//", "/*", "#"].iter().any(|start| at.starts_with(start) || line.trim_start().starts_with(start));
+    is_comment
+        .then_some("this looks like JSON with comments, which JSON does not have; \"description\" is there for people")
 }
 
 /// A place in the file, as it is printed: `stages[2].limits.memory`.
@@ -156,7 +189,8 @@ pub(crate) fn digest(text: &str) -> Option<[u8; 32]> {
         return None;
     }
     for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
         *byte = u8::from_str_radix(digits, 16).ok()?;
     }
     Some(digest)

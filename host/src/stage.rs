@@ -41,6 +41,8 @@ pub(crate) struct StageEnd {
     pub(crate) stderr: String,
     /// What else is to be said of it.
     pub(crate) notes: Vec<String>,
+    /// What matters only if it failed.
+    pub(crate) remarks: Vec<String>,
     /// What would probably help, should it be to blame.
     pub(crate) hint: Option<String>,
     /// A command's leader, not reaped yet.

@@ -143,8 +143,8 @@ fn made(name: &str) -> Vec<u8> {
         "memories-900" => {
             let _ = write!(text, "(module (memory 1) {} (func (export \"_start\")))", "(memory 1)".repeat(899));
         }
-        "tables-65" => {
-            let _ = write!(text, "(module {} (func (export \"_start\")))", "(table 1 funcref)".repeat(65));
+        "tables-513" => {
+            let _ = write!(text, "(module {} (func (export \"_start\")))", "(table 1 funcref)".repeat(513));
         }
         "p2-memories-900" => {
             let instances = "(core instance (instantiate $x))\n".repeat(900);

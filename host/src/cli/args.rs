@@ -56,9 +56,9 @@ pub(crate) enum Verb {
     /// Run a pipeline.
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
-    /// Check a pipeline file without running anything.
-    #[command(after_help = "Example:\n  stagehost check pipeline.json")]
-    Check(PipelineArgs),
+    /// Check a pipeline file without running anything, and say all that is wrong with it.
+    #[command(after_help = "Examples:\n  stagehost check pipeline.json\n  stagehost check pipeline.json --json")]
+    Check(CheckArgs),
     /// Show what would run: stages, programs, digests, limits, joints, worst-case memory.
     #[command(after_help = "Examples:\n  stagehost plan pipeline.json\n  stagehost plan -c ':words | :count' --json")]
     Plan(PlanArgs),
@@ -158,6 +158,9 @@ pub(crate) struct RunArgs {
     /// system has delegated it.
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup: Option<PathBuf>,
+    /// Whether the lines that stages print begin with their stage's name. auto: those of sandboxed stages, on a terminal and with -v.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Prefix::Auto)]
+    pub(crate) stderr_prefix: Prefix,
     /// Print nothing but what stages print.
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -166,10 +169,30 @@ pub(crate) struct RunArgs {
     pub(crate) verbose: bool,
 }
 
+/// When stages' names stand before their lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Prefix {
+    Always,
+    Never,
+    Auto,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    /// As JSON, for tools.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) pipeline: PipelineArgs,
+    /// Everything, not only what differs from the defaults.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// As JSON, for tools.
     #[arg(long)]
     pub(crate) json: bool,

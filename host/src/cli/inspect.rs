@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use stagehost::{ExitCode, Inspection, Shape, stock};
+use stagehost::{ExitCode, Inspection, NotAStage, Shape, stock};
 
 use super::{Failure, args::InspectArgs, render};
 
@@ -33,16 +33,19 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let hint = refused.hint.clone();
         Failure::new(ExitCode::Refused, anyhow!("{}: {refused}", args.wasm)).hint(hint)
     })?;
+    let refused = stagehost::validate(&bytes).err();
     if args.json {
-        let json = serde_json::to_string_pretty(&inspection).map_err(io::Error::other)?;
+        let mut json = serde_json::to_value(&inspection).map_err(io::Error::other)?;
+        json["refused"] = refused.map(|refused| refused.message).into();
+        let json = serde_json::to_string_pretty(&json).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
     } else {
-        write!(io::stdout(), "{}", render::safe(&text(&args.wasm, &inspection)))?;
+        write!(io::stdout(), "{}", render::safe(&text(&args.wasm, &inspection, refused.as_ref())))?;
     }
     Ok(0)
 }
 
-fn text(wasm: &str, inspection: &Inspection) -> String {
+fn text(wasm: &str, inspection: &Inspection, refused: Option<&NotAStage>) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     let shape = match inspection.shape {
@@ -75,7 +78,19 @@ fn text(wasm: &str, inspection: &Inspection) -> String {
     for (what, names) in [("imports", &inspection.imports), ("exports", &inspection.exports)] {
         let _ = writeln!(text, "{what}:");
         for name in names {
-            let _ = writeln!(text, "  {name}");
+            let missing = inspection.not_offered.iter().find(|missing| what == "imports" && missing.import == *name);
+            let note = match missing.map(|missing| &missing.nearest) {
+                None => String::new(),
+                Some(None) => "  (not offered here)".into(),
+                Some(Some(nearest)) => format!("  (not offered here; {nearest} is)"),
+            };
+            let _ = writeln!(text, "  {name}{note}");
+        }
+    }
+    if let Some(refused) = refused {
+        let _ = writeln!(text, "it cannot run here: {}", refused.message);
+        if let Some(hint) = &refused.hint {
+            let _ = writeln!(text, "  {hint}");
         }
     }
     text

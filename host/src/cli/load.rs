@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use stagehost::{
-    ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanOptions, Policy,
+    ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanError, PlanOptions, Policy,
     spec::{self, Bound, Declared, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
 };
 
@@ -23,14 +23,96 @@ pub(crate) fn plan(args: &PipelineArgs) -> Result<Plan, Failure> {
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
     let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
     let options = PlanOptions { base, file, environment, overrides, policy };
-    let plan = Plan::new(&spec, &options).map_err(|error| {
-        let (code, hint) = (error.exit_code(), error.hint.clone());
-        Failure::new(code, error).hint(hint)
-    })?;
+    let plan = Plan::new(&spec, &options).map_err(refused)?;
     if args.locked {
         check_lock(&plan, &lock_directory(args))?;
     }
     Ok(plan)
+}
+
+/// A plan that cannot be.
+pub(crate) fn refused(error: PlanError) -> Failure {
+    let (code, hint) = (error.exit_code(), error.hint.clone());
+    Failure::new(code, error).hint(hint)
+}
+
+/// Something that is wrong with a pipeline.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) place: String,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) code: u8,
+}
+
+impl Wrong {
+    pub(crate) fn failure(&self) -> Failure {
+        let error = if self.place.is_empty() {
+            anyhow!("{}", self.message)
+        } else {
+            anyhow!("{}: {}", self.place, self.message)
+        };
+        Failure { code: self.code, ..Failure::new(ExitCode::Host, error).hint(self.hint.clone()) }
+    }
+
+    fn of_spec(SpecError { place, message, hint }: SpecError) -> Self {
+        Self { place, message, hint, code: ExitCode::BadPipeline as u8 }
+    }
+
+    fn of_plan(error: PlanError) -> Self {
+        let code = error.exit_code() as u8;
+        Self { place: error.place, message: error.message, hint: error.hint, code }
+    }
+
+    fn of_failure(failure: &Failure) -> Self {
+        let mut message = failure.error.to_string();
+        for cause in failure.error.chain().skip(1) {
+            message.push_str(&format!(": {cause}"));
+        }
+        Self { place: String::new(), message, hint: failure.hint.clone(), code: failure.code }
+    }
+}
+
+/// Looks at all of a pipeline, and gives the number of its stages, if it can be read, with all that is wrong with it.
+///
+/// # Errors
+///
+/// What keeps it from being looked at: a file that cannot be read, a policy that is none.
+pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), Failure> {
+    let text = match &args.what.pipeline {
+        Some(path) if path != Path::new("-") => fs::File::open(path).and_then(read_bounded).ok(),
+        _ => None,
+    };
+    let mut wrong = Vec::new();
+    let (mut spec, base) = match text.as_deref().map(spec::problems) {
+        Some((spec, problems)) if !problems.is_empty() => {
+            wrong.extend(problems.into_iter().map(Wrong::of_spec));
+            let Some(spec) = spec else { return Ok((None, wrong)) };
+            (spec, args.cwd.clone().unwrap_or_else(|| lock_directory(args)))
+        }
+        // Whatever else is wrong with the file is told as `run` tells it.
+        _ => read(args)?,
+    };
+    apply(&mut spec, args)?;
+    if let Err(error) = spec.check() {
+        wrong.push(Wrong::of_spec(error));
+        return Ok((Some(spec.stages.len()), wrong));
+    }
+    let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
+    let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
+    let options = PlanOptions { base, file, environment, overrides, policy };
+    let stages = spec.stages.len();
+    let (plan, refused) = Plan::with_all_errors(&spec, &options);
+    wrong.extend(refused.into_iter().map(Wrong::of_plan));
+    if let Some(plan) = plan {
+        if args.locked
+            && let Err(failure) = check_lock(&plan, &lock_directory(args))
+        {
+            wrong.push(Wrong::of_failure(&failure));
+        }
+        wrong.extend(plan.validate().err().map(Wrong::of_plan));
+    }
+    Ok((Some(stages), wrong))
 }
 
 /// Where the lock of a pipeline lies: beside its file.
@@ -88,7 +170,8 @@ fn bad(error: SpecError, source: &str) -> Failure {
 }
 
 fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
-    let here = || PathBuf::from(".");
+    // Not `.`: paths are to read as they were written.
+    let here = PathBuf::new;
     if let Some(text) = &args.what.command {
         let spec = spec::shorthand(text).map_err(|error| bad(error, "the shorthand"))?;
         return Ok((spec, args.cwd.clone().unwrap_or_else(here)));

@@ -13,13 +13,21 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let path = directory.join(LOCK_FILE);
     let now = Lock::of(&plan, &directory);
     let mut lock = load::read_lock(&path)?.unwrap_or_default();
-    let difference = lock.difference(&now);
+    let added: Vec<_> = lock.added(&now).iter().map(|(path, sha256)| (path.to_string(), sha256.to_string())).collect();
+    let difference = lock.changes(&now);
     lock.update(now);
     // Whole or not at all: another run may read it meanwhile.
     let written = WholeFile::create(&path).and_then(|file| file.write(lock.text().as_bytes()));
     let written = written.with_context(|| format!("the lock {}", path.display()));
     written.map_err(|error| Failure::new(ExitCode::Host, error))?;
-    let text = difference.unwrap_or_else(|| "nothing has changed\n".into());
+    let mut text = String::new();
+    for (path, sha256) in added {
+        text.push_str(&format!("added {path} (sha256 {sha256}…)\n"));
+    }
+    text.push_str(&difference.unwrap_or_default());
+    if text.is_empty() {
+        text.push_str("nothing has changed\n");
+    }
     write!(io::stdout(), "{}", render::safe(&text))?;
     Ok(0)
 }

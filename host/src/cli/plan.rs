@@ -3,35 +3,52 @@
 use std::io::{self, Write};
 
 use stagehost::{
-    JointKind, PlanSummary, StageSummary,
+    ExitCode, JointKind, PlanSummary, StageSummary,
     spec::{OnTrap, Sandboxing, Size},
 };
 
 use super::{
     Failure,
-    args::{PipelineArgs, PlanArgs},
+    args::{CheckArgs, PlanArgs},
     load, render,
 };
 
-pub(crate) fn check(args: &PipelineArgs) -> Result<u8, Failure> {
-    let summary = load::plan(args)?.summary();
-    let stages = summary.stages.len();
-    writeln!(io::stdout(), "good: {stages} stage{}", if stages == 1 { "" } else { "s" })?;
-    Ok(0)
+pub(crate) fn check(args: &CheckArgs) -> Result<u8, Failure> {
+    let (stages, wrong) = load::check(&args.pipeline)?;
+    if args.json {
+        let error = |wrong: &load::Wrong| serde_json::json!({ "place": wrong.place, "message": wrong.message, "hint": wrong.hint, "exit_code": wrong.code });
+        let errors: Vec<_> = wrong.iter().map(error).collect();
+        let json = serde_json::json!({ "good": wrong.is_empty(), "stages": stages, "errors": errors });
+        let json = serde_json::to_string_pretty(&json).map_err(io::Error::other)?;
+        writeln!(io::stdout(), "{json}")?;
+    } else if wrong.is_empty() {
+        let stages = stages.unwrap_or_default();
+        writeln!(io::stdout(), "good: {stages} stage{}", if stages == 1 { "" } else { "s" })?;
+    } else {
+        for wrong in &wrong {
+            render::failure(&wrong.failure());
+        }
+        if wrong.len() > 1 {
+            render::failure(&Failure::new(ExitCode::BadPipeline, anyhow::anyhow!("{} errors", wrong.len())));
+        }
+    }
+    Ok(wrong.first().map_or(0, |wrong| wrong.code))
 }
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
-    let summary = load::plan(&args.pipeline)?.summary();
+    let plan = load::plan(&args.pipeline)?;
+    plan.validate().map_err(load::refused)?;
+    let summary = plan.summary();
     if args.json {
         let json = serde_json::to_string_pretty(&summary).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
     } else {
-        write!(io::stdout(), "{}", render::safe(&text(&summary)))?;
+        write!(io::stdout(), "{}", render::safe(&text(&summary, args.verbose)))?;
     }
     Ok(0)
 }
 
-fn text(plan: &PlanSummary) -> String {
+fn text(plan: &PlanSummary, all: bool) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -47,8 +64,21 @@ fn text(plan: &PlanSummary) -> String {
         if let Some(dir) = &stage.dir {
             let _ = writeln!(text, "  dir: {dir}");
         }
-        let _ = writeln!(text, "  {}; ok exit codes: {}", limits(stage), codes(&stage.ok_exit));
-        rights(stage, &mut text);
+        let shown = limits(stage, all);
+        if !shown.is_empty() {
+            let _ = writeln!(text, "  {shown}");
+        }
+        if all || !stage.ok_exit.is_empty() {
+            let _ = writeln!(text, "  ok exit codes: {}", codes(&stage.ok_exit));
+        }
+        if !stage.suggested.is_empty() {
+            let _ = writeln!(
+                text,
+                "  suggests more than the defaults: {} (say so in `limits` to give it)",
+                stage.suggested.join("; ")
+            );
+        }
+        rights(stage, all, &mut text);
         if let Some(joint) = stage.joint {
             let kind = match joint.kind {
                 JointKind::Ring => "ring",
@@ -72,10 +102,12 @@ fn text(plan: &PlanSummary) -> String {
 }
 
 /// What a stage may reach.
-fn rights(stage: &StageSummary, text: &mut String) {
+fn rights(stage: &StageSummary, all: bool, text: &mut String) {
     use std::fmt::Write;
     // Writing to a string cannot fail.
     let _ = match (stage.kind, stage.sandbox, stage.grants.is_empty()) {
+        ("wasm", _, true) if !all => Ok(()),
+        ("command", None, _) if !all => Ok(()),
         ("wasm", _, true) => writeln!(text, "  grants: none"),
         ("command", None, _) => writeln!(text, "  grants: every right of whoever runs this (no sandbox)"),
         ("command", Some(mode), _) => {
@@ -114,8 +146,12 @@ fn runs(stage: &StageSummary) -> String {
     }
 }
 
-fn limits(stage: &StageSummary) -> String {
+fn limits(stage: &StageSummary, all: bool) -> String {
     let limits = &stage.limits;
+    let is_shown = |shown: &String| {
+        let name = shown.split_once(':').map_or("", |(name, _)| name);
+        all || stage.limits_set.iter().any(|set| set == name)
+    };
     let size = |name: &str, bytes: Option<u64>| bytes.map(|bytes| format!("{name}: {}", Size(bytes)));
     let time = |name: &str, ms: Option<u64>| ms.map(|ms| format!("{name}: {ms} ms"));
     let count = |name: &str, count: Option<u64>| count.map(|count| format!("{name}: {count}"));
@@ -141,6 +177,7 @@ fn limits(stage: &StageSummary) -> String {
     ]
     .into_iter()
     .flatten()
+    .filter(is_shown)
     .collect::<Vec<_>>()
     .join("; ")
 }

@@ -96,12 +96,13 @@ fn is_of_panicking(frame: &str) -> bool {
 }
 
 /// Prints what is to be said of stages besides how they ended.
-pub(crate) fn notes(stages: &[StageReport]) {
+pub(crate) fn notes(stages: &[StageReport], verbose: bool) {
     for stage in stages {
-        for note in &stage.notes {
+        let remarks = if verbose || !stage.accepted { &stage.remarks[..] } else { &[] };
+        for note in stage.notes.iter().chain(remarks) {
             warning(&format!("stage `{}`: {note}", stage.name));
         }
-        notes(&stage.stages);
+        notes(&stage.stages, verbose);
     }
 }
 

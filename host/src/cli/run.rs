@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,10 +11,15 @@ use std::{
 use anyhow::{Context, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stagehost::{
-    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, RunControl, RunOptions, WatchedProcess, WholeFile,
+    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, RunControl, RunOptions, StderrPrefix,
+    WatchedProcess, WholeFile,
 };
 
-use super::{Failure, args::RunArgs, load, render, signals, started};
+use super::{
+    Failure,
+    args::{Prefix, RunArgs},
+    load, render, signals, started,
+};
 
 /// Runs a pipeline. The guard was started before anything else.
 pub(crate) fn run(args: RunArgs, guard: Option<io::Result<Guard>>) -> Result<u8, Failure> {
@@ -42,7 +47,7 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
         }
     };
     if !args.quiet {
-        render::notes(&outcome.stages);
+        render::notes(&outcome.stages, args.verbose);
         render::outcome(&outcome);
     }
     if args.verbose {
@@ -119,7 +124,12 @@ fn start(
     let on_event = Some(Observer(Arc::new(warn)));
     let coredump = args.coredump.clone();
     let foreground = Some(foreground);
-    let options = RunOptions { tee_stderr: true, foreground, coredump, watched, control, on_event };
+    let stderr_prefix = match args.stderr_prefix {
+        Prefix::Always => StderrPrefix::All,
+        Prefix::Auto if args.verbose || io::stderr().is_terminal() => StderrPrefix::Guests,
+        Prefix::Auto | Prefix::Never => StderrPrefix::None,
+    };
+    let options = RunOptions { tee_stderr: true, stderr_prefix, foreground, coredump, watched, control, on_event };
     if !plan.has_commands() {
         // It has gone meanwhile, and is not to be a zombie until the run is over.
         guard.iter().for_each(Guard::end);
@@ -141,7 +151,9 @@ fn start(
 fn refuse_closed(plan: &Plan) -> Result<(), Failure> {
     let (reads, writes) = plan.inherits();
     let closed = match () {
-        () if reads && started::was_closed(0) => ("standard input", "give the input with --stdin FILE, or --stdin null"),
+        () if reads && started::was_closed(0) => {
+            ("standard input", "give the input with --stdin FILE, or --stdin null")
+        }
         () if writes && started::was_closed(1) => ("standard output", "give the output a place with --stdout FILE"),
         () => return Ok(()),
     };

@@ -66,7 +66,12 @@ impl StopReason {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { reason: watch::Sender::new(None), hurry: watch::Sender::new(false), terminal: Arc::default(), compiling: Arc::default() }
+        Self {
+            reason: watch::Sender::new(None),
+            hurry: watch::Sender::new(false),
+            terminal: Arc::default(),
+            compiling: Arc::default(),
+        }
     }
 }
 

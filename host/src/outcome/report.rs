@@ -75,6 +75,8 @@ pub struct StageReport {
     pub stderr: String,
     /// What else is to be said of it, such as of processes that it left behind.
     pub notes: Vec<String>,
+    /// What matters if it failed, such as memory that it was refused, or to who looks closer.
+    pub remarks: Vec<String>,
     /// The stages of a nested pipeline.
     pub stages: Vec<Self>,
 }

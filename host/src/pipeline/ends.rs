@@ -8,9 +8,9 @@ use std::{
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{EndError, Shared};
+use super::{EndError, Shared, StderrPrefix};
 use crate::{
-    joint::{self, Declared, Opened, Output, OutputPort, Passing, Shown, Sink, Source, Stop},
+    joint::{self, Declared, Opened, Output, OutputPort, Passing, Prefixed, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},
     spec::StderrSpec,
     stage::{ChildInput, ChildOutput, ChildStderr},
@@ -169,12 +169,24 @@ async fn child_output(outlet: &Outlet, shared: &Shared, stop: &Stop) -> io::Resu
 pub(super) struct Logs {
     /// Whether stages whose `stderr` says nothing print through.
     tee: bool,
+    /// Whose lines get their stage's name.
+    prefix: StderrPrefix,
     port: Option<OutputPort>,
 }
 
 impl Logs {
-    pub(super) fn new(tee: bool) -> Self {
-        Self { tee, port: None }
+    pub(super) fn new(tee: bool, prefix: StderrPrefix) -> Self {
+        Self { tee, prefix, port: None }
+    }
+
+    /// Puts the stage's name before what it prints through, if that is wanted.
+    fn named(&self, sink: Sink, stage: &PlannedStage) -> Sink {
+        let is_guest = matches!(stage.work, Work::Wasm(_));
+        let wanted = self.prefix == StderrPrefix::All || self.prefix == StderrPrefix::Guests && is_guest;
+        match sink {
+            Sink::Shared(_) | Sink::Shown(_) if wanted => Sink::Prefixed(Box::new(Prefixed::new(sink, &stage.name))),
+            sink => sink,
+        }
     }
 
     pub(super) async fn open(&mut self, stage: &Arc<PlannedStage>, stop: &Stop) -> Result<Stderr, EndError> {
@@ -191,7 +203,7 @@ impl Logs {
                     sink => sink,
                 },
             };
-            return Ok(Stderr::Inside(sink));
+            return Ok(Stderr::Inside(self.named(sink, stage)));
         }
         let plain = |file: OwnedFd| Stderr::Child(ChildStderr { file, log: None });
         match (&stage.stderr, &stage.log) {
@@ -199,7 +211,8 @@ impl Logs {
             (Some(StderrSpec::Inherit), _) => joint::stderr_descriptor().map(plain),
             (Some(StderrSpec::Null), _) => joint::null().map(plain),
             (spec, _) => pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map(|(read, write)| {
-                Stderr::Child(ChildStderr { file: write, log: Some((read, self.sink(spec.as_ref()))) })
+                let sink = self.sink(spec.as_ref());
+                Stderr::Child(ChildStderr { file: write, log: Some((read, self.named(sink, stage))) })
             }),
         }
         .map_err(failed)

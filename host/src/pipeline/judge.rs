@@ -128,6 +128,7 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
                 duration_ms: inside.iter().filter_map(|ended| ended.end.lifetime).max().map(millis),
                 stderr: String::new(),
                 notes: Vec::new(),
+                remarks: Vec::new(),
                 stages: nest(nodes, plan, stages, ended),
             }
         }
@@ -155,6 +156,7 @@ fn stage_report(planned: &PlannedStage, Ended { end }: &Ended) -> StageReport {
             Some(StderrSpec::Inherit | StderrSpec::Null | StderrSpec::File(_)) => String::new(),
         },
         notes: end.notes.clone(),
+        remarks: end.remarks.clone(),
         stages: Vec::new(),
     }
 }

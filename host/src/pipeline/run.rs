@@ -144,7 +144,7 @@ impl Run {
             let failed = EndError { name: plan.stdout_name.clone(), error };
             return end_failed(&plan, &stages, &failed, stop);
         }
-        let mut logs = Logs::new(self.options.tee_stderr);
+        let mut logs = Logs::new(self.options.tee_stderr, self.options.stderr_prefix);
         let (rewind, whole, atomic) = (stdin.rewind, stdin.whole, stdout.atomic);
         let first_name = input_name.clone();
         let (mut reports, joints, source, sink) = match (stdin.half, stdout.half) {

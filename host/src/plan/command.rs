@@ -74,6 +74,7 @@ pub(super) fn plan(
     options: &PlanOptions,
     place: &Place,
     layers: &Layers<'_>,
+    is_shorthand: bool,
 ) -> Result<CommandWork, PlanError> {
     let directory = match &stage.dir {
         Some(dir) => layers.base.join(dir),
@@ -105,7 +106,8 @@ pub(super) fn plan(
     let name = command.first().map_or("", String::as_str);
     let around = directory.as_deref().unwrap_or(Path::new(""));
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
-    let program = resolve(name, around, path).map_err(|missing| missing.error(name, path, &place.key("command")))?;
+    let program = resolve(name, around, path)
+        .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
     let program = absolute(&program);
     let policy = &options.policy;
     // A bare name is the operator's program, if it is found where the operator's own PATH says.
@@ -234,11 +236,12 @@ enum Missing {
 }
 
 impl Missing {
-    fn error(self, name: &str, path: Option<&OsStr>, place: &Place) -> PlanError {
+    fn error(self, name: &str, path: Option<&OsStr>, place: &Place, is_shorthand: bool) -> PlanError {
         match self {
             Self::NotFound => {
-                let stock = stock::find(name).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
-                let searched = path.map_or(DEFAULT_PATH.into(), OsStr::to_string_lossy);
+                let start = if is_shorthand { ":" } else { "builtin:" };
+                let stock = stock::find(name).map(|stage| format!("the stock stage is {start}{}", stage.name));
+                let searched = shortened(&path.map_or(DEFAULT_PATH.into(), OsStr::to_string_lossy));
                 let looked = if name.contains('/') {
                     "it is relative to the stage's `dir`".to_owned()
                 } else {
@@ -255,6 +258,23 @@ impl Missing {
             }
         }
     }
+}
+
+/// A PATH that fits into a line.
+fn shortened(path: &str) -> String {
+    const SHOWN: usize = 80;
+    if path.len() <= SHOWN {
+        return path.to_owned();
+    }
+    let end = path.char_indices().take_while(|(at, _)| *at < SHOWN).filter(|(_, c)| *c == ':').last();
+    let shown = end.map_or("", |(at, _)| &path[..at]);
+    let more = path[shown.len()..].matches(':').count() + usize::from(shown.is_empty());
+    format!("{shown} and {more} more directories of PATH")
+}
+
+/// Whether there is a program of that name on a PATH.
+pub(super) fn is_program(name: &str, path: Option<&OsStr>) -> bool {
+    !name.contains('/') && resolve(name, Path::new("/"), path).is_ok()
 }
 
 /// Finds a program as a shell does: a name with a slash is a path from `around`, any other is looked for on PATH.

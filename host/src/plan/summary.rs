@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::{JointKind, Outlet, Plan, PlannedJoint, PlannedStage, Work, hex};
 use crate::{
     joint::Output,
-    sandbox::{Limits, Shape},
-    spec::{ClockSpec, OnTrap, RandomSpec, Sandboxing},
+    sandbox::{Limits, Shape, compile_time},
+    spec::{ClockSpec, LimitsSpec, OnTrap, RandomSpec, Sandboxing},
 };
 
 /// A [`Plan`] as `stagehost plan` shows it.
@@ -63,6 +63,10 @@ pub struct StageSummary {
     pub sandbox_lacks: Vec<String>,
     /// What a trap means for its output.
     pub on_trap: OnTrap,
+    /// The limits that differ from the defaults, by their names in the file.
+    pub limits_set: Vec<String>,
+    /// The limits that its component suggests and does not get.
+    pub suggested: Vec<String>,
     /// Exit codes that are no failure, besides 0.
     pub ok_exit: Vec<u8>,
     /// What connects it to the next stage; null for the last.
@@ -120,6 +124,22 @@ pub struct JointSummary {
 }
 
 impl LimitsSummary {
+    /// The limits that differ from others, by their names in the file.
+    fn differences(&self, others: &Self) -> Vec<String> {
+        let map = |limits: &Self| match serde_json::to_value(limits) {
+            Ok(serde_json::Value::Object(map)) => map,
+            _ => serde_json::Map::new(),
+        };
+        let others = map(others);
+        let name = |key: &str| {
+            let is_name = |name: &str| LimitsSpec::names().any(|known| known == name);
+            let plain = ["_bytes", "_ms"].iter().filter_map(|unit| key.strip_suffix(unit)).find(|plain| is_name(plain));
+            plain.or(is_name(key).then_some(key)).map(str::to_owned)
+        };
+        let differing = map(self).into_iter().filter(|(key, value)| others.get(key) != Some(value));
+        differing.filter_map(|(key, _)| name(&key)).collect()
+    }
+
     fn of(limits: &Limits) -> Self {
         Self {
             memory_bytes: limits.memory,
@@ -223,6 +243,13 @@ impl PlannedStage {
             },
             Work::Function(_) => (Vec::new(), Vec::new(), None, None, None),
         };
+        let (usual, suggested) = match &self.work {
+            Work::Wasm(wasm) => {
+                let compile_time = Some(compile_time(wasm.bytes.len() as u64));
+                (LimitsSummary::of(&Limits { compile_time, ..Limits::default() }), wasm.suggested.clone())
+            }
+            Work::Command(_) | Work::Function(_) => (LimitsSummary::default(), Vec::new()),
+        };
         let lacks = match &self.work {
             Work::Command(command) => command.wall.iter().flat_map(|(_, missing)| missing.iter().cloned()).collect(),
             Work::Wasm(_) | Work::Function(_) => Vec::new(),
@@ -244,6 +271,8 @@ impl PlannedStage {
             sandbox,
             sandbox_lacks: lacks,
             on_trap: self.tolerance.on_trap,
+            limits_set: limits.differences(&usual),
+            suggested,
             ok_exit: self.tolerance.ok_exit.clone(),
             joint: joint.map(|joint| JointSummary { kind: joint.kind, bytes: joint.capacity }),
         }

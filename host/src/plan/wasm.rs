@@ -8,13 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
     sandbox::{
-        DirRight, Inspection, LISTINGS_AT_ONCE, Limits, MEMORIES, Rights, Sandbox, Shape, Source, TABLES, advice_on_imports,
-        compile_time, inspect, validate, weigh,
+        DirRight, Inspection, LISTINGS_AT_ONCE, Limits, MEMORIES, Rights, Sandbox, Shape, Source, TABLES,
+        advice_on_imports, compile_time, inspect, validate, weigh,
     },
     spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
@@ -39,6 +40,8 @@ pub(crate) struct WasmWork {
     pub(crate) granted: Vec<String>,
     /// What the component asks for and is not granted.
     pub(crate) asked: Vec<String>,
+    /// The limits that it suggests and does not get, because they are beyond the defaults.
+    pub(crate) suggested: Vec<String>,
     /// Whether it is told which of its streams are a terminal.
     pub(crate) terminal: bool,
     /// The component's file; `None`: a stock stage.
@@ -63,7 +66,11 @@ impl WasmWork {
         }
         validate(&self.bytes).map_err(|refused| PlanError {
             hint: refused.hint,
-            ..PlanError::new(PlanErrorKind::Refused, format!("{place}.wasm"), format!("{}: {}", self.source, refused.message))
+            ..PlanError::new(
+                PlanErrorKind::Refused,
+                format!("{place}.wasm"),
+                format!("{}: {}", self.source, refused.message),
+            )
         })
     }
 
@@ -74,7 +81,8 @@ impl WasmWork {
         }
         let streamed = self.inspection.shape == Shape::ComponentP3 && !self.rights.dirs.is_empty();
         let listings = if streamed { LISTINGS_AT_ONCE } else { 0 };
-        u32::try_from(self.limits.open_files + self.rights.dirs.len() + listings).unwrap_or(u32::MAX)
+        // Preview1 keeps the directory that it listed last.
+        u32::try_from(self.limits.open_files + self.rights.dirs.len() + listings + 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -101,7 +109,7 @@ impl Planner<'_> {
         let (bytes, digest, inspection) = match self.files.get(&key) {
             Some(found) => found.clone(),
             None => {
-                let found = find(wasm, &place.key("wasm"), layers.base)?;
+                let found = self.find(wasm, &place.key("wasm"), layers.base)?;
                 self.files.insert(key, found.clone());
                 found
             }
@@ -117,8 +125,9 @@ impl Planner<'_> {
             let missing = &inspection.not_offered;
             let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
             let message = format!("{wasm} imports {}{more}, which this host does not offer", missing[0].import);
-            return Err(PlanError::new(PlanErrorKind::Refused, place.key("wasm"), message)
-                .hint(advice_on_imports(missing)));
+            return Err(
+                PlanError::new(PlanErrorKind::Refused, place.key("wasm"), message).hint(advice_on_imports(missing))
+            );
         }
         // As a shell would have it: programs of many names look at it.
         let file_name = || path.file_name().map_or_else(|| name.to_owned(), |name| name.to_string_lossy().into_owned());
@@ -126,6 +135,9 @@ impl Planner<'_> {
         let mut args = vec![stage.argv0.clone().or(stock_name).unwrap_or_else(file_name)];
         args.extend(stage.args.iter().flatten().cloned());
         let mut limits = limits(layers);
+        let suggested = LimitsSpec::deserialize(serde_json::Value::Object(inspection.section.limits.clone()))
+            .map_err(|error| PlanError::new(PlanErrorKind::Refused, place.key("wasm"), error.to_string()))?;
+        let beyond = suggest(&mut limits, &suggested, layers);
         limits.memories = inspection.memories.clamp(MEMORIES.0, MEMORIES.1);
         limits.tables = inspection.tables.clamp(TABLES.0, TABLES.1);
         if layers.limit(|limits| limits.compile_time).is_none() {
@@ -162,6 +174,7 @@ impl Planner<'_> {
             rights,
             granted,
             asked,
+            suggested: beyond,
             terminal: stage.terminal.unwrap_or_default(),
             path: (!is_stock).then_some(path),
         })
@@ -282,43 +295,122 @@ fn limits(layers: &Layers<'_>) -> Limits {
     }
 }
 
-fn find(wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
-    let bytes = match wasm.strip_prefix("builtin:") {
-        Some(name) => Bytes::from_static(find_stock(name, place)?.wasm),
-        None => read_stage(wasm, &base.join(wasm), place)?.into(),
-    };
-    let inspection = inspect(&bytes).map_err(|refused| PlanError {
-        hint: refused.hint,
-        ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
-    })?;
-    if !wasm.starts_with("builtin:") {
-        weigh(&bytes).map_err(|why| {
-            PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
-        })?;
-    }
-    let digest = Sandbox::digest(&bytes);
-    Ok((bytes, digest, inspection))
-}
-
-fn find_stock(name: &str, place: &Place) -> Result<&'static stock::StockStage, PlanError> {
-    stock::find(name).ok_or_else(|| {
-        let known = || stock::STOCK.iter().map(|stage| stage.name);
-        let list = known().collect::<Vec<_>>().join(", ");
-        let guess = nearest(name, known()).map(|name| format!("did you mean builtin:{name}? ")).unwrap_or_default();
-        PlanError::new(PlanErrorKind::NotFound, place, format!("there is no stock stage {name:?}"))
-            .hint(format!("{guess}there are: {list}"))
-    })
-}
-
-fn read_stage(wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
-    read_component(path).map_err(|error| {
-        if error.kind() != io::ErrorKind::NotFound {
-            return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
+/// Takes over what a component suggests for limits that nobody has said anything of, where that is less than the default: a stranger
+/// may hold itself to less, and only the file's author to more. Returns what it suggests beyond.
+fn suggest(limits: &mut Limits, suggested: &LimitsSpec, layers: &Layers<'_>) -> Vec<String> {
+    /// The suggestion, if nobody has said anything.
+    fn unsaid<T>(
+        layers: &Layers<'_>,
+        suggested: &LimitsSpec,
+        pick: fn(&LimitsSpec) -> Option<Bound<T>>,
+    ) -> Option<Option<T>> {
+        if layers.limit(pick).is_some() {
+            return None;
         }
-        let stock = stock::find(wasm).map(|stage| format!("the stock stage is \"builtin:{}\"", stage.name));
-        PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
-            .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
-    })
+        pick(suggested).map(Bound::value)
+    }
+    /// Takes it if it is less. Says whether it is more.
+    fn lower<T: PartialOrd>(limit: &mut Option<T>, suggestion: Option<Option<T>>) -> bool {
+        match (suggestion, &limit) {
+            (None, _) | (Some(None), None) => false,
+            (Some(None), Some(_)) => true,
+            (Some(Some(suggested)), Some(known)) if suggested > *known => true,
+            (Some(suggested), _) => {
+                *limit = suggested;
+                false
+            }
+        }
+    }
+    fn lower_count(limit: &mut usize, suggestion: Option<Option<u64>>) -> bool {
+        let mut known = Some(*limit as u64);
+        let is_more = lower(&mut known, suggestion);
+        *limit = known.and_then(|known| usize::try_from(known).ok()).unwrap_or(*limit);
+        is_more
+    }
+    let mut beyond = Vec::new();
+    let mut note = |name: &'static str, is_more: bool| {
+        if is_more {
+            beyond.push(name);
+        }
+    };
+    macro_rules! sizes {
+        ($($name:ident),*) => { $({
+            let suggestion = unsaid(layers, suggested, |limits| limits.$name).map(|size| size.map(|size| size.0));
+            note(stringify!($name), lower(&mut limits.$name, suggestion));
+        })* };
+    }
+    sizes!(memory, input_bytes, output_bytes, stderr_bytes, compile_memory);
+    macro_rules! times {
+        ($($name:ident),*) => { $({
+            let suggestion = unsaid(layers, suggested, |limits| limits.$name).map(|span| span.map(|span| span.0));
+            note(stringify!($name), lower(&mut limits.$name, suggestion));
+        })* };
+    }
+    times!(cpu_time, stall_time);
+    note("fuel", lower(&mut limits.fuel, unsaid(layers, suggested, |limits| limits.fuel)));
+    note("handles", lower_count(&mut limits.handles, unsaid(layers, suggested, |limits| limits.handles)));
+    note("open_files", lower_count(&mut limits.open_files, unsaid(layers, suggested, |limits| limits.open_files)));
+    note("instances", lower_count(&mut limits.instances, unsaid(layers, suggested, |limits| limits.instances)));
+    let stack =
+        unsaid(layers, suggested, |limits| limits.stack).map(|size| size.map(|Size(bytes)| bytes.next_power_of_two()));
+    note("stack", lower_count(&mut limits.stack, stack));
+    let all = serde_json::to_value(suggested.names_and_values()).unwrap_or_default();
+    let value = |name: &str| all.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    beyond.into_iter().map(|name| format!("{name}: {}", value(name))).collect()
+}
+
+impl Planner<'_> {
+    fn find(&self, wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
+        let bytes = match wasm.strip_prefix("builtin:") {
+            Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
+            None => self.read_stage(wasm, &base.join(wasm), place)?.into(),
+        };
+        let inspection = inspect(&bytes).map_err(|refused| PlanError {
+            hint: refused.hint,
+            ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
+        })?;
+        if !wasm.starts_with("builtin:") {
+            weigh(&bytes).map_err(|why| {
+                PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
+            })?;
+        }
+        let digest = Sandbox::digest(&bytes);
+        Ok((bytes, digest, inspection))
+    }
+
+    /// A stock stage's name as the pipeline's author types it.
+    fn typed(&self, name: &str) -> String {
+        if self.is_shorthand { format!(":{name}") } else { format!("builtin:{name}") }
+    }
+
+    fn find_stock(&self, name: &str, place: &Place) -> Result<&'static stock::StockStage, PlanError> {
+        stock::find(name).ok_or_else(|| {
+            let known = || stock::STOCK.iter().map(|stage| stage.name);
+            let path = self.options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
+            let hint = if super::command::is_program(name, path) {
+                match self.is_shorthand {
+                    true => format!("`{name}` is a program here: drop the colon"),
+                    false => format!("`{name}` is a program here: \"command\": [{name:?}]"),
+                }
+            } else {
+                let list = known().map(|name| self.typed(name)).collect::<Vec<_>>().join(", ");
+                let guess = nearest(name, known()).map(|name| format!("did you mean {}? ", self.typed(name)));
+                format!("{}there are: {list}", guess.unwrap_or_default())
+            };
+            PlanError::new(PlanErrorKind::NotFound, place, format!("there is no stock stage {name:?}")).hint(hint)
+        })
+    }
+
+    fn read_stage(&self, wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
+        read_component(path).map_err(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
+            }
+            let stock = stock::find(wasm).map(|stage| format!("the stock stage is {}", self.typed(stage.name)));
+            PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))
+                .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
+        })
+    }
 }
 
 /// Reads a component's file: a regular file of bounded size.

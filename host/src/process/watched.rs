@@ -1,10 +1,6 @@
 //! A process without which a run is not to go on.
 
-use std::{
-    fs, io,
-    os::fd::OwnedFd,
-    sync::Arc,
-};
+use std::{fs, io, os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -59,7 +55,8 @@ impl WatchedProcess {
         let ended = poll(&mut [PollFd::new(&*self.pidfd, PollFlags::IN)], Some(&NOW)) != Ok(0);
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).unwrap_or_default();
         // Behind the name, which may hold anything: state, parent, group, session, terminal, its group, flags.
-        let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)).and_then(|flags| flags.parse().ok());
+        let flags =
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)).and_then(|flags| flags.parse().ok());
         ended || flags.is_some_and(|flags: u64| flags & EXITING != 0)
     }
 }

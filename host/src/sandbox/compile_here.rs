@@ -51,7 +51,8 @@ pub(super) async fn compile(
     let (tell, told) = oneshot::channel();
     pool.spawn(move || {
         let compiled = if is_module {
-            Module::new(&engine, &file).map(|module| (keep.then(|| module.serialize().ok()).flatten(), Code::Module(module)))
+            Module::new(&engine, &file)
+                .map(|module| (keep.then(|| module.serialize().ok()).flatten(), Code::Module(module)))
         } else {
             Component::new(&engine, &file)
                 .map(|component| (keep.then(|| component.serialize().ok()).flatten(), Code::Component(component)))

@@ -95,12 +95,16 @@ impl Sandbox {
         let found = match &self.compilers {
             Some(compilers) if !code.is_ours && !self.has(&machine, code) => {
                 let bytes = compilers.compile(kind, code.shape, &code.bytes, limits).await?;
-                self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes)).await?
+                self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes))
+                    .await?
             }
-            _ => match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await? {
-                Some(found) => found,
-                None => self.compile_here(&machine, code).await?,
-            },
+            _ => {
+                match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await?
+                {
+                    Some(found) => found,
+                    None => self.compile_here(&machine, code).await?,
+                }
+            }
         };
         self.on_a_thread(code, &machine, |_, code, machine| link(found, code.shape, machine)).await
     }
@@ -144,7 +148,8 @@ impl Sandbox {
     }
 
     fn keep_and_load(&self, code: &Source, machine: &Machine, bytes: Vec<u8>) -> Result<Code, StageExit> {
-        let found = artifact::load(&machine.engine, &bytes, code.shape == Shape::ModuleP1).map_err(|error| refused(&error))?;
+        let found =
+            artifact::load(&machine.engine, &bytes, code.shape == Shape::ModuleP1).map_err(|error| refused(&error))?;
         if let Some(artifacts) = &self.artifacts {
             artifacts.keep(&machine.engine, &code.digest, &bytes);
         }
@@ -169,7 +174,9 @@ fn link(code: Code, shape: Shape, machine: &Machine) -> Result<Entry, StageExit>
             let pre = machine.components.instantiate_pre(&component).map_err(refused)?;
             match shape {
                 Shape::ComponentP3 => p3::bindings::CommandPre::new(pre).map(Entry::P3).map_err(refused),
-                Shape::ComponentP2 | Shape::ModuleP1 => p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused),
+                Shape::ComponentP2 | Shape::ModuleP1 => {
+                    p2::bindings::CommandPre::new(pre).map(Entry::P2).map_err(refused)
+                }
             }
         }
     }

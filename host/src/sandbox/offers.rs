@@ -163,7 +163,8 @@ pub(crate) fn advice(missing: &[NotOffered]) -> String {
         return format!("the nearest that is offered is {nearest}: build it against that version");
     }
     if starts("wasi:http/") {
-        return "a stage has standard streams and no HTTP; programs reach it by sockets, where `grants.net` allows it".into();
+        return "a stage has standard streams and no HTTP; programs reach it by sockets, where `grants.net` allows it"
+            .into();
     }
     if starts("wasi::thread-spawn") || starts("env::memory") {
         return "build it for one thread, such as for wasm32-wasip1: threads and shared memories are off".into();
@@ -180,7 +181,9 @@ mod tests {
 
     #[test]
     fn versions_are_compatible_as_the_linker_has_it() {
-        for offered in ["wasi:cli/stdin@0.2.0", "wasi:cli/stdin@0.2.99", "wasi:cli/stdin@0.3.1", "wasi:clocks/system-clock@0.3.0"] {
+        for offered in
+            ["wasi:cli/stdin@0.2.0", "wasi:cli/stdin@0.2.99", "wasi:cli/stdin@0.3.1", "wasi:clocks/system-clock@0.3.0"]
+        {
             assert_eq!(interface(offered), None, "{offered}");
         }
         let nearest = |import: &str| interface(import).expect("it is not offered").nearest;
@@ -195,7 +198,10 @@ mod tests {
     fn functions_of_both_previews_are_known() {
         assert_eq!(function("wasi_snapshot_preview1", "fd_write"), None);
         assert_eq!(function("wasi_unstable", "fd_write"), None);
-        assert_eq!(function("wasi_snapshot_preview1", "fd_wriet").unwrap().nearest.as_deref(), Some("wasi_snapshot_preview1::fd_write"));
+        assert_eq!(
+            function("wasi_snapshot_preview1", "fd_wriet").unwrap().nearest.as_deref(),
+            Some("wasi_snapshot_preview1::fd_write")
+        );
         assert!(function("wasi_unstable", "sock_accept").is_some());
         assert!(function("env", "memory").is_some());
     }

@@ -3,7 +3,7 @@
 //!
 //! The preview before it, `wasi_unstable`, has the same functions where it has the same types.
 
-mod directory;
+pub(super) mod directory;
 mod moving;
 mod polling;
 
@@ -60,18 +60,30 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
 fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
     // The stock one refuses codes from 126 on; a program may exit with any byte.
     modules.func_wrap(module, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
-    modules.func_wrap_async(module, "fd_write", |mut caller: Caller<'_, Guest>, (fd, list, count, result): Move4| {
-        Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), None, result).await })
-    })?;
-    modules.func_wrap_async(module, "fd_pwrite", |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
-        Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
-    })?;
+    modules.func_wrap_async(
+        module,
+        "fd_write",
+        |mut caller: Caller<'_, Guest>, (fd, list, count, result): Move4| {
+            Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), None, result).await })
+        },
+    )?;
+    modules.func_wrap_async(
+        module,
+        "fd_pwrite",
+        |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
+            Box::new(async move { moving::write(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
+        },
+    )?;
     modules.func_wrap_async(module, "fd_read", |mut caller: Caller<'_, Guest>, (fd, list, count, result): Move4| {
         Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), None, result).await })
     })?;
-    modules.func_wrap_async(module, "fd_pread", |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
-        Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
-    })?;
+    modules.func_wrap_async(
+        module,
+        "fd_pread",
+        |mut caller: Caller<'_, Guest>, (fd, list, count, at, result): Move5| {
+            Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
+        },
+    )?;
     modules.func_wrap(module, "random_get", |mut caller: Caller<'_, Guest>, buffer: i32, length: i32| {
         moving::random(&mut enter(&mut caller)?, buffer, length)
     })?;

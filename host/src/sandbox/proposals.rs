@@ -42,7 +42,7 @@ const OFF: &[(&str, &str, &str)] = &[
 /// # Errors
 ///
 /// What is wrong with it, and what to build instead.
-pub(crate) fn validate(bytes: &[u8]) -> Result<(), NotAStage> {
+pub fn validate(bytes: &[u8]) -> Result<(), NotAStage> {
     if let Some(what) = shared_memory(bytes) {
         return Err(NotAStage {
             message: format!("it {what}, and threads are off"),
@@ -75,7 +75,8 @@ fn shared_memory(bytes: &[u8]) -> Option<&'static str> {
                 }
             }
             Payload::ImportSection(imports) => {
-                let shared = |import: wasmparser::Import<'_>| matches!(import.ty, TypeRef::Memory(memory) if memory.shared);
+                let shared =
+                    |import: wasmparser::Import<'_>| matches!(import.ty, TypeRef::Memory(memory) if memory.shared);
                 if imports.into_imports().flatten().any(shared) {
                     return Some("imports a memory that threads share");
                 }

@@ -15,6 +15,7 @@ use super::{
     files::Openings,
     listing::Listings,
     net::Net,
+    preview1::directory::Place,
 };
 use crate::{
     process::open_as_planned,
@@ -95,7 +96,8 @@ impl Denials {
                 )
             }
             Denial::NameLeftOut => {
-                "listed a directory that has a name which is not UTF-8: WASI has no place for it, and it was left out".into()
+                "listed a directory that has a name which is not UTF-8: WASI has no place for it, and it was left out"
+                    .into()
             }
         };
         denials.iter().map(note).collect()
@@ -108,6 +110,8 @@ pub(super) struct Held {
     pub(super) net: Arc<Net>,
     pub(super) openings: Openings,
     pub(super) listings: Listings,
+    /// Where a preview1 guest stopped listing.
+    pub(super) listed: Option<Place>,
 }
 
 /// Gives a context the rights.
@@ -147,5 +151,5 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
     wasi.allow_tcp(true)
         .allow_udp(true)
         .socket_addr_check(move |address, using| Box::pin(std::future::ready(check.allows(address, using))));
-    Ok(Held { clock, net, openings: Openings::default(), listings: Listings::default() })
+    Ok(Held { clock, net, openings: Openings::default(), listings: Listings::default(), listed: None })
 }

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{FileSink, MAX_STAGES, PipelineSpec, Place, Size, SpecError, StageSpec, StdoutSpec};
+use super::{FileSink, MAX_STAGES, OkExit, PipelineSpec, Place, Size, SpecError, StageSpec, StdoutSpec};
 
 impl PipelineSpec {
     /// The stages' names: their own, else the file's, made unique by a number.
@@ -153,7 +153,12 @@ impl StageSpec {
         };
         let inside = "say it in that pipeline's own file";
         only(self.args.is_some(), "args", &["wasm"], "a command's arguments stand in \"command\": [\"sort\", \"-u\"]")?;
-        only(self.argv0.is_some(), "argv0", &["wasm"], "a command's program stands in \"command\": [\"sort\", \"-u\"]")?;
+        only(
+            self.argv0.is_some(),
+            "argv0",
+            &["wasm"],
+            "a command's program stands in \"command\": [\"sort\", \"-u\"]",
+        )?;
         only(self.terminal.is_some(), "terminal", &["wasm"], "other stages have the host's own streams")?;
         only(
             self.sha256.is_some(),
@@ -173,6 +178,8 @@ impl StageSpec {
         only(self.broken_pipe.is_some(), "broken_pipe", &leaf, inside)?;
         only(self.grants.is_some(), "grants", &["wasm", "command"], inside)?;
         only(self.sandbox.is_some(), "sandbox", &["command"], "every wasm stage is sandboxed")?;
+        let declared = self.ok_exit == Some(OkExit::Declared);
+        only(declared, "ok_exit", &["wasm"], "only components declare exit codes: list them")?;
         only(self.on_trap.is_some(), "on_trap", &["wasm"], "only wasm stages trap")?;
         if let Some(limits) = &self.limits {
             let place = place.key("limits");

@@ -161,6 +161,16 @@ impl LimitsSpec {
         Ok(with_all_limits!(least_of))
     }
 
+    /// The limits that are set, with their values as a file has them.
+    pub(crate) fn names_and_values(&self) -> std::collections::BTreeMap<&'static str, String> {
+        let mut values = std::collections::BTreeMap::new();
+        macro_rules! put {
+            ($($name:ident),*) => { $(if let Some(bound) = self.$name { values.insert(stringify!($name), bound.to_string()); })* };
+        }
+        with_all_limits!(put);
+        values
+    }
+
     /// The names of the limits.
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|(name, _)| *name)

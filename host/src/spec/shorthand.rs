@@ -34,7 +34,10 @@ pub fn shorthand(text: &str) -> Result<PipelineSpec, SpecError> {
     if !words.is_empty() || !stages.is_empty() {
         stages.push(stage(words, text.chars().count() + 1)?);
     }
-    let spec = PipelineSpec { version: 1, stages, ..PipelineSpec::default() };
+    if stages.is_empty() {
+        return Err(SpecError::new("-c", "there is no stage").hint("`:cat` copies its input"));
+    }
+    let spec = PipelineSpec { version: 1, stages, is_shorthand: true, ..PipelineSpec::default() };
     spec.check()?;
     Ok(spec)
 }

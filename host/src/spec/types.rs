@@ -46,6 +46,10 @@ pub struct PipelineSpec {
     /// The capacity of every ring, rounded up to a power of two from 4 KiB to 64 MiB (default 256 KiB), and of every pipe
     /// (default 1 MiB, or what the system allows).
     pub buffer: Option<Size>,
+    /// Whether it was written in shorthand: messages name stock stages as that does.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub(crate) is_shorthand: bool,
 }
 
 /// One stage: exactly one of `wasm`, `command` and `pipeline`.
@@ -90,8 +94,9 @@ pub struct StageSpec {
     pub buffer: Option<Size>,
     /// Where the stage's standard error goes. Default: `"tee"` on the command line, `"capture"` in the library.
     pub stderr: Option<StderrSpec>,
-    /// Exit codes that are no failure, besides 0 and those that the component declares.
-    pub ok_exit: Option<Vec<u8>>,
+    /// Exit codes that are no failure, besides 0: a list, or `"declared"` for those that the component declares. Default: none; of a stock
+    /// stage those that it declares.
+    pub ok_exit: Option<OkExit>,
     /// Ways to end that are no failure: `"exit:N"`, `"signal:NAME"`, `"broken-pipe"`.
     pub ignore: Option<Vec<Ignore>>,
     /// What a broken pipe on the stage's output means. Default: excuse.
@@ -102,6 +107,15 @@ pub struct StageSpec {
     pub eof: Option<Eof>,
     /// What becomes of the processes that a command leaves behind. Default: kill.
     pub leftovers: Option<Leftovers>,
+}
+
+/// Exit codes that are no failure, besides 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OkExit {
+    /// Those that the component declares in its section.
+    Declared,
+    /// These. A stock stage's own go with them.
+    Codes(Vec<u8>),
 }
 
 /// What a trap of a stage means for its output.

@@ -7,7 +7,7 @@ use serde::{
 };
 use signal_hook::low_level::signal_name;
 
-use super::{Declared, FileSink, Ignore, Size, StderrSpec, StdinSpec, StdoutSpec, node::HINT};
+use super::{Declared, FileSink, Ignore, OkExit, Size, StderrSpec, StdinSpec, StdoutSpec, node::HINT};
 
 impl std::str::FromStr for Ignore {
     type Err = String;
@@ -74,6 +74,45 @@ pub(super) fn word_or<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     words: &'static [&'static str],
 ) -> Result<Result<usize, T>, D::Error> {
     deserializer.deserialize_any(WordOr { words, object: std::marker::PhantomData })
+}
+
+impl<'de> Deserialize<'de> for OkExit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Codes;
+        impl<'de> de::Visitor<'de> for Codes {
+            type Value = OkExit;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of exit codes, or \"declared\"")
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<OkExit, E> {
+                match word {
+                    "declared" => Ok(OkExit::Declared),
+                    other => Err(E::custom(format!(
+                        "{other:?} is no value for this{HINT}known here: \"declared\", or a list such as [1]"
+                    ))),
+                }
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<OkExit, A::Error> {
+                let mut codes = Vec::new();
+                while let Some(code) = seq.next_element()? {
+                    codes.push(code);
+                }
+                Ok(OkExit::Codes(codes))
+            }
+        }
+        deserializer.deserialize_any(Codes)
+    }
+}
+
+impl JsonSchema for OkExit {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OkExit".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let code = schemars::json_schema!({ "type": "integer", "minimum": 0, "maximum": 255 });
+        schemars::json_schema!({ "anyOf": [{ "enum": ["declared"] }, { "type": "array", "items": code }] })
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]

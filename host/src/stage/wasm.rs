@@ -96,7 +96,7 @@ impl WasmStage {
         stop.patiently(poll_fn(|cx| stdio.stderr.poll_flush(cx))).await;
         let stderr = stdio.stderr.tail_text();
         let mut notes = denials.notes(&place);
-        let mut hint = None;
+        let (mut remarks, mut hint) = (Vec::new(), None);
         let fails = !matches!(exit, StageExit::Ok | StageExit::FinishedEarly | StageExit::Cancelled);
         if unfinished {
             notes.push(format!(
@@ -108,11 +108,13 @@ impl WasmStage {
             && !matches!(exit, StageExit::Limit { which: LimitKind::Memory, .. })
         {
             let (limit, used, asked) = (Size(limit), Size(used), Size(asked));
-            notes.push(format!("was refused memory: {asked} more than the {used} in use, over its limit of {limit}"));
+            remarks.push(format!("was refused memory: {asked} more than the {used} in use, over its limit of {limit}"));
             hint = Some(format!("raise `{place}.limits.memory`, or --limit memory=…: it was refused memory"));
         }
         if fails {
-            notes.extend(asked.iter().map(|right| format!("asks for {right} and is not granted it: see `{place}.grants`")));
+            notes.extend(
+                asked.iter().map(|right| format!("asks for {right} and is not granted it: see `{place}.grants`")),
+            );
             if !has_dirs && looked_for_files(&stderr) {
                 let grant = format!("add {{\"host\": DIR, \"guest\": \"/\"}} to `{place}.grants.dirs`");
                 notes.push(format!("looked for files, and has no directories: {grant}"));
@@ -136,6 +138,7 @@ impl WasmStage {
             lifetime: ran.then_some(lifetime),
             stderr,
             notes: notes.into_iter().chain(dumps).collect(),
+            remarks,
             hint: hint.filter(|_| fails),
             ..StageEnd::default()
         };

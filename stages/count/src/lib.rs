@@ -7,18 +7,20 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use foldhash::{SharedSeed, fast::FoldHasher};
 use hashbrown::{HashTable, hash_table::Entry};
 use lexopt::prelude::*;
-use stagehost_guest::{Input, Output, Result, Write, stage};
+use stagehost_guest::{Input, Output, Result, Usage, Write, stage};
 
-fn parse(args: Vec<String>) -> Result<usize, lexopt::Error> {
+/// How many lines are wanted. `None`: help is asked for.
+fn parse(args: Vec<String>) -> Result<Option<usize>, lexopt::Error> {
     let mut top = usize::MAX;
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
         match arg {
             Short('t') | Long("top") => top = parser.value()?.parse()?,
+            Long("help") => return Ok(None),
             other => return Err(other.unexpected()),
         }
     }
-    Ok(top)
+    Ok(Some(top))
 }
 
 /// Whether the first and the last `N` bytes are the same: all there is, if there are `N` to twice as many.
@@ -100,7 +102,10 @@ fn count(top: usize, input: &mut Input, output: &mut Output) -> Result {
 }
 
 fn run(input: &mut Input, output: &mut Output) -> Result {
-    count(parse(stagehost_guest::args())?, input, output)
+    match parse(stagehost_guest::args()).map_err(Usage::new)? {
+        Some(top) => count(top, input, output),
+        None => Ok(output.write_all(include_bytes!("../help.txt"))?),
+    }
 }
 
 stage!(run, include_str!("../section.json"));

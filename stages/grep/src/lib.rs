@@ -8,10 +8,7 @@ use regex_syntax::{
     ParserBuilder,
     hir::{Class, Hir, HirKind, Look},
 };
-use stagehost_guest::{ExitCode, Input, Output, Result, Write, stage};
-
-/// The exit code of a wrong usage, as `grep`'s.
-const USAGE: u8 = 2;
+use stagehost_guest::{ExitCode, Input, Output, Result, Usage, Write, stage};
 
 /// Where a pattern finds in many lines at once what it finds in each of them alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +29,8 @@ struct Options {
     only_matching: bool,
 }
 
-fn parse(args: Vec<String>) -> Result<Options> {
+/// `None`: help is asked for.
+fn parse(args: Vec<String>) -> Result<Option<Options>> {
     let (mut invert, mut ignore_case, mut count, mut fixed, mut only_matching) = (false, false, false, false, false);
     let mut patterns = Vec::new();
     let mut parser = lexopt::Parser::from_args(args);
@@ -45,6 +43,7 @@ fn parse(args: Vec<String>) -> Result<Options> {
             Short('o') | Long("only-matching") => only_matching = true,
             Short('e') | Long("regexp") => patterns.push(parser.value()?.string()?),
             Value(value) if patterns.is_empty() => patterns.push(value.string()?),
+            Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -64,7 +63,7 @@ fn parse(args: Vec<String>) -> Result<Options> {
         _ => Reach::Text,
     };
     let pattern = RegexBuilder::new(&pattern).case_insensitive(ignore_case).multi_line(true).build()?;
-    Ok(Options { pattern, reach, invert, count, only_matching })
+    Ok(Some(Options { pattern, reach, invert, count, only_matching }))
 }
 
 /// Whether no match reaches over a newline, and the beginnings and ends that are looked for are those of lines and words.
@@ -158,19 +157,11 @@ fn pass(options: &Options, input: &mut Input, output: &mut Output) -> Result<u64
 }
 
 fn run(input: &mut Input, output: &mut Output) -> Result<ExitCode> {
-    let options = match parse(stagehost_guest::args()) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln_stage(&format!("grep: {error}"));
-            return Ok(ExitCode(USAGE));
-        }
+    let Some(options) = parse(stagehost_guest::args()).map_err(Usage::new)? else {
+        output.write_all(include_bytes!("../help.txt"))?;
+        return Ok(ExitCode(0));
     };
     Ok(ExitCode(u8::from(pass(&options, input, output)? == 0)))
-}
-
-#[expect(clippy::print_stderr, reason = "a stage's stderr is where its messages belong")]
-fn eprintln_stage(message: &str) {
-    eprintln!("{message}");
 }
 
 stage!(run, include_str!("../section.json"));
@@ -181,7 +172,7 @@ mod tests {
 
     fn check(args: &[&str], input: &'static [u8], expected: &[u8]) {
         let mut output = Output::to_vec();
-        let options = parse(args.iter().map(ToString::to_string).collect()).unwrap();
+        let options = parse(args.iter().map(ToString::to_string).collect()).unwrap().unwrap();
         pass(&options, &mut Input::from_reader(input), &mut output).unwrap();
         assert_eq!(output.into_vec(), expected, "{args:?}");
     }
@@ -250,7 +241,7 @@ mod tests {
         let mut at_once = 0;
         for (pattern, invert) in patterns.into_iter().flat_map(|pattern| [(pattern, false), (pattern, true)]) {
             let flags: &[&str] = if invert { &["-v"] } else { &[] };
-            let options = parse(flags.iter().chain([&pattern]).map(ToString::to_string).collect()).unwrap();
+            let options = parse(flags.iter().chain([&pattern]).map(ToString::to_string).collect()).unwrap().unwrap();
             at_once += u32::from(options.reach != Reach::Text);
             for text in texts.iter().map(|text| text.concat()) {
                 let lines = text.strip_suffix(b"\n").unwrap_or(&text).split(|&byte| byte == b'\n');

@@ -1,7 +1,7 @@
 //! `wc`: counts lines, words and bytes. A word is a run of bytes that are no ASCII white space.
 
 use lexopt::prelude::*;
-use stagehost_guest::{Input, Output, Result, Write, stage};
+use stagehost_guest::{Input, Output, Result, Usage, Write, stage};
 
 #[derive(Default)]
 struct Options {
@@ -10,7 +10,8 @@ struct Options {
     bytes: bool,
 }
 
-fn parse(args: Vec<String>) -> Result<Options, lexopt::Error> {
+/// `None`: help is asked for.
+fn parse(args: Vec<String>) -> Result<Option<Options>, lexopt::Error> {
     let mut options = Options::default();
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
@@ -18,10 +19,11 @@ fn parse(args: Vec<String>) -> Result<Options, lexopt::Error> {
             Short('l') | Long("lines") => options.lines = true,
             Short('w') | Long("words") => options.words = true,
             Short('c') | Long("bytes") => options.bytes = true,
+            Long("help") => return Ok(None),
             other => return Err(other.unexpected()),
         }
     }
-    Ok(options)
+    Ok(Some(options))
 }
 
 /// White space, as `wc` has it in the C locale.
@@ -72,7 +74,10 @@ fn count(options: &Options, input: &mut Input, output: &mut Output) -> Result {
 }
 
 fn run(input: &mut Input, output: &mut Output) -> Result {
-    count(&parse(stagehost_guest::args())?, input, output)
+    match parse(stagehost_guest::args()).map_err(Usage::new)? {
+        Some(options) => count(&options, input, output),
+        None => Ok(output.write_all(include_bytes!("../help.txt"))?),
+    }
 }
 
 stage!(run, include_str!("../section.json"));
@@ -83,7 +88,7 @@ mod tests {
 
     fn check(args: &[&str], input: &'static [u8], expected: &str) {
         let mut output = Output::to_vec();
-        let options = parse(args.iter().map(ToString::to_string).collect()).unwrap();
+        let options = parse(args.iter().map(ToString::to_string).collect()).unwrap().unwrap();
         count(&options, &mut Input::from_reader(input), &mut output).unwrap();
         assert_eq!(String::from_utf8(output.into_vec()).unwrap(), expected);
     }

@@ -1,10 +1,12 @@
 //! `words`: puts every run of ASCII letters on a line of its own, and drops everything between.
 
-use stagehost_guest::{Input, Output, Result, Write, stage};
+use stagehost_guest::{Input, Output, Result, Usage, Write, stage};
 
 fn run(input: &mut Input, output: &mut Output) -> Result {
-    if let Some(arg) = stagehost_guest::args().first() {
-        return Err(format!("words takes no arguments, and got {arg:?}").into());
+    match stagehost_guest::args().first().map(String::as_str) {
+        None => {}
+        Some("--help") => return Ok(output.write_all(include_bytes!("../help.txt"))?),
+        Some(other) => return Err(Usage(format!("it takes no arguments, and got {other:?}")).into()),
     }
     pass(input, output)
 }

@@ -289,13 +289,21 @@ fn sockets_and_devices_can_be_read_and_written() {
 }
 
 #[test]
-fn closed_standard_streams_are_no_crash() {
-    // The language's runtime opens /dev/null in their place before any of our code runs.
+fn closed_standard_streams_are_errors() {
+    // The language's runtime opens /dev/null in their place: nothing would be read, and all would seem to be written.
     let place = Place::new();
-    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
-        let run = place.shell(&format!("echo x | $STAGEHOST run -c ':cat' {closed} | cat; exit ${{PIPESTATUS[1]}}"));
-        let output = run.done().code(0);
-        assert!(!output.error_text().contains("panicked"), "{output}");
+    let run = |closed: &str, flags: &str| {
+        place
+            .shell(&format!("echo x | $STAGEHOST run -c ':cat' {flags} {closed} | cat; exit ${{PIPESTATUS[1]}}"))
+            .done()
+    };
+    run("<&-", "").code(125).says(&["standard input is closed", "--stdin"]);
+    run(">&-", "").code(125).says(&["standard output is closed", "--stdout"]);
+    run("<&- >&- 2>&-", "").code(125).is_quiet();
+    run("2>&-", "").code(0).prints("x\n");
+    run("<&- >&-", "--stdin null --stdout out").code(0).is_quiet();
+    for verb in ["plan -c :cat", "check -c :cat", "stages", "schema", "inspect builtin:cat"] {
+        place.shell(&format!("$STAGEHOST {verb} >&-")).done().code(2).says(&["standard output is closed"]);
     }
 }
 

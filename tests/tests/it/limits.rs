@@ -11,7 +11,7 @@ use stagehost_tests::{
 fn a_memory_bomb_ends_at_its_limit() {
     let place = Place::new();
     let run = place.shorthand(&format!(":cat | {} alloc | :cat", probe())).args(["--limit", "memory=64MiB"]);
-    let (output, peak) = peak_while_it_runs(run, &place);
+    let (output, peak) = peak_while_it_runs(run);
     let output = output.code(137).says(&["memory limit of 64 MiB", "in use", "asked for", "limits.memory"]).prints("");
     assert!(peak < 200 << 10, "{peak} KiB\n{output}");
 }
@@ -122,20 +122,18 @@ fn peak_kib(id: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
-/// Starts a run with a report and watches the host's memory until the report is written: its first byte is the last thing
-/// of a run.
-fn peak_while_it_runs(run: stagehost_tests::Run<'_>, place: &Place) -> (stagehost_tests::Output, u64) {
-    let mut running = run.args(["--report", "report.json"]).start();
-    let (id, report) = (running.id(), place.path("report.json"));
-    running.until("the report is opened", || report.exists());
-    let mut peak = 0;
-    while fs::metadata(&report).is_ok_and(|report| report.len() == 0) {
-        match peak_kib(id) {
-            0 => break,
-            now => peak = peak.max(now),
+/// Starts a run and watches the host's memory until it has ended.
+fn peak_while_it_runs(run: stagehost_tests::Run<'_>) -> (stagehost_tests::Output, u64) {
+    let mut running = run.start();
+    let (id, mut peak) = (running.id(), 0);
+    running.until("the run has ended", || match peak_kib(id) {
+        // It is a zombie.
+        0 => true,
+        now => {
+            peak = peak.max(now);
+            false
         }
-        std::thread::yield_now();
-    }
+    });
     (running.done(), peak)
 }
 
@@ -144,7 +142,7 @@ fn the_hosts_memory_stays_bounded_however_much_flows() {
     // The benchmark moves ten gigabytes; a leak of a tenth of what passes would show here as well.
     let place = Place::new();
     let run = place.shorthand(&format!("{} generate 2147483648 | :cat | :cat", probe())).args(["--stdout", "null"]);
-    let (output, peak) = peak_while_it_runs(run, &place);
+    let (output, peak) = peak_while_it_runs(run);
     let output = output.code(0);
     assert!(peak > 0 && peak < 100 << 10, "{peak} KiB\n{output}");
 }
@@ -154,7 +152,7 @@ fn five_hundred_stages_run() {
     let place = Place::new();
     let input = "x".repeat(3 << 20);
     let run = place.shorthand(&vec![":cat"; 500].join(" | ")).input(input.clone());
-    let (output, peak) = peak_while_it_runs(run, &place);
+    let (output, peak) = peak_while_it_runs(run);
     let output = output.code(0).prints(input);
     assert!(peak > 0 && peak < 500 << 10, "{peak} KiB\n{output}");
 }

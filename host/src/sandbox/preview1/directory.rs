@@ -4,13 +4,13 @@
 //! Here a call reads on where the last one ended, by the kernel's own marks, and holds one piece.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
     io,
     mem::MaybeUninit,
-    os::unix::fs::MetadataExt,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     sync::Arc,
-    time::Duration,
 };
 
 use rustix::{
@@ -34,8 +34,31 @@ const MOST: usize = 64 << 10;
 /// What an entry has before its name, in bytes.
 const HEAD: usize = 24;
 
+/// An entry, as the guest has it, and the mark that leads to it.
+type Entry = (u64, Vec<u8>);
+
+/// The directory that a guest listed last. It stays open: opened anew, its place would be lost where marks are numbers and something was
+/// removed meanwhile (overlays, older tmpfs).
+#[derive(Debug)]
+pub(in crate::sandbox) struct Place {
+    /// What the directory is in the file system.
+    inode: u64,
+    opened: OwnedFd,
+    /// What was read and did not fit.
+    pending: VecDeque<Entry>,
+    /// The mark of what follows that.
+    next: u64,
+    own: (u64, u64),
+}
+
 /// Fills the guest's buffer with the entries behind `cookie`: 0, or the mark of an entry that it was given.
-pub(super) async fn list(call: &mut Call<'_>, dir: i32, (buffer, length): (i32, i32), cookie: i64, used: i32) -> wasmtime::Result<i32> {
+pub(super) async fn list(
+    call: &mut Call<'_>,
+    dir: i32,
+    (buffer, length): (i32, i32),
+    cookie: i64,
+    used: i32,
+) -> wasmtime::Result<i32> {
     let known = match call.guest.wasi.fd_filestat_get(&mut call.memory, types::Fd::from(dir)).await {
         Ok(known) if known.filetype == types::Filetype::Directory => known,
         Ok(_) => return Ok(types::Errno::Badf as i32),
@@ -53,27 +76,31 @@ pub(super) async fn list(call: &mut Call<'_>, dir: i32, (buffer, length): (i32, 
             _ => None,
         })
         .collect();
+    let last = call.guest.held.listed.take();
     let listing = tokio::task::spawn_blocking(move || {
         let began = thread_time();
-        let dir = dirs.into_iter().find(|dir| dir.metadata().is_ok_and(|it| identity(it.dev(), it.ino()) == known.ino));
-        let read = dir.ok_or(Errno::BADF).and_then(|dir| read(&dir, cookie.cast_unsigned(), room));
-        (read, thread_time().saturating_sub(began))
+        let listed = Place::at(last, &dirs, known.ino, cookie.cast_unsigned()).and_then(|mut place| {
+            let (bytes, left_out) = place.read(room)?;
+            Ok((place, bytes, left_out))
+        });
+        (listed, thread_time().saturating_sub(began))
     });
-    let (read, took): (rustix::io::Result<Listed>, Duration) = listing.await.map_err(io::Error::other)?;
+    let (listed, took) = listing.await.map_err(io::Error::other)?;
     call.guest.usage.meter.add(took);
-    let listed = match read {
+    let (last, bytes, left_out) = match listed {
         Ok(listed) => listed,
         Err(Errno::BADF) => return Ok(types::Errno::Badf as i32),
         Err(Errno::INVAL) => return Ok(types::Errno::Inval as i32),
         Err(Errno::ACCESS) => return Ok(types::Errno::Acces as i32),
         Err(_) => return Ok(types::Errno::Io as i32),
     };
-    if listed.left_out {
+    call.guest.held.listed = Some(last);
+    if left_out {
         call.guest.denials.note_name_left_out();
     }
-    let filled = u32::try_from(listed.bytes.len()).expect("no more than the guest's buffer");
+    let filled = u32::try_from(bytes.len()).expect("no more than the guest's buffer");
     let place = place.get_range(0..filled).expect("no more than the guest's buffer");
-    call.memory.copy_from_slice(&listed.bytes, place)?;
+    call.memory.copy_from_slice(&bytes, place)?;
     call.memory.write(GuestPtr::<u32>::new(used.cast_unsigned()), filled)?;
     Ok(types::Errno::Success as i32)
 }
@@ -85,55 +112,89 @@ fn identity(device: u64, inode: u64) -> u64 {
     hasher.finish()
 }
 
-#[derive(Default)]
-struct Listed {
-    bytes: Vec<u8>,
-    /// Whether a name was left out that is not UTF-8: preview1 has no place for it.
-    left_out: bool,
-}
-
-/// Reads entries until there is no room or no entry left; the last one may be cut. Blocks as long as the file system does.
-fn read(dir: &File, cookie: u64, room: usize) -> rustix::io::Result<Listed> {
-    let opened = openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    if cookie != 0 {
-        seek(&opened, SeekFrom::Start(cookie))?;
-    }
-    let own = rustix::fs::fstat(dir)?;
-    let mut listed = Listed::default();
-    let mut buffer = [MaybeUninit::uninit(); PIECE];
-    let mut entries = RawDir::new(&opened, &mut buffer);
-    while listed.bytes.len() < room {
-        let entry = match entries.next() {
-            // A directory that was removed has nothing in it.
-            None | Some(Err(Errno::NOENT)) => break,
-            Some(Err(Errno::INTR)) => continue,
-            Some(Err(error)) => return Err(error),
-            Some(Ok(entry)) => entry,
-        };
-        let name = entry.file_name();
-        if name.to_str().is_err() {
-            listed.left_out = true;
-            continue;
+impl Place {
+    /// The place behind `cookie`: where the last call ended, if that is it.
+    fn at(last: Option<Self>, dirs: &[Arc<File>], inode: u64, cookie: u64) -> rustix::io::Result<Self> {
+        if let Some(mut last) = last.filter(|last| last.inode == inode && cookie != 0) {
+            if let Some(at) = last.pending.iter().position(|(mark, _)| *mark == cookie) {
+                last.pending.drain(..at);
+                return Ok(last);
+            }
+            if last.next == cookie {
+                last.pending.clear();
+                return Ok(last);
+            }
         }
-        let kind = match entry.file_type() {
-            // Not every file system says.
-            FileType::Unknown => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
-            kind => kind,
-        };
-        // What is above is nobody's business here.
-        let inode = if name == c".." { own.st_ino } else { entry.ino() };
-        let name = name.to_bytes();
-        let mut head = [0; HEAD];
-        head[..8].copy_from_slice(&entry.next_entry_cookie().to_le_bytes());
-        head[8..16].copy_from_slice(&identity(own.st_dev, inode).to_le_bytes());
-        head[16..20].copy_from_slice(&u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes());
-        head[20] = file_type(kind) as u8;
-        listed.bytes.extend_from_slice(&head);
-        listed.bytes.extend_from_slice(name);
+        let is_it = |dir: &&Arc<File>| dir.metadata().is_ok_and(|it| identity(it.dev(), it.ino()) == inode);
+        let dir = dirs.iter().find(is_it).ok_or(Errno::BADF)?;
+        let opened = openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        if cookie != 0 {
+            seek(&opened, SeekFrom::Start(cookie))?;
+        }
+        let own = rustix::fs::fstat(&opened)?;
+        Ok(Self { inode, opened, pending: VecDeque::new(), next: cookie, own: (own.st_dev, own.st_ino) })
     }
-    listed.bytes.truncate(room);
-    Ok(listed)
+
+    /// Takes entries until there is no room or no entry left; the last one may be cut, and is then asked for again. Says whether a name
+    /// was left out that is not UTF-8: preview1 has no place for it. Blocks as long as the file system does.
+    fn read(&mut self, room: usize) -> rustix::io::Result<(Vec<u8>, bool)> {
+        let (mut bytes, mut left_out, mut ended) = (Vec::new(), false, false);
+        while bytes.len() < room {
+            let Some((mark, entry)) = self.pending.pop_front() else {
+                if ended {
+                    break;
+                }
+                ended = self.fill(&mut left_out)?;
+                continue;
+            };
+            bytes.extend_from_slice(&entry);
+            if bytes.len() > room {
+                self.pending.push_front((mark, entry));
+            }
+        }
+        bytes.truncate(room);
+        Ok((bytes, left_out))
+    }
+
+    /// Reads what the kernel hands over at once. `true`: nothing follows.
+    fn fill(&mut self, left_out: &mut bool) -> rustix::io::Result<bool> {
+        let (device, own) = self.own;
+        let mut buffer = [MaybeUninit::uninit(); PIECE];
+        let mut entries = RawDir::new(&self.opened, &mut buffer);
+        loop {
+            let entry = match entries.next() {
+                // A directory that was removed has nothing in it.
+                None | Some(Err(Errno::NOENT)) => return Ok(true),
+                Some(Err(Errno::INTR)) => continue,
+                Some(Err(error)) => return Err(error),
+                Some(Ok(entry)) => entry,
+            };
+            let (name, mark) = (entry.file_name(), std::mem::replace(&mut self.next, entry.next_entry_cookie()));
+            if name.to_str().is_ok() {
+                let kind = match entry.file_type() {
+                    // Not every file system says.
+                    FileType::Unknown => statat(&self.opened, name, AtFlags::SYMLINK_NOFOLLOW)
+                        .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
+                    kind => kind,
+                };
+                // What is above is nobody's business here.
+                let inode = if name == c".." { own } else { entry.ino() };
+                let name = name.to_bytes();
+                let mut bytes = vec![0; HEAD];
+                bytes[..8].copy_from_slice(&self.next.to_le_bytes());
+                bytes[8..16].copy_from_slice(&identity(device, inode).to_le_bytes());
+                bytes[16..20].copy_from_slice(&u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes());
+                bytes[20] = file_type(kind) as u8;
+                bytes.extend_from_slice(name);
+                self.pending.push_back((mark, bytes));
+            } else {
+                *left_out = true;
+            }
+            if entries.is_buffer_empty() {
+                return Ok(false);
+            }
+        }
+    }
 }
 
 fn file_type(kind: FileType) -> types::Filetype {

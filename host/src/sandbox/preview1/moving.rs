@@ -96,7 +96,11 @@ impl Buffers {
     }
 
     /// Goes through the guest's memory from where the last piece ended.
-    fn advance(&mut self, mut bytes: usize, mut each: impl FnMut(GuestPtr<[u8]>, usize) -> wasmtime::Result<()>) -> wasmtime::Result<()> {
+    fn advance(
+        &mut self,
+        mut bytes: usize,
+        mut each: impl FnMut(GuestPtr<[u8]>, usize) -> wasmtime::Result<()>,
+    ) -> wasmtime::Result<()> {
         let mut done = 0;
         while bytes > 0
             && let Some((at, length)) = self.left.pop_front()
@@ -117,7 +121,13 @@ impl Buffers {
 const SUCCESS: i32 = types::Errno::Success as i32;
 
 /// `fd_write`, or with a place `fd_pwrite`: writes all that the call has, or what can be written before an error.
-pub(super) async fn write(call: &mut Call<'_>, fd: i32, (list, count): (i32, i32), mut at: Option<i64>, result: i32) -> wasmtime::Result<i32> {
+pub(super) async fn write(
+    call: &mut Call<'_>,
+    fd: i32,
+    (list, count): (i32, i32),
+    mut at: Option<i64>,
+    result: i32,
+) -> wasmtime::Result<i32> {
     let mut buffers = match Buffers::of(call, list, count)? {
         Ok(buffers) => buffers,
         Err(errno) => return Ok(errno as i32),
@@ -160,7 +170,13 @@ pub(super) async fn write(call: &mut Call<'_>, fd: i32, (list, count): (i32, i32
 }
 
 /// `fd_read`, or with a place `fd_pread`: reads all that the call has room for from a file, and what is there from a stream.
-pub(super) async fn read(call: &mut Call<'_>, fd: i32, (list, count): (i32, i32), mut at: Option<i64>, result: i32) -> wasmtime::Result<i32> {
+pub(super) async fn read(
+    call: &mut Call<'_>,
+    fd: i32,
+    (list, count): (i32, i32),
+    mut at: Option<i64>,
+    result: i32,
+) -> wasmtime::Result<i32> {
     let mut buffers = match Buffers::of(call, list, count)? {
         Ok(buffers) => buffers,
         Err(errno) => return Ok(errno as i32),

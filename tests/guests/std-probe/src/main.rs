@@ -44,6 +44,7 @@ fn main() -> io::Result<()> {
             names.sort();
             println!("{names:?}");
         }
+        "count" => println!("{} entries", std::fs::read_dir(&args[1])?.count()),
         "empty" => {
             for entry in std::fs::read_dir(&args[1])? {
                 std::fs::remove_file(entry?.path())?;

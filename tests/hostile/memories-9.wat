@@ -1,5 +1,0 @@
-;; has nine memories
-(module
-  (memory (export "memory") 1) (memory 1) (memory 1) (memory 1) (memory 1)
-  (memory 1) (memory 1) (memory 1) (memory 1)
-  (func (export "_start")))
