@@ -62,8 +62,21 @@ pub(crate) fn main() -> ! {
     std::process::exit(i32::from(follow(arguments)));
 }
 
+/// Whether there is so little address space that the first thing to be allocated may end this process without a word.
+fn is_cramped() -> bool {
+    const LEAST: u64 = 96 << 20;
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::As).current.is_some_and(|limit| limit < LEAST)
+}
+
 /// Does what the arguments say, and returns the exit code.
 fn follow(arguments: Vec<OsString>) -> u8 {
+    if is_cramped() {
+        let error =
+            anyhow::anyhow!("the address space is limited to less than 96 MiB, which does not hold this program");
+        render::failure(&Failure::new(ExitCode::Host, error).hint(Some("raise it: `ulimit -v 200000` or more".into())));
+        return ExitCode::Host as u8;
+    }
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
     // Before the first thread, because it is a fork; and before anything else, because every page that is written before it has to
     // be copied after it. A run without commands sends it away again.

@@ -107,10 +107,10 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> SpecError {
     if text.trim().is_empty() {
         SpecError { message: "the file is empty".into(), ..spec_error }
             .hint(r#"the smallest pipeline file is {"version": 1, "stages": []}"#)
-    } else if let Some(other) = other_format(text, error) {
-        spec_error.hint(other)
     } else if message.contains("recursion limit") {
         SpecError { message: "the file is nested too deeply".into(), ..spec_error }
+    } else if let Some(other) = other_format(text, error) {
+        spec_error.hint(other)
     } else if message.contains("trailing comma") {
         spec_error.hint("JSON allows no comma before a closing bracket")
     } else if message.contains("key must be a string") {
@@ -127,9 +127,12 @@ fn other_format(text: &str, error: &serde_json::Error) -> Option<&'static str> {
         let word = |c: char| c.is_ascii_alphanumeric() || "_-$\"".contains(c);
         first.split_once(separator).is_some_and(|(key, _)| !key.is_empty() && key.trim_end().chars().all(word))
     };
-    if !first.starts_with('{')
-        && (first.starts_with("[[") || first.starts_with('[') && first.ends_with(']') || key('='))
-    {
+    let inside = first.trim_start_matches('[').trim_end_matches(']');
+    let is_table = first.starts_with('[')
+        && first.ends_with(']')
+        && inside.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        && !inside.is_empty();
+    if !first.starts_with('{') && (is_table || key('=')) {
         return Some("this looks like TOML; a pipeline file is JSON");
     }
     if !first.starts_with('{') && (first.starts_with("---") || first.starts_with("- ") || key(':')) {

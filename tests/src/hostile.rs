@@ -143,8 +143,10 @@ fn made(name: &str) -> Vec<u8> {
         "memories-900" => {
             let _ = write!(text, "(module (memory 1) {} (func (export \"_start\")))", "(memory 1)".repeat(899));
         }
-        "tables-513" => {
-            let _ = write!(text, "(module {} (func (export \"_start\")))", "(table 1 funcref)".repeat(513));
+        "p2-tables-80" => {
+            let tables = "(table 1 funcref)".repeat(40);
+            let instances = "(core instance (instantiate $x))".repeat(2);
+            let _ = write!(text, "(component (core module $x {tables}) {instances} {RUN_P2})");
         }
         "p2-memories-900" => {
             let instances = "(core instance (instantiate $x))\n".repeat(900);

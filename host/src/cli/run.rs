@@ -96,7 +96,7 @@ fn start(
     let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
     let options = HostOptions {
         cache: cache_directory(),
-        compiler: Some(vec!["/proc/self/exe".into(), super::COMPILE.into()]),
+        compiler: Some(vec![own_program().into_os_string(), super::COMPILE.into()]),
         max_runs: None,
         // What programs do needs no threads of ours.
         threads: only_commands.then_some(0),
@@ -159,6 +159,17 @@ fn refuse_closed(plan: &Plan) -> Result<(), Failure> {
     };
     let (name, hint) = closed;
     Err(Failure::new(ExitCode::Host, anyhow!("{name} is closed")).hint(Some(hint.into())))
+}
+
+/// This program's own file: whatever was put in its place since it was started, or where that cannot be had, what it was started as.
+fn own_program() -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return own.to_owned();
+    }
+    let started_as = Path::new(std::ffi::OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
+    std::path::absolute(started_as).unwrap_or_else(|_| started_as.to_owned())
 }
 
 /// Lets this process open as many files as it may, and returns the limits it was started with, which are the commands'.

@@ -119,7 +119,14 @@ impl AtomicFile {
     pub(crate) fn create(target: Target) -> io::Result<Self> {
         let directory = open(&target.directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mode = Mode::from_raw_mode(0o666);
-        match openat(&directory, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        // Giving such a file a name takes /proc.
+        let has_proc = std::fs::metadata("/proc/self/fd").is_ok();
+        let unnamed = if has_proc {
+            openat(&directory, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode)
+        } else {
+            Err(Errno::OPNOTSUPP)
+        };
+        match unnamed {
             Ok(file) => Ok(Self { target, directory, file: Arc::new(file), temporary: None }),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
                 let name = temporary_name(&target.name);

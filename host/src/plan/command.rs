@@ -219,9 +219,15 @@ fn limits(stage: &StageSpec, layers: &Layers<'_>, place: &Place) -> Result<Comma
             .into_iter()
             .chain([("processes", own.processes.is_some())])
             .find(|(_, set)| *set);
-        if let Some((key, _)) = key {
-            let message = "this limit of a command cannot be held on this machine: there is no /proc";
-            return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key(key), message));
+        let by_flags = layers
+            .overrides
+            .limits
+            .iter()
+            .any(|(_, said)| said.memory.is_some() || said.cpu_time.is_some() || said.processes.is_some());
+        if key.is_some() || by_flags {
+            let place = key.map_or_else(|| "the flags".to_owned(), |(key, _)| place.key("limits").key(key).into());
+            let message = "this limit of a command cannot be held on this machine: /proc is not mounted";
+            return Err(PlanError::new(PlanErrorKind::Refused, place, message));
         }
         limits = CommandLimits { memory: None, cpu_time: None, processes: None, ..limits };
     }

@@ -126,6 +126,9 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
             Access::Write => FsPerms::ReadWrite,
         };
         // Another stage may have put a link in its place since it was planned: what was looked at is what is opened.
+        if std::fs::metadata("/proc/self/fd").is_err() {
+            return Err(wasmtime::Error::msg("a directory can be granted only where /proc is mounted"));
+        }
         let opened = open_as_planned(&dir.real)?;
         wasi.preopened_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()), &dir.guest, permissions)?;
     }

@@ -53,7 +53,9 @@ pub(super) fn exit_of(
         let dies_of_it = match trap.copied().map(kind_of) {
             Some(TrapKind::Unreachable | TrapKind::MemoryOutOfBounds) => true,
             Some(_) => false,
-            None => root.contains("exceeds memory limits") || root.contains("exceeds table limits"),
+            None => ["exceeds memory limits", "exceeds table limits", "GC heap out of memory"]
+                .iter()
+                .any(|text| root.contains(text)),
         };
         if dies_of_it {
             return out_of_memory(denied);

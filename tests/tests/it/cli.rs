@@ -100,7 +100,7 @@ fn help_has_examples_and_exit_codes() {
 #[test]
 fn plan_shows_stages_rings_and_memory() {
     let place = Place::new();
-    let output = place.stagehost(["plan", "-c", ":words | :count --top 3", "--timeout", "5s"]).done().code(0);
+    let output = place.stagehost(["plan", "-v", "-c", ":words | :count --top 3", "--timeout", "5s"]).done().code(0);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for expected in [
         "standard input",

@@ -151,7 +151,20 @@ fn accepted_codes_are_no_failure_and_stay_the_runs_code() {
     // `grep` declares 1 itself; the output is committed.
     place.shorthand(":grep nothing").input("text\n").args(["--stdout", "out"]).done().code(1).is_quiet();
     assert_eq!(place.read("out"), "");
-    place.shorthand(&format!("{} exit 42", probe())).done().code(42).is_quiet();
+    // What a stranger's component declares counts if the file's author takes it.
+    let run = place.shorthand(&format!("{} exit 42", probe())).args(["--stdout", "none"]).done();
+    run.code(42).says(&["exited with code 42", "--ok-exit probe=42"]);
+    assert!(!place.path("none").exists());
+    let json =
+        r#"{"version": 1, "stdin": "null", "stages": [{"wasm": "PROBE", "args": ["exit", "42"], "ok_exit": OK}]}"#;
+    let json = json.replace("PROBE", &probe());
+    place.write("declared.json", json.replace("OK", "\"declared\""));
+    place.stagehost(["run", "declared.json", "--stdout", "some"]).done().code(42).is_quiet();
+    assert!(place.path("some").exists());
+    place.write("listed.json", json.replace("OK", "[41]"));
+    place.stagehost(["run", "listed.json"]).done().code(42).says(&["exited with code 42"]);
+    place.write("command.json", r#"{"version": 1, "stages": [{"command": ["cat"], "ok_exit": "declared"}]}"#);
+    place.stagehost(["run", "command.json"]).done().code(78).says(&["stages[0].ok_exit", "only components declare"]);
     place.shorthand(&format!("{} exit 9", probe())).args(["--ok-exit", "probe=9"]).done().code(9).is_quiet();
     // In the middle an accepted code is simply good.
     place.shorthand(":grep nothing | :wc -l").input("text\n").done().code(0).prints("0\n");
@@ -246,7 +259,7 @@ fn an_errors_chain_is_printed_and_the_code_is_1() {
     run.shorthand(&format!("{} error", probe()))
         .done()
         .code(1)
-        .says(&["error: the outer error", "caused by: the inner cause"]);
+        .says(&["probe: the outer error", "caused by: the inner cause"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod guard;
 mod house;
 mod limits;
 mod messages;
+mod proposals;
 mod sdk;
 mod signals;
 mod stock;

@@ -38,6 +38,9 @@ fn they_agree_with_the_tools() {
         same(":cat", "cat", input);
         same(":head -n 3", "head -n 3", input);
         same(":head -c 1000", "head -c 1000", input);
+        same(":head -5", "head -5", input);
+        same(":head -n 1k", "head -n 1k", input);
+        same(":head -c 2kB", "head -c 2kB", input);
         same(":lower", "tr A-Z a-z", input);
         same(":wc -l", "wc -l", input);
         same(":wc -c", "wc -c", input);
@@ -72,9 +75,13 @@ fn wrong_arguments_are_told() {
     let place = Place::new();
     place.shorthand(":grep").done().code(2).says(&["grep: a pattern is missing"]);
     place.shorthand(":grep '('").done().code(2).says(&["grep: regex parse error"]);
-    place.shorthand(":head --x").done().code(1).says(&["--x"]);
-    place.shorthand(":head -n x").done().code(1).says(&["cannot parse"]);
-    place.shorthand(":replace a").done().code(1).says(&["two arguments are needed"]);
+    place.shorthand(":head --x").done().code(2).says(&["--x"]);
+    place.shorthand(":head -n x").done().code(2).says(&["cannot parse"]);
+    place.shorthand(":replace '(a)(p)' '$2x$1'").done().code(2).says(&["replace: ", "no group \"2x\"", "write ${2}x"]);
+    place.shorthand(":replace '(a)(p)' '${2}x$1'").input("ap").done().code(0).prints("pxa");
+    place.shorthand(":cat x").done().code(2).says(&["cat: it takes no arguments"]);
+    place.shorthand(":head -n -5").done().code(2).says(&["head: ", "not supported", "the program `head` has it"]);
+    place.shorthand(":replace a").done().code(2).says(&["two arguments are needed"]);
 }
 
 /// The digest of everything that goes into a stock stage, as `scripts/build-guests.sh` takes it.
@@ -105,7 +112,14 @@ fn built_stages_are_what_their_sources_say() {
 
 #[test]
 fn every_stage_says_what_it_is() {
+    let place = Place::new();
     for stage in stagehost::stock::STOCK {
+        let help = place.shorthand(&format!(":{} --help", stage.name)).args(["--stdin", "null"]).done().code(0);
+        let text = help.stdout_text();
+        assert!(text.starts_with(&format!("usage: {}", stage.name)), "{text}");
+        for arg in stagehost::inspect(stage.wasm).unwrap().section.args {
+            assert!(text.contains(&arg.name) && text.contains(&arg.help), "{} is not in\n{text}", arg.name);
+        }
         let inspection = stagehost::inspect(stage.wasm).unwrap();
         assert_eq!(inspection.section.name.as_deref(), Some(stage.name));
         assert!(inspection.section.summary.is_some());

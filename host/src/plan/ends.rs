@@ -1,0 +1,109 @@
+//! The ends of a planned pipeline: what feeds it and what takes from it. Nothing is opened but a regular file, to see that it can be.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use super::{PlanError, PlanErrorKind};
+use crate::{
+    joint::{Expected, Output, OutsideSink, OutsideSource},
+    spec::{FileSink, Place, StdinSpec},
+};
+
+/// What the first stage will read.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Inherit,
+    Null,
+    /// A file, and how many bytes it had when the plan was made, if it is a regular one.
+    File(PathBuf, Option<u64>),
+    Text(Bytes),
+    Outside(OutsideSource),
+    /// Any of these, of which somebody has said how it must end.
+    Declared(Box<Self>, Expected),
+}
+
+impl Input {
+    /// The file that it reads.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path, _) => Some(path),
+            Self::Declared(input, _) => input.file(),
+            Self::Inherit | Self::Null | Self::Text(_) | Self::Outside(_) => None,
+        }
+    }
+
+    /// Whether it is the host's own standard input.
+    pub(crate) fn is_inherited(&self) -> bool {
+        match self {
+            Self::Inherit => true,
+            Self::Declared(input, _) => input.is_inherited(),
+            Self::File(..) | Self::Null | Self::Text(_) | Self::Outside(_) => false,
+        }
+    }
+}
+
+/// What will take the last stage's output.
+#[derive(Debug)]
+pub(crate) enum Outlet {
+    Null,
+    Place(Output),
+    Outside(OutsideSink),
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inherit => f.write_str("standard input"),
+            Self::Null => f.write_str("nothing"),
+            Self::File(path, _) => write!(f, "{}", path.display()),
+            Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
+            Self::Outside(_) => f.write_str("the program's reader"),
+            Self::Declared(input, _) => input.fmt(f),
+        }
+    }
+}
+
+pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) -> Result<Input, PlanError> {
+    match stdin.unwrap_or(&StdinSpec::Inherit) {
+        StdinSpec::Inherit => Ok(Input::Inherit),
+        StdinSpec::Null => Ok(Input::Null),
+        StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(text.as_bytes()))),
+        StdinSpec::File(file) => {
+            let path = base.join(file);
+            let refused = |message: String| PlanError::new(PlanErrorKind::End, place.key("file"), message);
+            // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
+            let metadata = fs::metadata(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
+            if metadata.is_dir() {
+                return Err(refused(format!("{} is a directory", path.display())));
+            }
+            if metadata.is_file() {
+                fs::File::open(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
+            }
+            let size = metadata.is_file().then_some(metadata.len());
+            Ok(Input::File(path, size))
+        }
+        StdinSpec::Declared(from, declared) => {
+            let input = plan_stdin(Some(from), base, place)?;
+            let sha256 = match declared.sha256.as_deref() {
+                Some(text) => Some(crate::spec::digest(text).ok_or_else(|| {
+                    let place = place.key("sha256");
+                    PlanError::new(PlanErrorKind::Pipeline, place, "a SHA-256 digest is 64 hexadecimal digits")
+                })?),
+                None => None,
+            };
+            Ok(Input::Declared(Box::new(input), Expected { bytes: declared.bytes, sha256 }))
+        }
+    }
+}
+
+pub(super) fn plan_stdout(file: &FileSink, base: &Path, place: &Place) -> Result<Output, PlanError> {
+    let path = base.join(&file.file);
+    Output::of(&path, file.append == Some(true), file.atomic).map_err(|why| {
+        PlanError::new(PlanErrorKind::End, place.key("file"), format!("{}: {why}", path.display()))
+            .hint("\"atomic\": false writes in place, which may leave half a file when the run fails")
+    })
+}
