@@ -88,8 +88,12 @@ impl Net {
             }
             SocketAddrUse::TcpConnect => (granted(|grant| grant.tcp), "tcp"),
             SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => (granted(|grant| grant.udp), "udp"),
-            SocketAddrUse::UdpBind => (false, "udp"),
-            SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => (false, "tcp"),
+            // An address of its own, which has to be granted as any other; whom it hears there is asked for each datagram.
+            SocketAddrUse::UdpBind => (granted(|grant| grant.udp), "udp"),
+            SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => {
+                self.denials.note(Denial::Listening(format!("tcp:{address}")));
+                return false;
+            }
         };
         if !allowed && !matches!(using, SocketAddrUse::UdpReceive) {
             self.denials.note(Denial::Address(format!("{protocol}:{address}")));
@@ -107,17 +111,36 @@ impl Net {
     }
 
     /// The pinned addresses of a granted name.
-    fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+    fn addresses(&self, name: &str) -> Found {
         let plain = name.trim_end_matches('.').to_ascii_lowercase();
-        if let Ok(address) = plain.parse() {
-            return Some(vec![address]);
+        let inside = plain.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&plain);
+        if let Ok(address) = inside.parse() {
+            return Found::Addresses(vec![address]);
         }
-        let found = self.names.get(&plain).cloned();
-        if found.is_none() {
+        let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if plain.is_empty() || plain.len() > 253 || !plain.chars().all(fits) || plain.split('.').any(str::is_empty) {
             self.denials.note(Denial::Name(plain.chars().take(100).collect()));
+            return Found::NoName;
         }
-        found
+        match self.names.get(&plain) {
+            Some(found) if found.is_empty() => Found::Nothing,
+            Some(found) => Found::Addresses(found.clone()),
+            None => {
+                self.denials.note(Denial::Name(plain.chars().take(100).collect()));
+                Found::Denied
+            }
+        }
     }
+}
+
+/// What became of a name.
+enum Found {
+    Addresses(Vec<IpAddr>),
+    /// It is granted, and nobody knows it.
+    Nothing,
+    Denied,
+    /// It cannot be one.
+    NoName,
 }
 
 /// The addresses of a name, one after the other.
@@ -142,9 +165,10 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
         |mut store: StoreContextMut<'_, Guest>, (_, name): (Resource<Network>, String)| {
             let guest = store.data_mut();
             let found: Result<Resource<Pinned>, ErrorCode> = match guest.held.net.addresses(&name) {
-                Some(found) if found.is_empty() => Err(ErrorCode::NameUnresolvable),
-                Some(found) => Ok(guest.wasi.ctx().table.push(Pinned(found.into_iter()))?),
-                None => Err(ErrorCode::AccessDenied),
+                Found::Addresses(found) => Ok(guest.wasi.ctx().table.push(Pinned(found.into_iter()))?),
+                Found::Nothing => Err(ErrorCode::NameUnresolvable),
+                Found::Denied => Err(ErrorCode::AccessDenied),
+                Found::NoName => Err(ErrorCode::InvalidArgument),
             };
             Ok((found,))
         },
@@ -232,9 +256,10 @@ impl names3::HostWithStore<Guest> for Ours {
     ) -> wasmtime::Result<Result<Vec<IpAddress3>, names3::ErrorCode>> {
         let found = store.with(|mut access| access.get().held.net.addresses(&name));
         Ok(match found {
-            Some(found) if found.is_empty() => Err(names3::ErrorCode::NameUnresolvable),
-            Some(found) => Ok(found.into_iter().map(IpAddress3::from).collect()),
-            None => Err(names3::ErrorCode::AccessDenied),
+            Found::Addresses(found) => Ok(found.into_iter().map(IpAddress3::from).collect()),
+            Found::Nothing => Err(names3::ErrorCode::NameUnresolvable),
+            Found::Denied => Err(names3::ErrorCode::AccessDenied),
+            Found::NoName => Err(names3::ErrorCode::InvalidArgument),
         })
     }
 }

@@ -60,6 +60,8 @@ pub(crate) enum Denial {
     Name(String),
     /// A socket of that protocol.
     Socket(&'static str),
+    /// An address was to be listened at.
+    Listening(String),
     /// A directory was listed in which a name is not UTF-8.
     NameLeftOut,
 }
@@ -95,6 +97,7 @@ impl Denials {
                     "tried to use the network, which is not granted: add \"{protocol}:HOST:PORT\" to `{place}.grants.net`"
                 )
             }
+            Denial::Listening(address) => format!("tried to listen at {address}, which no stage may"),
             Denial::NameLeftOut => {
                 "listed a directory that has a name which is not UTF-8: WASI has no place for it, and it was left out"
                     .into()

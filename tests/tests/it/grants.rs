@@ -273,6 +273,26 @@ fn the_network_is_what_is_granted_of_it() {
 }
 
 #[test]
+fn what_is_granted_can_be_bound_and_no_warning_names_what_is_refused() {
+    let place = Place::new();
+    let std = built("std-probe-p2.wasm").display().to_string();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let bind = |address: &str, grant: &str| {
+        run(&place, &std, &["bind", address], &format!(r#"{{"net": ["{grant}"]}}"#)).code(0)
+    };
+    for address in [format!("0.0.0.0:{port}"), format!("127.0.0.1:{port}")] {
+        bind(&address, &format!("udp:{address}")).prints("Ok(())\n");
+        // The remedy that is named is one.
+        let denied =
+            bind(&address, "udp:127.0.0.1:1").says(&[&format!("add \"udp:{address}\" to `stages[0].grants.net`")]);
+        assert!(denied.stdout_text().contains("PermissionDenied"), "{denied}");
+    }
+    let grant = format!(r#"{{"net": ["tcp:127.0.0.1:{port}"]}}"#);
+    let listens = run(&place, &std, &["listen", &format!("127.0.0.1:{port}")], &grant).code(0);
+    listens.says(&["tried to listen at tcp:127.0.0.1", "which no stage may"]);
+}
+
+#[test]
 fn datagrams_are_granted_apart() {
     let place = Place::new();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -296,6 +316,10 @@ fn names_are_looked_up_by_grant_and_pinned() {
         code.says(&["tried to look up localhost", "\"localhost:PORT\""]);
         // What a guest names is shown, not sent.
         run(&place, &lookup, &["\u{1b}[31mred"], "{}").says(&["is no name"]);
+        // What cannot be a name is told apart from one that is not granted, and an address is one however it is written.
+        let bad = run(&place, &lookup, &["no name"], "{}").status.code();
+        assert!(bad.is_some_and(|bad| bad > 40) && bad != code.status.code(), "{generation}: {bad:?}");
+        run(&place, &lookup, &["[::1]"], r#"{"net": ["localhost:80"]}"#).code(1);
     }
 }
 

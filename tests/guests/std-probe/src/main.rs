@@ -65,6 +65,8 @@ fn main() -> io::Result<()> {
             let sent = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"hello", &args[1]));
             println!("{:?}", sent.map_err(|error| error.kind()));
         }
+        "bind" => println!("{:?}", std::net::UdpSocket::bind(&args[1]).map(drop).map_err(|error| error.kind())),
+        "listen" => println!("{:?}", std::net::TcpListener::bind(&args[1]).map(drop).map_err(|error| error.kind())),
         "now" => {
             let since = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             println!("{:?} {:?}", since().map_err(io::Error::other)?, since().map_err(io::Error::other)?);
