@@ -549,3 +549,25 @@ impl std::fmt::Debug for OutputPort {
         f.debug_struct("OutputPort").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_without_waiting_is_not_refused_by_the_budget() {
+        let text = Bytes::from_static(b"there");
+        let port = InputPort::new(Source::Text { text }, false, Passing::default());
+        // A task that has spent its budget: whatever takes a unit of it first is pending.
+        poll_fn(|cx| {
+            while let Poll::Ready(budget) = poll_proceed(cx) {
+                budget.made_progress();
+            }
+            let mut piece = [0; 2];
+            assert!(port.poll_read(cx, &mut piece).is_pending());
+            assert!(matches!(port.try_read(&mut piece), Poll::Ready(Ok(2))));
+            Poll::Ready(())
+        })
+        .await;
+    }
+}

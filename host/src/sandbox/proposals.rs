@@ -25,7 +25,7 @@ pub(super) fn features() -> WasmFeatures {
 /// Parts of a validator's message, and what they are about: the proposal, and what to build instead.
 const OFF: &[(&str, &str, &str)] = &[
     (
-        "legacy exceptions",
+        "legacy_exceptions",
         "exceptions of the old form",
         "build it with the standard ones: `-fwasm-exceptions -mllvm -wasm-use-legacy-eh=false`",
     ),

@@ -151,8 +151,6 @@ fn a_failure_names_what_would_probably_help() {
         .code(4)
         .says(&["asks for variable HOME and is not granted it"]);
     // Without a directory a program finds nothing to ask the host for.
-    let opens = "use std::fs; fs::read";
-    let _ = opens;
     let guest = built("std-probe-p1.wasm").display().to_string();
     place.shorthand(&format!("{guest} list nowhere")).args(["--stdin", "null"]).done().says(&["stages[0].grants.dirs"]);
     place.write("text", "some text\n");
@@ -184,12 +182,54 @@ fn a_timeout_covers_the_run_and_not_its_compiling() {
     let run =
         place.shorthand("./large.wasm").args(["--stdin", "null", "--timeout", "2s"]).env("STAGEHOST_CACHE_DIR", "");
     run.done().code(0).is_quiet();
-    let run = place.shorthand("./large.wasm").args(["--stdin", "null", "--limit", "compile_time=10ms"]);
-    run.env("STAGEHOST_CACHE_DIR", "").done();
     place
         .shorthand("sleep 100")
         .args(["--timeout", "200ms"])
         .done()
         .code(124)
         .says(&["timeout of 200ms for planning and running"]);
+}
+
+#[test]
+fn every_example_of_the_readme_is_good() {
+    let place = Place::new();
+    let readme = fs::read_to_string(stagehost_tests::repository().join("README.md")).unwrap();
+    for directory in ["plugins", "dictionaries", "spool", "examples"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    for name in ["plugins/stem.wasm", "redact.wasm"] {
+        text(&place, name, r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
+    }
+    place.write("README.md", &readme);
+    place.write("app.log", "");
+    let mut checked = 0;
+    for block in readme.split("```").skip(1).step_by(2) {
+        let (language, content) = block.split_once('\n').unwrap();
+        match language {
+            "json" => {
+                let value: serde_json::Value =
+                    serde_json::from_str(content).unwrap_or_else(|error| panic!("{error}: {content}"));
+                if value.get("version").is_some() {
+                    place.write("p.json", content);
+                    place.stagehost(["check", "p.json"]).done().code(0);
+                } else if value.get("wasm").is_some() || value.get("command").is_some() {
+                    place.write("p.json", format!(r#"{{"version": 1, "stages": [{content}]}}"#));
+                    place.stagehost(["check", "p.json"]).done().code(0);
+                } else {
+                    place.write("policy.json", content);
+                    place.stagehost(["check", "-c", ":cat", "--policy", "policy.json"]).done().code(0);
+                }
+                checked += 1;
+            }
+            "sh" => {
+                for line in content.lines().filter(|line| line.starts_with("stagehost run ")) {
+                    let check = line.replace("stagehost run", "$STAGEHOST check");
+                    place.shell(&check).done().code(0);
+                    checked += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(checked >= 6, "{checked}");
 }
