@@ -69,10 +69,10 @@ fn shared_memory(bytes: &[u8]) -> Option<&'static str> {
     let is_shared = |memory: &MemoryType| memory.shared;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.ok()? {
-            Payload::MemorySection(memories) => {
-                if memories.into_iter().flatten().any(|memory| is_shared(&memory)) {
-                    return Some("has a memory that threads share");
-                }
+            Payload::MemorySection(memories)
+                if memories.clone().into_iter().flatten().any(|memory| is_shared(&memory)) =>
+            {
+                return Some("has a memory that threads share");
             }
             Payload::ImportSection(imports) => {
                 let shared =

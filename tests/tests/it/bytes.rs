@@ -231,7 +231,7 @@ fn a_run_dies_with_its_parent_and_commits_nothing() {
 fn a_dash_is_the_stream_it_stands_for() {
     let place = Place::new();
     place.shorthand(":cat").args(["--stdin", "-", "--stdout", "-"]).input("text\n").done().code(0).prints("text\n");
-    assert_eq!(place.names(), [String::new(); 0]);
+    assert!(place.names().is_empty(), "{:?}", place.names());
     place.write("p.json", r#"{"version": 1, "stdin": {"text": "the file's"}, "stdout": "null", "stages": []}"#);
     place.stagehost(["run", "p.json", "--stdin", "-", "--stdout", "-"]).input("mine").done().code(0).prints("mine");
 }
