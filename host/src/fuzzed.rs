@@ -7,6 +7,8 @@ pub mod spec;
 pub mod sandbox {
     pub mod inspect;
     pub mod lines;
+    pub mod offers;
+    pub mod proposals;
     pub mod weigh;
 }
 

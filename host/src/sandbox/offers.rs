@@ -61,6 +61,11 @@ const INTERFACES3: &[&str] = &[
     "sockets/types",
 ];
 
+/// The name of preview1's functions.
+pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
+/// That of the preview before it.
+pub(super) const PREVIEW0: &str = "wasi_unstable";
+
 /// Functions of preview1.
 const FUNCTIONS1: &[&str] = &[
     "args_get",
@@ -142,14 +147,13 @@ pub(super) fn interface(import: &str) -> Option<NotOffered> {
 
 /// Looks for a core module's import. `None`: it is offered.
 pub(super) fn function(module: &str, name: &str) -> Option<NotOffered> {
-    let is_known = matches!(module, super::preview1::PREVIEW1 | super::preview1::PREVIEW0);
+    let is_known = matches!(module, PREVIEW1 | PREVIEW0);
     // The preview before had no `sock_accept`.
-    if is_known && FUNCTIONS1.contains(&name) && (module, name) != (super::preview1::PREVIEW0, "sock_accept") {
+    if is_known && FUNCTIONS1.contains(&name) && (module, name) != (PREVIEW0, "sock_accept") {
         return None;
     }
     let nearest = if is_known || module.starts_with("wasi_") {
-        crate::spec::nearest(name, FUNCTIONS1.iter().copied())
-            .map(|name| format!("{}::{name}", super::preview1::PREVIEW1))
+        crate::spec::nearest(name, FUNCTIONS1.iter().copied()).map(|name| format!("{}::{name}", PREVIEW1))
     } else {
         None
     };

@@ -17,12 +17,10 @@ use wasmtime_wasi::{
 };
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::store::Guest;
-
-/// The name of preview1's functions.
-pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
-/// That of the preview before it.
-pub(super) const PREVIEW0: &str = "wasi_unstable";
+use super::{
+    offers::{PREVIEW0, PREVIEW1},
+    store::Guest,
+};
 
 /// Adds all functions of both previews.
 pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()> {
