@@ -210,6 +210,11 @@ fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
         // Fixed: what toolchains make has far fewer.
         StageExit::Limit { which: LimitKind::Memories | LimitKind::Tables, .. } => None,
         StageExit::Limit { which, .. } => field(&which.to_string()),
+        StageExit::StartFailed { message, .. }
+            if message.contains("off here") || message.contains("threads are off") =>
+        {
+            Some("`stagehost check` says what to build instead".into())
+        }
         StageExit::StartFailed { message, .. } if message.contains("it imports") => {
             Some("`stagehost inspect` lists what it imports".into())
         }

@@ -148,7 +148,10 @@ impl Planner<'_> {
         if bytes.len() as u64 > limits.component_size {
             let message = format!("{wasm} has {} bytes, over the limit of {}", bytes.len(), limits.component_size);
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
-                .hint("raise the limit if you trust the component"));
+                .hint(format!(
+                    "if you trust it: raise `{}`, or --limit component_size=…",
+                    place.key("limits").key("component_size")
+                )));
         }
         let grants = stage.grants.clone().unwrap_or_default();
         let rights = rights(&grants, layers, policy, &place.key("grants"))?;

@@ -106,6 +106,11 @@ impl Sandbox {
         Ok((Self { machines: Mutex::default(), artifacts, compilers, turns, ticker }, unused))
     }
 
+    /// Whether `compile_time` holds: what strangers' code is compiled by is a process.
+    pub(crate) fn bounds_compiling(&self) -> bool {
+        self.compilers.is_some()
+    }
+
     /// The engine of that kind, made when it is first asked for.
     pub(super) fn machine(&self, kind: EngineKind) -> Result<Arc<Machine>, SandboxError> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);

@@ -153,7 +153,7 @@ pub(super) fn function(module: &str, name: &str) -> Option<NotOffered> {
         return None;
     }
     let nearest = if is_known || module.starts_with("wasi_") {
-        crate::spec::nearest(name, FUNCTIONS1.iter().copied()).map(|name| format!("{}::{name}", PREVIEW1))
+        crate::spec::nearest(name, FUNCTIONS1.iter().copied()).map(|name| format!("{PREVIEW1}::{name}"))
     } else {
         None
     };

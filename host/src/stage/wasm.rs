@@ -45,7 +45,8 @@ impl WasmStage {
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let loading = sandbox.load(spec.engine(), &code, &limits);
         let (mut dumps, mut frames) = (None, Vec::new());
-        let compiling = stop.compiling();
+        // Where nothing bounds it, the run's own timeout does.
+        let compiling = sandbox.bounds_compiling().then(|| stop.compiling());
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),
