@@ -182,3 +182,31 @@ fn a_guest_cannot_command_the_terminal() {
     // To a file everything goes as it is.
     place.shorthand(&guest.display().to_string()).args(["--stdin", "null"]).done().code(0).says(&["red\u{1b}[31m!"]);
 }
+
+#[test]
+fn a_stage_is_told_of_a_terminal_if_its_file_allows_it() {
+    let place = Place::new();
+    // Exits with a bit for each of its streams that is a terminal, which preview1 calls a character device.
+    let module = r#"(module
+        (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $stat (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func $bit (param $fd i32) (result i32)
+          (drop (call $stat (local.get $fd) (i32.const 0)))
+          (i32.shl (i32.eq (i32.load8_u (i32.const 0)) (i32.const 2)) (local.get $fd)))
+        (func (export "_start")
+          (call $exit (i32.add (call $bit (i32.const 0)) (i32.add (call $bit (i32.const 1)) (call $bit (i32.const 2)))))))"#;
+    stagehost_tests::guests::text(&place, "asks.wasm", module);
+    for (name, more) in [("told.json", r#", "terminal": true"#), ("plain.json", "")] {
+        place.write(name, format!(r#"{{"version": 1, "stages": [{{"wasm": "asks.wasm"{more}}}]}}"#));
+    }
+    let mut terminal = Terminal::open(&place);
+    terminal.types("$STAGEHOST run -q told.json; echo code=$?=\n").shows("code=$?=");
+    terminal.shows("code=7=");
+    terminal.types("$STAGEHOST run -q told.json | cat; echo code=${PIPESTATUS[0]}=\n").shows("[0]}=");
+    terminal.shows("code=5=");
+    terminal.types("$STAGEHOST run -q plain.json; echo code=$?=\n").shows("code=$?=");
+    terminal.shows("code=0=");
+    drop(terminal);
+    place.stagehost(["run", "told.json"]).done().code(0);
+}
