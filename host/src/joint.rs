@@ -164,9 +164,9 @@ impl Sink {
     pub(crate) fn is_terminal(&self) -> bool {
         match self {
             Self::File(file) => file.is_terminal(),
-            Self::Shared(port) => port.is_terminal(),
-            Self::Shown(_) => true,
-            Self::Prefixed(_) | Self::Ring(_) | Self::Descriptor(_) | Self::Outside(_) | Self::Null => false,
+            // What a guest prints there is shown, not sent: it commands no terminal.
+            Self::Shared(_) | Self::Shown(_) | Self::Prefixed(_) => false,
+            Self::Ring(_) | Self::Descriptor(_) | Self::Outside(_) | Self::Null => false,
         }
     }
 
