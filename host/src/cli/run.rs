@@ -230,6 +230,14 @@ impl Report {
             let error = anyhow!("the report {name} is the pipeline file, which it would overwrite");
             return Err(Failure::new(ExitCode::Host, error));
         }
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let is_special = fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file());
+        for end in [&args.pipeline.stdin, &args.pipeline.stdout].into_iter().flatten() {
+            if args.report.is_some() && !is_special && (same(end, &path) || whole(end) == whole(&path)) {
+                let error = anyhow!("the report {name} is the input or the output, which it would replace");
+                return Err(Failure::new(ExitCode::Host, error));
+            }
+        }
         let file = match args.report_fd {
             Some(number) => stagehost::inherited_descriptor(number).map(|file| Place::Descriptor(file.into())),
             None => WholeFile::create(&path).map(Place::File),

@@ -56,6 +56,13 @@ impl Declared {
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&into[..n]);
+            // Whoever knows how many there are may not ask for the end.
+            if n > 0
+                && self.expected.bytes == Some(self.taken)
+                && self.expected.sha256.is_some_and(|declared| hasher.clone().finalize()[..] != declared[..])
+            {
+                return refuse("the input has another SHA-256 digest than was declared".into());
+            }
         }
         Poll::Ready(Ok(n))
     }

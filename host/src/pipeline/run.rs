@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
-    outcome::{ExitCode, Outcome, StageExit},
+    outcome::{ExitCode, Outcome, StageExit, Verdict},
     plan::{Outlet, Plan},
     process,
     stage::Surroundings,
@@ -181,7 +181,7 @@ impl Run {
         }
         drop(source);
         if let (Some((file, size)), Some(first)) = (whole, reports.first_mut())
-            && first.end.exit == StageExit::Ok
+            && stages.first().is_some_and(|stage| stage.tolerance.judge(&first.end.exit) == Verdict::Good)
             && let Err(error) = joint::check_whole(&file, size)
         {
             // A program read it to what it took for its end.

@@ -4,7 +4,10 @@
 //! go, and they end when it is done. How many are under way at once is bounded for the whole process, those that nobody waits for
 //! among them.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
@@ -50,13 +53,17 @@ pub(super) async fn compile(
         .map_err(|error| lost(&error))?;
     let (tell, told) = oneshot::channel();
     pool.spawn(move || {
-        let compiled = if is_module {
-            Module::new(&engine, &file)
-                .map(|module| (keep.then(|| module.serialize().ok()).flatten(), Code::Module(module)))
-        } else {
-            Component::new(&engine, &file)
-                .map(|component| (keep.then(|| component.serialize().ok()).flatten(), Code::Component(component)))
-        };
+        // A panic here would end the whole process.
+        let compiled = catch_unwind(AssertUnwindSafe(|| {
+            if is_module {
+                Module::new(&engine, &file)
+                    .map(|module| (keep.then(|| module.serialize().ok()).flatten(), Code::Module(module)))
+            } else {
+                Component::new(&engine, &file)
+                    .map(|component| (keep.then(|| component.serialize().ok()).flatten(), Code::Component(component)))
+            }
+        }));
+        let compiled = compiled.unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler broke down over it")));
         drop((file, engine));
         // Nobody may wait for it any more.
         let _ = tell.send(compiled.map(|(bytes, code)| (code, bytes)).map_err(Uncompiled::Refused));

@@ -82,8 +82,8 @@ fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
             Box::new(async move { moving::read(&mut enter(&mut caller)?, fd, (list, count), Some(at), result).await })
         },
     )?;
-    modules.func_wrap(module, "random_get", |mut caller: Caller<'_, Guest>, buffer: i32, length: i32| {
-        moving::random(&mut enter(&mut caller)?, buffer, length)
+    modules.func_wrap_async(module, "random_get", |mut caller: Caller<'_, Guest>, (buffer, length): (i32, i32)| {
+        Box::new(async move { moving::random(&mut enter(&mut caller)?, buffer, length).await })
     })?;
     modules.func_wrap_async(module, "path_open", |mut caller: Caller<'_, Guest>, args: Open9| {
         Box::new(async move {

@@ -29,7 +29,7 @@ use crate::sandbox::meter::thread_time;
 
 /// What the kernel hands over at once, in bytes.
 const PIECE: usize = 8 << 10;
-/// The most that one call returns, in bytes. The guest asks again.
+/// What is handed to the guest at once, in bytes. A call that returns less than there is room for says that nothing follows.
 const MOST: usize = 64 << 10;
 /// What an entry has before its name, in bytes.
 const HEAD: usize = 24;
@@ -66,7 +66,6 @@ pub(super) async fn list(
     };
     let place = GuestPtr::<u8>::new(buffer.cast_unsigned()).as_array(length.cast_unsigned());
     call.memory.as_slice(place)?;
-    let room = (place.len() as usize).min(MOST);
     // The stock functions keep to themselves which descriptor is which directory; what it is in the file system says it too.
     let table = call.guest.wasi.ctx().table;
     let dirs: Vec<Arc<File>> = table
@@ -76,31 +75,43 @@ pub(super) async fn list(
             _ => None,
         })
         .collect();
-    let last = call.guest.held.listed.take();
-    let listing = tokio::task::spawn_blocking(move || {
-        let began = thread_time();
-        let listed = Place::at(last, &dirs, known.ino, cookie.cast_unsigned()).and_then(|mut place| {
-            let (bytes, left_out) = place.read(room)?;
-            Ok((place, bytes, left_out))
+    let mut filled = 0;
+    let mut last = call.guest.held.listed.take();
+    let mut found = false;
+    while filled < place.len() {
+        let (dirs, kept) = (dirs.clone(), last.take());
+        let room = (place.len() - filled) as usize;
+        let listing = tokio::task::spawn_blocking(move || {
+            let began = thread_time();
+            let at = match kept {
+                Some(place) if found => Ok(place),
+                kept => Place::at(kept, &dirs, known.ino, cookie.cast_unsigned()),
+            };
+            let listed = at.and_then(|mut place| place.read(room).map(|(bytes, left_out)| (place, bytes, left_out)));
+            (listed, thread_time().saturating_sub(began))
         });
-        (listed, thread_time().saturating_sub(began))
-    });
-    let (listed, took) = listing.await.map_err(io::Error::other)?;
-    call.guest.usage.meter.add(took);
-    let (last, bytes, left_out) = match listed {
-        Ok(listed) => listed,
-        Err(Errno::BADF) => return Ok(types::Errno::Badf as i32),
-        Err(Errno::INVAL) => return Ok(types::Errno::Inval as i32),
-        Err(Errno::ACCESS) => return Ok(types::Errno::Acces as i32),
-        Err(_) => return Ok(types::Errno::Io as i32),
-    };
-    call.guest.held.listed = Some(last);
-    if left_out {
-        call.guest.denials.note_name_left_out();
+        let (listed, took) = listing.await.map_err(io::Error::other)?;
+        call.guest.usage.meter.add(took);
+        let (kept, bytes, left_out) = match listed {
+            Ok(listed) => listed,
+            Err(Errno::BADF) => return Ok(types::Errno::Badf as i32),
+            Err(Errno::INVAL) => return Ok(types::Errno::Inval as i32),
+            Err(Errno::ACCESS) => return Ok(types::Errno::Acces as i32),
+            Err(_) => return Ok(types::Errno::Io as i32),
+        };
+        (last, found) = (Some(kept), true);
+        if left_out {
+            call.guest.denials.note_name_left_out();
+        }
+        if bytes.is_empty() {
+            break;
+        }
+        let end = filled + u32::try_from(bytes.len()).expect("no more than the guest's buffer");
+        let piece = place.get_range(filled..end).expect("no more than the guest's buffer");
+        call.memory.copy_from_slice(&bytes, piece)?;
+        filled = end;
     }
-    let filled = u32::try_from(bytes.len()).expect("no more than the guest's buffer");
-    let place = place.get_range(0..filled).expect("no more than the guest's buffer");
-    call.memory.copy_from_slice(&bytes, place)?;
+    call.guest.held.listed = last;
     call.memory.write(GuestPtr::<u32>::new(used.cast_unsigned()), filled)?;
     Ok(types::Errno::Success as i32)
 }
@@ -139,7 +150,7 @@ impl Place {
     /// was left out that is not UTF-8: preview1 has no place for it. Blocks as long as the file system does.
     fn read(&mut self, room: usize) -> rustix::io::Result<(Vec<u8>, bool)> {
         let (mut bytes, mut left_out, mut ended) = (Vec::new(), false, false);
-        while bytes.len() < room {
+        while bytes.len() < room.min(MOST) {
             let Some((mark, entry)) = self.pending.pop_front() else {
                 if ended {
                     break;
