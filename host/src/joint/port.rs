@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use stagehost_ring::{Cause, ReadError};
 use tokio::{
     sync::Notify,
@@ -459,7 +459,12 @@ impl OutputPort {
             state.pending = match state.pending.is_empty() {
                 true => bytes,
                 // Another view of this port was given room at the same time.
-                false => [&state.pending[..], &bytes].concat().into(),
+                false => {
+                    let pending = std::mem::take(&mut state.pending);
+                    let mut all = pending.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                    all.extend_from_slice(&bytes);
+                    all.freeze()
+                }
             };
         }
         let written =

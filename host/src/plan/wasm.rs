@@ -14,8 +14,8 @@ use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
     sandbox::{
-        DirRight, Inspection, LISTINGS_AT_ONCE, Limits, MEMORIES, Rights, Sandbox, Shape, Source, TABLES,
-        advice_on_imports, compile_time, inspect, validate, weigh,
+        DirRight, HOSTCALL_COPY, Inspection, LISTINGS_AT_ONCE, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, Shape,
+        Source, TABLES, advice_on_imports, compile_time, inspect, validate, weigh,
     },
     spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
     stock,
@@ -140,6 +140,7 @@ impl Planner<'_> {
         let beyond = suggest(&mut limits, &suggested, layers);
         limits.memories = inspection.memories.clamp(MEMORIES.0, MEMORIES.1);
         limits.tables = inspection.tables.clamp(TABLES.0, TABLES.1);
+        limits.list_bytes = if inspection.is_plain { LONGEST_LIST } else { HOSTCALL_COPY };
         if layers.limit(|limits| limits.compile_time).is_none() {
             let most = policy.limits.as_ref().and_then(|most| most.compile_time).and_then(Bound::value);
             let usual = compile_time(bytes.len() as u64);

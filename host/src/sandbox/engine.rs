@@ -24,9 +24,9 @@ use super::{
     files,
     kept::Kept,
     limits::HOST_STACK,
-    listing,
+    listing, lists,
     meter::Turns,
-    net, preview1,
+    net, paths, preview1,
     store::Guest,
     trap::MAX_FRAMES,
 };
@@ -162,6 +162,8 @@ impl Machine {
         clock::add_to_linker(&mut components)?;
         net::add_to_linker(&mut components)?;
         files::add_to_linker(&mut components)?;
+        paths::add_to_linker(&mut components)?;
+        lists::add_to_linker(&mut components)?;
         listing::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
         preview1::add_to_linker(&mut modules)?;

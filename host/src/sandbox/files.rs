@@ -8,10 +8,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use wasmtime::{
-    StoreContextMut,
-    component::{Accessor, Linker, Resource},
-};
+use wasmtime::component::{Accessor, Linker, Resource};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView},
     p2::{FsError, bindings::filesystem::types as fs2},
@@ -33,44 +30,11 @@ impl Default for Openings {
     }
 }
 
-type Open2 = (Resource<Descriptor>, fs2::PathFlags, String, fs2::OpenFlags, fs2::DescriptorFlags);
 type Open3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::OpenFlags, fs3::DescriptorFlags);
-type Times2 = (Resource<Descriptor>, fs2::PathFlags, String, fs2::NewTimestamp, fs2::NewTimestamp);
 type Times3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::NewTimestamp, fs3::NewTimestamp);
 
-/// Puts our opening in the place of the stock one. Shadowing must be allowed.
+/// Puts our opening of WASI 0.3 in the place of the stock one. Shadowing must be allowed.
 pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    let mut files = components.instance("wasi:filesystem/types@0.2.12")?;
-    files.func_wrap_async(
-        "[method]descriptor.open-at",
-        |mut store: StoreContextMut<'_, Guest>, (dir, follow, path, how, flags): Open2| {
-            Box::new(async move {
-                let opened = match may_open2(store.data_mut(), &dir, follow, &path).await {
-                    true => {
-                        let mut files = store.data_mut().wasi.filesystem();
-                        fs2::HostDescriptor::open_at(&mut files, dir, follow, path, how, flags).await
-                    }
-                    false => Err(FsError::from(fs2::ErrorCode::NotPermitted)),
-                };
-                opened.map_or_else(|error| Ok((Err(error.downcast()?),)), |opened| Ok((Ok(opened),)))
-            })
-        },
-    )?;
-    files.func_wrap_async(
-        "[method]descriptor.set-times-at",
-        |mut store: StoreContextMut<'_, Guest>, (dir, follow, path, accessed, modified): Times2| {
-            Box::new(async move {
-                let set = match may_open2(store.data_mut(), &dir, follow, &path).await {
-                    true => {
-                        let mut files = store.data_mut().wasi.filesystem();
-                        fs2::HostDescriptor::set_times_at(&mut files, dir, follow, path, accessed, modified).await
-                    }
-                    false => Err(FsError::from(fs2::ErrorCode::NotPermitted)),
-                };
-                set.map_or_else(|error| Ok((Err(error.downcast()?),)), |()| Ok((Ok(()),)))
-            })
-        },
-    )?;
     let mut files = components.instance("wasi:filesystem/types@0.3.0")?;
     files.func_wrap_concurrent(
         "[method]descriptor.open-at",
@@ -107,8 +71,28 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
     )
 }
 
+/// Opens for a guest of WASI 0.2.
+pub(super) async fn open2(
+    guest: &mut Guest,
+    dir: Resource<Descriptor>,
+    follow: fs2::PathFlags,
+    path: String,
+    how: fs2::OpenFlags,
+    flags: fs2::DescriptorFlags,
+) -> Result<Resource<Descriptor>, FsError> {
+    if !may_open2(guest, &dir, follow, &path).await {
+        return Err(FsError::from(fs2::ErrorCode::NotPermitted));
+    }
+    fs2::HostDescriptor::open_at(&mut guest.wasi.filesystem(), dir, follow, path, how, flags).await
+}
+
 /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
-async fn may_open2(guest: &mut Guest, dir: &Resource<Descriptor>, follow: fs2::PathFlags, path: &str) -> bool {
+pub(super) async fn may_open2(
+    guest: &mut Guest,
+    dir: &Resource<Descriptor>,
+    follow: fs2::PathFlags,
+    path: &str,
+) -> bool {
     use fs2::DescriptorType::{Directory, RegularFile, SymbolicLink};
     let mut files = guest.wasi.filesystem();
     let looked = Resource::new_borrow(dir.rep());

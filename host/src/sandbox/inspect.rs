@@ -1,7 +1,7 @@
 //! What a `.wasm` file is, without compiling it: its kind, imports, exports and `stagehost` section.
 
 use serde::{Deserialize, Serialize};
-use wasmparser::{Chunk, Parser, Payload};
+use wasmparser::{CanonicalFunction, CanonicalOption, Chunk, Parser, Payload};
 
 use super::offers::{self, NotOffered};
 use crate::spec::{LimitsSpec, Requests, RequiresSpec};
@@ -36,6 +36,9 @@ pub struct Inspection {
     pub(crate) memories: usize,
     #[serde(skip)]
     pub(crate) tables: usize,
+    /// Whether it is a component that hands over everything by functions of WASI 0.2 and in UTF-8.
+    #[serde(skip)]
+    pub(crate) is_plain: bool,
 }
 
 /// The `stagehost` section: what a stage says of itself. It asks; only the pipeline file grants.
@@ -146,8 +149,9 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
         let error = error.split('\u{1f}').next().unwrap_or_default();
         return Err(not_a_stage(format!("the `limits` of its `stagehost` section: {error}"), ""));
     }
+    let is_plain = outline.is_component && outline.is_plain();
     let Outline { imports, exports, not_offered, memories, tables, .. } = outline;
-    Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables })
+    Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables, is_plain })
 }
 
 /// Whether a character changes the direction of what follows it, so that a text does not read as it is written.
@@ -224,6 +228,21 @@ pub(super) fn parser() -> Parser {
     parser
 }
 
+/// Whether a built-in only calls functions or handles resources, and its strings are UTF-8.
+fn is_plain(function: &CanonicalFunction) -> bool {
+    let options = match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => return true,
+        _ => return false,
+    };
+    let is_other = |option: &CanonicalOption| {
+        matches!(option, CanonicalOption::UTF16 | CanonicalOption::CompactUTF16 | CanonicalOption::Async)
+    };
+    !options.iter().any(is_other)
+}
+
 /// The outside of a component or module.
 #[derive(Default)]
 struct Outline {
@@ -233,6 +252,8 @@ struct Outline {
     exports: Vec<String>,
     memories: usize,
     tables: usize,
+    /// Whether it has built-ins of streams, futures or tasks, or strings that are not UTF-8.
+    has_more: bool,
     section: Option<Vec<u8>>,
 }
 
@@ -240,6 +261,10 @@ impl Outline {
     /// How many bytes its names have.
     fn names(&self) -> usize {
         self.imports.iter().chain(&self.exports).map(String::len).sum()
+    }
+
+    fn is_plain(&self) -> bool {
+        !self.has_more && !self.imports.iter().any(|name| name.contains("@0.3"))
     }
 
     /// Reads names and sections; bodies are skipped. Only the outermost component's names count; the `stagehost` section
@@ -281,6 +306,11 @@ impl Outline {
                         let (module, name) = (clean(import.module), clean(import.name));
                         outline.not_offered.extend(offers::function(&module, &name));
                         outline.imports.push(format!("{module}::{name}"));
+                    }
+                }
+                Payload::ComponentCanonicalSection(functions) => {
+                    for function in functions {
+                        outline.has_more |= !is_plain(&function.map_err(text)?);
                     }
                 }
                 Payload::MemorySection(memories) => outline.memories += memories.count() as usize,

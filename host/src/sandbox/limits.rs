@@ -7,9 +7,12 @@ use crate::spec::{Bound, LimitsSpec, Size, Span};
 /// The memory limit of a stage that sets none, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
 
-/// Bytes that one call of the host may copy out of the guest at once. Reads and writes of preview1 go in pieces and may be of any size.
-pub(super) const HOSTCALL_FUEL: usize = 2 << 20;
-/// Random bytes that one call may ask for.
+/// Bytes that the host may copy out of a guest in one call. What is larger goes in pieces: reads and writes of preview1, which may be
+/// of any size, and lists of WASI 0.2, up to [`LONGEST_LIST`].
+pub(crate) const HOSTCALL_COPY: usize = 2 << 20;
+/// Bytes that a call may hand over of which the host copies no more than it uses.
+pub(crate) const LONGEST_LIST: usize = 128 << 20;
+/// Random bytes that one call of WASI 0.3 gives: it may give less than it is asked for.
 pub(super) const MAX_RANDOM: u64 = 1 << 20;
 /// Memories and tables of one stage. A component that is composed of others has those of all of them: as many as its modules
 /// define, up to the second number, or the first if that is more (one module may be instantiated several times).
@@ -45,6 +48,8 @@ pub(crate) struct Limits {
     /// Memories and tables of all of them; not in files.
     pub(crate) memories: usize,
     pub(crate) tables: usize,
+    /// Bytes that one call may hand over; not in files.
+    pub(crate) list_bytes: usize,
     /// The component's file, in bytes.
     pub(crate) component_size: u64,
     /// Processor time of its compilation.
@@ -69,6 +74,7 @@ impl Default for Limits {
             instances: 64,
             memories: MEMORIES.0,
             tables: TABLES.0,
+            list_bytes: HOSTCALL_COPY,
             component_size: 256 << 20,
             compile_time: Some(compile_time(0)),
             compile_memory: Some(4 << 30),
@@ -109,7 +115,7 @@ impl Limits {
     /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data. Shown in the
     /// plan; not part of the guest's own limit.
     pub(crate) fn allowance(&self) -> u64 {
-        let fixed = HOSTCALL_FUEL + HOST_STACK + self.stack;
+        let fixed = HOSTCALL_COPY + HOST_STACK + self.stack;
         (self.handles as u64).saturating_mul(HANDLE).saturating_add(fixed as u64)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use wasmtime::{
     StoreContextMut,
-    component::{Accessor, Linker, Resource, ResourceType},
+    component::{Accessor, Linker, Resource, ResourceType, WasmStr},
 };
 use wasmtime_wasi::{
     WasiView,
@@ -112,6 +112,11 @@ impl Net {
 
     /// The pinned addresses of a granted name.
     fn addresses(&self, name: &str) -> Found {
+        // Longer than any name, with its brackets and dot; refused before it is copied.
+        if name.len() > 256 {
+            self.denials.note(Denial::Name(name.chars().take(100).collect()));
+            return Found::NoName;
+        }
         let plain = name.trim_end_matches('.').to_ascii_lowercase();
         let inside = plain.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&plain);
         if let Ok(address) = inside.parse() {
@@ -162,9 +167,10 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
     names.resource("resolve-address-stream", ResourceType::host::<Pinned>(), drop)?;
     names.func_wrap(
         "resolve-addresses",
-        |mut store: StoreContextMut<'_, Guest>, (_, name): (Resource<Network>, String)| {
+        |mut store: StoreContextMut<'_, Guest>, (_, name): (Resource<Network>, WasmStr)| {
+            let found = store.data().held.net.addresses(&name.to_str(&store)?);
             let guest = store.data_mut();
-            let found: Result<Resource<Pinned>, ErrorCode> = match guest.held.net.addresses(&name) {
+            let found: Result<Resource<Pinned>, ErrorCode> = match found {
                 Found::Addresses(found) => Ok(guest.wasi.ctx().table.push(Pinned(found.into_iter()))?),
                 Found::Nothing => Err(ErrorCode::NameUnresolvable),
                 Found::Denied => Err(ErrorCode::AccessDenied),

@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -66,8 +70,16 @@ impl AsyncWrite for View<OutputPort> {
 
 /// A stream, and whether the guest is told that it is a terminal.
 pub(super) struct Told<P> {
-    pub(super) port: P,
-    pub(super) is_terminal: bool,
+    port: P,
+    is_terminal: bool,
+    /// What all its 0.2 streams together may still write without asking, in bytes.
+    permitted: Arc<AtomicUsize>,
+}
+
+impl<P> Told<P> {
+    pub(super) fn new(port: P, is_terminal: bool) -> Self {
+        Self { port, is_terminal, permitted: Arc::default() }
+    }
 }
 
 impl<P> IsTerminal for Told<P> {
@@ -92,7 +104,7 @@ impl StdoutStream for Told<OutputPort> {
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Permitted { port: self.port.clone(), left: 0 })
+        Box::new(Permitted { port: self.port.clone(), left: 0, all: self.permitted.clone() })
     }
 }
 
@@ -127,6 +139,23 @@ struct Permitted {
     port: OutputPort,
     /// What may still be written without asking, in bytes.
     left: usize,
+    /// The same of all streams of this output together.
+    all: Arc<AtomicUsize>,
+}
+
+impl Permitted {
+    /// Permits that many bytes, in place of what was permitted before.
+    fn permit(&mut self, bytes: usize) {
+        let left = std::mem::replace(&mut self.left, bytes);
+        self.all.fetch_add(bytes, Relaxed);
+        self.all.fetch_sub(left, Relaxed);
+    }
+}
+
+impl Drop for Permitted {
+    fn drop(&mut self) {
+        self.permit(0);
+    }
 }
 
 #[async_trait]
@@ -139,16 +168,13 @@ impl Pollable for Permitted {
 
 impl OutputStream for Permitted {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        /// What all views of one output may have written beyond what finds room.
-        const MOST_QUEUED: usize = 8 * PERMIT;
-        let Some(left) = self.left.checked_sub(bytes.len()) else {
+        if bytes.len() > self.left {
             return Err(StreamError::trap("more was written than check-write permitted"));
-        };
-        if self.port.queued() + bytes.len() > MOST_QUEUED {
-            return Err(StreamError::trap("too many streams of one output write at once"));
         }
         // One write is taken at a time: the next one asks again.
-        self.left = if bytes.is_empty() { left } else { 0 };
+        if !bytes.is_empty() {
+            self.permit(0);
+        }
         match self.port.room() {
             None => Err(StreamError::Closed),
             // What was permitted fits.
@@ -162,7 +188,14 @@ impl OutputStream for Permitted {
     }
 
     fn check_write(&mut self) -> Result<usize, StreamError> {
-        self.left = self.port.room().ok_or(StreamError::Closed)?;
+        /// What all streams of one output together may be permitted beyond what finds room.
+        const TOGETHER: usize = 8 * PERMIT;
+        /// What each may be permitted whatever the others may: no more than a handle may cost the host.
+        const EACH: usize = 1 << 10;
+        let room = self.port.room().ok_or(StreamError::Closed)?;
+        self.permit(0);
+        let taken = self.port.queued() + self.all.load(Relaxed);
+        self.permit(room.min(TOGETHER.saturating_sub(taken).max(EACH)));
         Ok(self.left)
     }
 }

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     pin::{Pin, pin},
     sync::{
-        Arc, PoisonError,
+        Arc, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -25,7 +25,7 @@ use super::{
     clock,
     component::{Entry, Loaded},
     engine::{Counting, EngineKind, Sandbox, is_space_short},
-    limits::{HOSTCALL_FUEL, Limits, MAX_RANDOM},
+    limits::{Limits, MAX_RANDOM},
     lines,
     meter::{Denied, Usage, is_full_slice, metered},
     net::Net,
@@ -64,7 +64,7 @@ pub(crate) struct GuestSpec {
 /// A store's data.
 pub(crate) struct Guest {
     pub(super) wasi: WasiP1Ctx,
-    memory: MemoryLimiter,
+    pub(super) memory: MemoryLimiter,
     pub(super) held: Held,
     pub(super) stdio: Stdio,
     pub(super) denials: Denials,
@@ -90,21 +90,49 @@ pub(super) struct MemoryLimiter {
     pending: u64,
     /// The last refusal, if nothing was approved since: how many bytes were asked for, and how many were in use.
     pub(super) denied: Option<Denied>,
+    /// What the host made for the guest and has not handed over yet: it counts too.
+    lent: Vec<Weak<Vec<u8>>>,
 }
 
+/// The guest asked for more bytes than it has memory for.
+#[derive(Debug, thiserror::Error)]
+#[error("what was asked for exceeds memory limits")]
+pub(super) struct NoRoom;
+
 impl MemoryLimiter {
+    /// Whether there is room for that many bytes more.
+    fn has_room(&mut self, bytes: u64) -> bool {
+        self.lent.retain(|lent| lent.strong_count() > 0);
+        let lent: u64 = self.lent.iter().filter_map(Weak::upgrade).map(|lent| lent.len() as u64).sum();
+        let used = self.used.saturating_add(lent);
+        match self.limit {
+            Some(limit) if used.saturating_add(bytes) > limit => {
+                let denied = Denied { limit, used, asked: bytes };
+                self.denied = Some(denied);
+                *self.usage.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Sees that the host may make that many bytes for the guest.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), NoRoom> {
+        if self.has_room(bytes) { Ok(()) } else { Err(NoRoom) }
+    }
+
+    /// Counts bytes to the guest as long as somebody holds them.
+    pub(super) fn lend(&mut self, bytes: &Arc<Vec<u8>>) {
+        self.lent.push(Arc::downgrade(bytes));
+    }
+
     fn grow(&mut self, bytes: u64) -> bool {
-        let wanted = self.used.saturating_add(bytes);
-        if let Some(limit) = self.limit
-            && wanted > limit
-        {
-            let denied = Denied { limit, used: self.used, asked: bytes };
-            self.denied = Some(denied);
-            *self.usage.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
+        if !self.has_room(bytes) {
             return false;
         }
         // Whatever was refused before, the guest got over it.
         self.denied = None;
+        let wanted = self.used.saturating_add(bytes);
         self.used = wanted;
         self.pending = bytes;
         self.usage.peak_memory.fetch_max(wanted, Relaxed);
@@ -179,9 +207,9 @@ fn new_store(
     let mut wasi = WasiCtx::builder();
     wasi.args(&spec.args)
         .envs(&spec.env)
-        .stdin(Told { port: stdio.stdin.clone(), is_terminal: spec.sees_terminals && stdio.stdin.is_terminal() })
-        .stdout(Told { port: stdio.stdout.clone(), is_terminal: spec.sees_terminals && stdio.stdout.is_terminal() })
-        .stderr(Told { port: stdio.stderr.clone(), is_terminal: spec.sees_terminals && stdio.stderr.is_terminal() })
+        .stdin(Told::new(stdio.stdin.clone(), spec.sees_terminals && stdio.stdin.is_terminal()))
+        .stdout(Told::new(stdio.stdout.clone(), spec.sees_terminals && stdio.stdout.is_terminal()))
+        .stderr(Told::new(stdio.stderr.clone(), spec.sees_terminals && stdio.stderr.is_terminal()))
         .max_random_size(MAX_RANDOM);
     let held = rights::apply(&mut wasi, &spec.rights, net)?;
     let Limits { instances, memories, tables, .. } = *limits;
@@ -194,6 +222,7 @@ fn new_store(
         usage: usage.clone(),
         pending: 0,
         denied: None,
+        lent: Vec::new(),
     };
     let mut wasi = wasi.build_p1();
     let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
@@ -201,7 +230,7 @@ fn new_store(
     let guest = Guest { wasi, memory, held, stdio: stdio.clone(), denials, stop, usage: usage.clone() };
     let mut store = Store::new(&loaded.machine.engine, guest);
     store.limiter(|guest| &mut guest.memory);
-    store.set_hostcall_fuel(HOSTCALL_FUEL);
+    store.set_hostcall_fuel(limits.list_bytes);
     store.set_max_component_handles(limits.handles);
     if let Some(table) = store.concurrent_resource_table() {
         table.set_max_capacity(limits.handles);

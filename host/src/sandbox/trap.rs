@@ -9,7 +9,7 @@ use super::{
     component::readable,
     lines::CodePlace,
     meter::{CpuTimeUsed, Denied},
-    store::{GuestSpec, NotACommand, Stopped},
+    store::{GuestSpec, NoRoom, NotACommand, Stopped},
 };
 use crate::outcome::{InputPlace, LimitKind, StageExit, TrapKind};
 
@@ -51,6 +51,7 @@ pub(super) fn exit_of(
     if let Some(denied) = denied {
         // Programs that are refused memory abort, or use what they did not get; instances are not made at all.
         let dies_of_it = match trap.copied().map(kind_of) {
+            None if error.is::<NoRoom>() => true,
             Some(TrapKind::Unreachable | TrapKind::MemoryOutOfBounds) => true,
             Some(_) => false,
             None => ["exceeds memory limits", "exceeds table limits", "GC heap out of memory"]

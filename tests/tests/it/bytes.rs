@@ -101,6 +101,32 @@ fn preview1_moves_whole_files_in_one_call() {
 }
 
 #[test]
+fn wasi_0_2_hands_over_and_takes_lists_of_any_size() {
+    let place = Place::new();
+    fs::create_dir(place.path("d")).unwrap();
+    let guest = text(&place, "whole.wasm", include_str!("../../grants/p2-whole.wat")).display().to_string();
+    let file = |limits: &str| {
+        format!(
+            r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{guest}", "limits": {{{limits}}},
+                "grants": {{"dirs": [{{"host": "d", "guest": "d", "access": "write"}}]}}}}]}}"#
+        )
+    };
+    place.write("p.json", file(""));
+    place.stagehost(["run", "p.json"]).done().code(0).is_quiet();
+    let mut whole = vec![b'a'; 5_000_017];
+    whole[..7].fill(0);
+    whole[5_000_013..].fill(b'z');
+    assert!(fs::read(place.path("d/out")).unwrap() == whole, "the file is what was written");
+    // What the host makes for a guest counts to the guest's memory while it is handed over.
+    place.write("p.json", file(r#""memory": "24MiB""#));
+    place
+        .stagehost(["run", "p.json"])
+        .done()
+        .code(137)
+        .says(&["its memory limit of 24 MiB: 18.7 MiB in use, 5.7 MiB more asked for"]);
+}
+
+#[test]
 fn a_reader_that_left_is_a_broken_pipe_to_preview1() {
     const PIPE: i32 = 64;
     let place = Place::new();

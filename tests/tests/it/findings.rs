@@ -93,3 +93,27 @@ fn what_a_0_2_stage_wrote_arrives_while_it_waits_for_something_else() {
     let run = place.shorthand(&format!("{wasm} | cat")).args(["--stdin", "null", "--stdout", "null"]);
     run.args(["--limit", "1.stall_time=300ms"]).done().code(124).says(&["moved nothing for 300ms"]);
 }
+
+#[test]
+fn twelve_handles_of_one_output_can_be_filled_at_once() {
+    let place = Place::new();
+    let wasm = guest(&place, "p2-twelve-outputs");
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    // Nothing finds room before it is read.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    let mut before = 0;
+    while let Ok(n) = rustix::io::write(&writer, &[b'-'; 4096]) {
+        before += n;
+    }
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let said = place.path("said");
+    let run = place.shorthand(&wasm).args(["--stdin", "null"]);
+    let mut run = run.stdout(writer).stderr(fs::File::create(&said).unwrap()).start();
+    run.until("it to say that all are filled", || fs::read_to_string(&said).unwrap() == "filled\n");
+    let mut all = Vec::new();
+    fs::File::from(reader).read_to_end(&mut all).unwrap();
+    run.done().code(0);
+    // Each was permitted a kibibyte at least, and the first of them more.
+    assert!(all[..before].iter().all(|byte| *byte == b'-') && all[before..].iter().all(|byte| *byte == b'a'));
+    assert!(all.len() - before >= (8 * 64 + 4) << 10, "{}", all.len() - before);
+}
