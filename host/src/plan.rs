@@ -42,7 +42,7 @@ use crate::{
     sandbox::Limits,
     spec::{
         Bound, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec, StderrSpec,
-        StdinSpec, StdoutSpec, Upstream,
+        StdinSpec, StdoutSpec, Upstream, to_path,
     },
 };
 
@@ -286,7 +286,7 @@ impl Plan {
             (None, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
             (None, StdoutSpec::File(file)) => {
                 let output = plan_stdout(file, &options.base, &root.key("stdout"))?;
-                (Outlet::Place(output), options.base.join(&file.file).display().to_string())
+                (Outlet::Place(output), options.base.join(to_path(&file.file)).display().to_string())
             }
         };
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));
@@ -295,11 +295,14 @@ impl Plan {
         if let Some(path) = stdin.file() {
             policy.check_file(path, &root.key("stdin").key("file"))?;
         }
-        if let Outlet::Place(Output::Atomic(_) | Output::InPlace { .. }) = &stdout {
-            policy.check_file(Path::new(&stdout_name), &root.key("stdout").key("file"))?;
-        }
-        if let Outlet::Place(Output::Descriptor(_)) = &stdout {
-            policy.check_descriptor(&root.key("stdout").key("file"))?;
+        if let Outlet::Place(output) = &stdout {
+            let place = root.key("stdout").key("file");
+            if let Some(path) = output.file() {
+                policy.check_file(&path, &place)?;
+            }
+            if matches!(output, Output::Descriptor(_)) {
+                policy.check_descriptor(&place)?;
+            }
         }
         let kill_after = spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT));
         let linger = spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT));
@@ -464,7 +467,7 @@ impl Planner<'_> {
         ok_exit.sort_unstable();
         ok_exit.dedup();
         let log = match &stage.stderr {
-            Some(StderrSpec::File(path)) => Some(plan_log(&layers.base.join(path), &place.key("stderr"))?),
+            Some(StderrSpec::File(path)) => Some(plan_log(&layers.base.join(to_path(path)), &place.key("stderr"))?),
             _ => None,
         };
         if let Some(log) = &log {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     plan::{PlanError, PlanErrorKind},
-    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch},
+    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path},
 };
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
@@ -178,7 +178,7 @@ impl Policy {
             }
         });
         let Ok(real) = real else { return false };
-        roots.any(|root| fs::canonicalize(self.base.join(root)).is_ok_and(|root| real.starts_with(root)))
+        roots.any(|root| fs::canonicalize(self.base.join(to_path(root))).is_ok_and(|root| real.starts_with(root)))
     }
 
     pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<(), PlanError> {

@@ -20,7 +20,7 @@ pub(crate) use spawn::{Launch, Rlimits, Spawner};
 pub use spawn::{is_ignored, with_signals_held};
 pub(crate) use tree::{Member, group_members, name_of, orphans, usage, writes_to};
 pub(crate) use usage::cpu_of;
-pub(crate) use wall::{Wall, WallSpec, open_as_planned};
+pub(crate) use wall::{Planned, Wall, WallSpec};
 pub use watched::WatchedProcess;
 
 /// Makes this process the parent of what its descendants leave behind.

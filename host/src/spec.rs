@@ -4,6 +4,7 @@
 //! and durations are numbers, and unknown keys are gone. Files, components and digests are the plan's business. Errors
 //! carry their place (`stages[2].limits.memory`, or line and column for a syntax error) and a hint.
 
+mod bytes;
 mod check;
 mod grants;
 mod limits;
@@ -14,6 +15,8 @@ mod types;
 mod value;
 mod words;
 
+pub(crate) use bytes::is_plain;
+pub use bytes::{escaped_byte, to_os, to_path, to_text};
 pub use grants::{Access, ClockSpec, DirGrant, DirRequest, GrantsSpec, NetGrant, RandomSpec, Requests};
 pub use limits::LimitsSpec;
 pub(crate) use limits::TooMuch;
@@ -25,7 +28,7 @@ pub use types::{
 };
 pub use value::{Bound, Size, Span, parse_duration};
 
-use std::fmt;
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt};
 
 use node::Node;
 
@@ -85,12 +88,15 @@ fn parse_json(text: &[u8]) -> Result<Node, SpecError> {
     if text.len() > MAX_FILE_BYTES {
         return Err(SpecError::new("line 1, column 1", format!("the file is over {} MiB", MAX_FILE_BYTES >> 20)));
     }
-    let text = std::str::from_utf8(text).map_err(|error| {
-        let (line, column) = line_and_column(text, error.valid_up_to());
-        SpecError::new(format!("line {line}, column {column}"), "the file is not UTF-8")
-            .hint("a pipeline file is JSON text in UTF-8")
-    })?;
-    serde_json::from_str(text).map_err(|error| syntax_error(text, &error))
+    match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text).map_err(|error| syntax_error(text, &error)),
+        // Names of the system's may be any bytes; what is not even JSON around them is another encoding.
+        Err(error) => serde_json::from_str(&to_text(OsStr::from_bytes(text))).map_err(|_| {
+            let (line, column) = line_and_column(text, error.valid_up_to());
+            SpecError::new(format!("line {line}, column {column}"), "the file is not UTF-8")
+                .hint("a pipeline file is JSON text in UTF-8")
+        }),
+    }
 }
 
 fn line_and_column(text: &[u8], offset: usize) -> (usize, usize) {

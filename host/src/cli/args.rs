@@ -1,9 +1,16 @@
 //! The command line's words.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand};
-use stagehost::spec::{Bound, LimitsSpec, Size, parse_duration};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
+use stagehost::spec::{Bound, LimitsSpec, Size, parse_duration, to_text};
 
 /// Runs pipelines of sandboxed WebAssembly stages and ordinary programs.
 #[derive(Debug, Parser)]
@@ -91,7 +98,7 @@ pub(crate) struct What {
     /// The pipeline in shorthand: stages separated by `|`; `:name` is a stock stage, `path.wasm` a component, anything else
     /// a command.
     #[arg(short = 'c', value_name = "STAGES")]
-    pub(crate) command: Option<String>,
+    pub(crate) command: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +124,7 @@ pub(crate) struct PipelineArgs {
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(crate) timeout: Option<Timeout>,
     /// An environment variable for every stage.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = OsStringValueParser::new().try_map(|text| key_value(&text)))]
     pub(crate) env: Vec<(String, String)>,
     /// A limit, of every stage or of the named one, such as memory=64MiB or sort.cpu_time=10s.
     #[arg(long, value_name = "[STAGE.]LIMIT=VALUE", value_parser = limit)]
@@ -201,7 +208,7 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// A .wasm file, or builtin:NAME.
-    pub(crate) wasm: String,
+    pub(crate) wasm: OsString,
     /// As JSON, for tools.
     #[arg(long)]
     pub(crate) json: bool,
@@ -236,8 +243,8 @@ fn timeout(text: &str) -> Result<Timeout, String> {
     parse_duration(text).map(|duration| Timeout(Bound::At(duration))).map_err(plain)
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
+fn key_value(text: &OsStr) -> Result<(String, String), String> {
+    match to_text(text).split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".into()),
     }

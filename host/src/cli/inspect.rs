@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::anyhow;
-use stagehost::{ExitCode, Inspection, NotAStage, Shape, stock};
+use stagehost::{ExitCode, Inspection, NotAStage, Shape, spec::to_text, stock};
 
 use super::{Failure, args::InspectArgs, render};
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
-    let bytes = match args.wasm.strip_prefix("builtin:") {
+    let wasm = to_text(&args.wasm);
+    let bytes = match wasm.strip_prefix("builtin:") {
         Some(name) => match stock::find(name) {
             Some(stage) => stage.wasm.to_vec(),
             None => {
@@ -25,13 +26,13 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
             read.map_err(|error| {
                 let missing = error.kind() == io::ErrorKind::NotFound;
                 let code = if missing { ExitCode::NotFound } else { ExitCode::Refused };
-                Failure::new(code, anyhow::Error::from(error).context(args.wasm.clone()))
+                Failure::new(code, anyhow::Error::from(error).context(wasm.clone()))
             })?
         }
     };
     let inspection = stagehost::inspect(&bytes).map_err(|refused| {
         let hint = refused.hint.clone();
-        Failure::new(ExitCode::Refused, anyhow!("{}: {refused}", args.wasm)).hint(hint)
+        Failure::new(ExitCode::Refused, anyhow!("{wasm}: {refused}")).hint(hint)
     })?;
     let refused = stagehost::validate(&bytes).err();
     if args.json {
@@ -40,7 +41,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let json = serde_json::to_string_pretty(&json).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
     } else {
-        write!(io::stdout(), "{}", render::safe(&text(&args.wasm, &inspection, refused.as_ref())))?;
+        write!(io::stdout(), "{}", render::safe(&text(&wasm, &inspection, refused.as_ref())))?;
     }
     Ok(0)
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use stagehost::{
     ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanError, PlanOptions, Policy,
-    spec::{self, Bound, Declared, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec},
+    spec::{self, Bound, Declared, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec, to_text},
 };
 
 use super::{Failure, args::PipelineArgs};
@@ -173,7 +173,7 @@ fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
     // Not `.`: paths are to read as they were written.
     let here = PathBuf::new;
     if let Some(text) = &args.what.command {
-        let spec = spec::shorthand(text).map_err(|error| bad(error, "the shorthand"))?;
+        let spec = spec::shorthand(&to_text(text)).map_err(|error| bad(error, "the shorthand"))?;
         return Ok((spec, args.cwd.clone().unwrap_or_else(here)));
     }
     let path = args.what.pipeline.clone().unwrap_or_default();
@@ -227,9 +227,14 @@ fn read_bounded(reader: impl Read) -> io::Result<Vec<u8>> {
 
 /// A path of the caller's, whatever directory the pipeline's own paths are relative to.
 fn callers(path: &Path) -> Result<String, Failure> {
+    /// The longest path that the system takes (Linux: `PATH_MAX`, and a byte that ends it).
+    const LONGEST: usize = 4095;
     let absolute = std::path::absolute(path).context("a path in the arguments").map_err(host)?;
-    let text = absolute.into_os_string().into_string();
-    text.map_err(|path| host(anyhow!("the path {} is not UTF-8", path.display())))
+    if absolute.as_os_str().len() <= LONGEST || path.is_absolute() {
+        return Ok(to_text(absolute));
+    }
+    // This directory is deeper than any path is long. It has a short name, though.
+    Ok(to_text(Path::new("/proc/self/cwd").join(path)))
 }
 
 fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {

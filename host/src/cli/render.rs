@@ -17,7 +17,9 @@ use super::Failure;
 pub(crate) fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' || stagehost::is_deceptive(c) {
+        if let Some(byte) = stagehost::spec::escaped_byte(c) {
+            let _ = write!(out, "\\x{byte:02x}");
+        } else if c.is_control() && c != '\n' && c != '\t' || stagehost::is_deceptive(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

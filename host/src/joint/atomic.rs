@@ -34,6 +34,13 @@ pub(crate) struct Target {
     existing: Option<(u32, u32, u32)>,
 }
 
+impl Target {
+    /// The name that is created or replaced.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+}
+
 /// Finds out whether `path` can be written atomically: resolves symbolic links, so that what they point to is replaced,
 /// and refuses what a rename would break. Opens nothing.
 ///

@@ -164,6 +164,15 @@ pub(crate) enum Output {
 }
 
 impl Output {
+    /// The file that it writes, if it names one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Atomic(target) => Some(target.path()),
+            Self::InPlace { path, .. } => Some(path.clone()),
+            Self::Inherit | Self::Descriptor(_) => None,
+        }
+    }
+
     /// Decides how `path` is written. Opens nothing.
     ///
     /// # Errors

@@ -17,14 +17,16 @@ use rustix::{
 
 use super::{Layers, PlanError, PlanErrorKind, PlanOptions};
 use crate::{
-    process::{Rlimits, WallSpec},
+    process::{Planned, Rlimits, WallSpec},
     sandbox::Sandbox,
-    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec},
+    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
 };
 
 /// Where a bare name is looked for when the stage has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// The longest path that the system takes, with the byte that ends it (Linux: `PATH_MAX`).
+const LONGEST_PATH: usize = 4096;
 
 /// A command that can run.
 #[derive(Debug)]
@@ -77,12 +79,11 @@ pub(super) fn plan(
     is_shorthand: bool,
 ) -> Result<CommandWork, PlanError> {
     let directory = match &stage.dir {
-        Some(dir) => layers.base.join(dir),
+        Some(dir) => layers.base.join(to_path(dir)),
         None => layers.dir.clone().unwrap_or_else(|| layers.base.to_owned()),
     };
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let directory = if here { None } else { Some(absolute(&directory)) };
+    let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
     if let Some(directory) = &directory {
         let refused = |why: String| PlanError::new(PlanErrorKind::End, place.key("dir"), why);
         match fs::metadata(directory) {
@@ -99,8 +100,8 @@ pub(super) fn plan(
     }
     for (key, value) in layers.env() {
         match value {
-            Some(value) => environment.insert(key.into(), value.into()),
-            None => environment.remove(OsStr::new(key)),
+            Some(value) => environment.insert(to_os(key).into_owned(), to_os(value).into_owned()),
+            None => environment.remove(&*to_os(key)),
         };
     }
     let name = command.first().map_or("", String::as_str);
@@ -108,7 +109,11 @@ pub(super) fn plan(
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let program = resolve(name, around, path)
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
-    let program = absolute(&program);
+    // It is started in its directory.
+    let program = absolute(&program).unwrap_or_else(|| match directory.is_some() && program.is_relative() {
+        true => Path::new(&format!("/proc/{}/cwd", std::process::id())).join(&program),
+        false => program,
+    });
     let policy = &options.policy;
     // A bare name is the operator's program, if it is found where the operator's own PATH says.
     let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
@@ -124,7 +129,7 @@ pub(super) fn plan(
     policy.check_digest(stage.sha256.is_some(), place)?;
     for (index, dir) in stage.grants.iter().flat_map(|grants| grants.dirs.iter().flatten()).enumerate() {
         let place = place.key("grants").key("dirs").index(index).key("host");
-        policy.check_dir(&layers.base.join(&dir.host), dir.access, &place)?;
+        policy.check_dir(&layers.base.join(to_path(&dir.host)), dir.access, &place)?;
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
         let place = place.key("grants").key("net").index(index);
@@ -141,7 +146,7 @@ pub(super) fn plan(
     };
     Ok(CommandWork {
         program,
-        arguments: command.iter().map(OsString::from).collect(),
+        arguments: command.iter().map(|word| to_os(word).into_owned()).collect(),
         environment: Arc::new(environment.into_iter().collect()),
         variables: layers.variables(),
         directory,
@@ -151,6 +156,12 @@ pub(super) fn plan(
         wall,
         digest,
     })
+}
+
+/// The absolute path, unless no path of the system's is that long: this directory may be deeper than that.
+fn absolute(path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    (absolute.as_os_str().len() < LONGEST_PATH).then_some(absolute)
 }
 
 /// The wall around a command, if it has one.
@@ -164,14 +175,14 @@ fn wall(
     let grants = stage.grants.clone().unwrap_or_default();
     let mut wall = WallSpec {
         best_effort: sandbox == Sandboxing::BestEffort,
-        program: fs::canonicalize(program).unwrap_or_else(|_| program.to_owned()),
+        program: Planned::now(program).ok(),
         ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
         ..WallSpec::default()
     };
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
-        let host = layers.base.join(&dir.host);
+        let host = layers.base.join(to_path(&dir.host));
         let place = place.key("grants").key("dirs").index(index).key("host");
-        let real = fs::canonicalize(&host)
+        let real = Planned::now(&host)
             .map_err(|error| PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", host.display())))?;
         match dir.access {
             Access::Read => wall.read.push(real),
@@ -286,7 +297,7 @@ pub(super) fn is_program(name: &str, path: Option<&OsStr>) -> bool {
 /// Finds a program as a shell does: a name with a slash is a path from `around`, any other is looked for on PATH.
 fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, Missing> {
     if name.contains('/') {
-        let program = around.join(name);
+        let program = around.join(to_path(name));
         return match executable(&program) {
             Ok(()) => Ok(program),
             Err(missing) => Err(missing),
@@ -294,7 +305,7 @@ fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, M
     }
     let mut refused = None;
     for element in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
-        let program = around.join(OsStr::from_bytes(element)).join(name);
+        let program = around.join(OsStr::from_bytes(element)).join(to_path(name));
         match executable(&program) {
             Ok(()) => return Ok(program),
             Err(Missing::NotFound) => {}

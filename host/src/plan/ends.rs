@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use super::{PlanError, PlanErrorKind};
 use crate::{
     joint::{Expected, Output, OutsideSink, OutsideSource},
-    spec::{FileSink, Place, StdinSpec},
+    spec::{FileSink, Place, StdinSpec, to_os, to_path},
 };
 
 /// What the first stage will read.
@@ -71,9 +72,9 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
     match stdin.unwrap_or(&StdinSpec::Inherit) {
         StdinSpec::Inherit => Ok(Input::Inherit),
         StdinSpec::Null => Ok(Input::Null),
-        StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(text.as_bytes()))),
+        StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(to_os(text).as_bytes()))),
         StdinSpec::File(file) => {
-            let path = base.join(file);
+            let path = base.join(to_path(file));
             let refused = |message: String| PlanError::new(PlanErrorKind::End, place.key("file"), message);
             // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
             let metadata = fs::metadata(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
@@ -101,7 +102,7 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
 }
 
 pub(super) fn plan_stdout(file: &FileSink, base: &Path, place: &Place) -> Result<Output, PlanError> {
-    let path = base.join(&file.file);
+    let path = base.join(to_path(&file.file));
     Output::of(&path, file.append == Some(true), file.atomic).map_err(|why| {
         PlanError::new(PlanErrorKind::End, place.key("file"), format!("{}: {why}", path.display()))
             .hint("\"atomic\": false writes in place, which may leave half a file when the run fails")

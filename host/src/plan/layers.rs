@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{PlanError, PlanErrorKind, PlanOptions, PlannedStage};
-use crate::spec::{LimitsSpec, PipelineSpec, StageSpec};
+use crate::spec::{LimitsSpec, PipelineSpec, StageSpec, to_path};
 
 /// What holds whatever a pipeline's file says, and the files nested in it: what flags of a command line say. A stage is named by its
 /// name, as `stagehost plan` shows it, or by its number from 1.
@@ -60,7 +60,7 @@ impl<'a> Layers<'a> {
     /// Goes into a pipeline.
     pub(super) fn enter(&mut self, spec: &'a PipelineSpec, base: &'a Path) {
         self.base = base;
-        self.dir = spec.dir.as_ref().map(|dir| base.join(dir));
+        self.dir = spec.dir.as_ref().map(|dir| base.join(to_path(dir)));
         self.file_env.extend(&spec.env);
         self.file_limits.splice(0..0, &spec.limits);
         self.buffer = spec.buffer.map(|size| size.0).or(self.buffer);

@@ -10,7 +10,7 @@ use std::{
 use super::{Input, Layers, Outlet, PlanError, PlanErrorKind, Planner, plan_stdin, plan_stdout};
 use crate::{
     joint::Output,
-    spec::{self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec},
+    spec::{self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path},
 };
 
 /// How deep pipelines may be nested.
@@ -79,7 +79,7 @@ impl Planner<'_> {
         place: &Place,
         around: &mut Vec<PathBuf>,
     ) -> Result<Node, PlanError> {
-        let path = layers.base.join(pipeline);
+        let path = layers.base.join(to_path(pipeline));
         let place = place.key("pipeline");
         let bad = |message: String| PlanError::new(PlanErrorKind::Pipeline, &place, message);
         if around.is_empty() {
@@ -216,7 +216,7 @@ pub(super) fn ends_from_within(
     let (stdout, name) = match last.rev().find_map(|group| group.stdout.as_ref().map(|stdout| (group, stdout))) {
         Some((group, StdoutSpec::File(file))) => {
             let output = plan_stdout(file, &group.base, &root.key("stdout")).map_err(|error| inside(group, error))?;
-            (Outlet::Place(output), group.base.join(&file.file).display().to_string())
+            (Outlet::Place(output), group.base.join(to_path(&file.file)).display().to_string())
         }
         Some((_, StdoutSpec::Null)) => (Outlet::Null, "nothing".to_owned()),
         Some((_, StdoutSpec::Inherit)) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),

@@ -13,11 +13,14 @@ use serde::Deserialize;
 use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
+    process::Planned,
     sandbox::{
         DirRight, HOSTCALL_COPY, Inspection, LISTINGS_AT_ONCE, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, Shape,
         Source, TABLES, advice_on_imports, compile_time, inspect, validate, weigh,
     },
-    spec::{Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest},
+    spec::{
+        Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, is_plain, nearest, to_path,
+    },
     stock,
 };
 
@@ -98,7 +101,7 @@ impl Planner<'_> {
         place: &Place,
         layers: &Layers<'_>,
     ) -> Result<WasmWork, PlanError> {
-        let path = layers.base.join(wasm);
+        let path = layers.base.join(to_path(wasm));
         let is_stock = wasm.starts_with("builtin:");
         let policy = &self.options.policy;
         if !is_stock {
@@ -134,6 +137,9 @@ impl Planner<'_> {
         let stock_name = wasm.strip_prefix("builtin:").map(str::to_owned);
         let mut args = vec![stage.argv0.clone().or(stock_name).unwrap_or_else(file_name)];
         args.extend(stage.args.iter().flatten().cloned());
+        let variables = layers.variables();
+        refuse_bytes(args.iter().map(String::as_str), &place.key("args"))?;
+        refuse_bytes(variables.iter().flat_map(|(key, value)| [key.as_str(), value]), &place.key("env"))?;
         let mut limits = limits(layers);
         let suggested = LimitsSpec::deserialize(serde_json::Value::Object(inspection.section.limits.clone()))
             .map_err(|error| PlanError::new(PlanErrorKind::Refused, place.key("wasm"), error.to_string()))?;
@@ -164,7 +170,7 @@ impl Planner<'_> {
                 env.insert(name.clone(), value.to_owned());
             }
         }
-        env.extend(layers.variables());
+        env.extend(variables);
         let env = env.into_iter().collect();
         let (granted, asked) = (grants.lines(), inspection.section.grants.beyond(&grants));
         Ok(WasmWork {
@@ -217,7 +223,7 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
     let mut dirs = Vec::new();
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let place = place.key("dirs").index(index).key("host");
-        let host = layers.base.join(&dir.host);
+        let host = layers.base.join(to_path(&dir.host));
         match fs::metadata(&host) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return refused(&place, &format!("{} is no directory", host.display())),
@@ -229,10 +235,10 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
         }
         policy.check_dir(&host, dir.access, &place)?;
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
-        let real = fs::canonicalize(&host);
-        let real = real
+        refuse_bytes([guest.as_str()], &place)?;
+        let host = Planned::now(&host)
             .map_err(|error| PlanError::new(PlanErrorKind::Refused, &place, format!("{}: {error}", host.display())))?;
-        dirs.push(DirRight { real, guest, access: dir.access });
+        dirs.push(DirRight { host, guest, access: dir.access });
     }
     for (index, name) in grants.env.iter().flatten().enumerate() {
         policy.check_env(name, &place.key("env").index(index))?;
@@ -246,6 +252,17 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
         clock: grants.clock.unwrap_or(if deterministic { FIXED } else { ClockSpec::Real }),
         random: grants.random.unwrap_or(if deterministic { RandomSpec::Seed(0) } else { RandomSpec::Real }),
     })
+}
+
+/// Refuses what cannot be told to a sandboxed stage.
+fn refuse_bytes<'a>(texts: impl IntoIterator<Item = &'a str>, place: &Place) -> Result<(), PlanError> {
+    match texts.into_iter().find(|text| !is_plain(text)) {
+        Some(text) => {
+            let message = format!("`{text}` is not UTF-8, and a sandboxed stage can be told only what is");
+            Err(PlanError::new(PlanErrorKind::Refused, place, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether a directory is the root, or of a file system that is the kernel itself: through `/proc` a stage would have this
@@ -367,7 +384,7 @@ impl Planner<'_> {
     fn find(&self, wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
         let bytes = match wasm.strip_prefix("builtin:") {
             Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
-            None => self.read_stage(wasm, &base.join(wasm), place)?.into(),
+            None => self.read_stage(wasm, &base.join(to_path(wasm)), place)?.into(),
         };
         let inspection = inspect(&bytes).map_err(|refused| PlanError {
             hint: refused.hint,

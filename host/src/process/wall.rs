@@ -29,9 +29,9 @@ pub(crate) struct WallSpec {
     /// Whether to do without what this kernel does not have.
     pub(crate) best_effort: bool,
     /// The program itself.
-    pub(crate) program: PathBuf,
-    pub(crate) read: Vec<PathBuf>,
-    pub(crate) write: Vec<PathBuf>,
+    pub(crate) program: Option<Planned>,
+    pub(crate) read: Vec<Planned>,
+    pub(crate) write: Vec<Planned>,
     /// TCP ports that may be connected to. Empty: no network at all.
     pub(crate) ports: Vec<u16>,
 }
@@ -95,18 +95,48 @@ fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, fs::OFlags::PATH | fs::OFlags::CLOEXEC, fs::Mode::empty())?)
 }
 
-/// Opens what a path named when it was planned, which was its real path then.
-///
-/// # Errors
-///
-/// What the system says, or that something else is there now: a link may have been put in its place.
-pub(crate) fn open_as_planned(real: &Path) -> io::Result<OwnedFd> {
-    let opened = open_path(real)?;
-    let now = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
-    if now != real {
-        return Err(io::Error::other(format!("{} is {} now", real.display(), now.display())));
+/// What a path named when it was planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// Its real path then, or the path as it was written, where the real one is longer than the system takes.
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Planned {
+    /// What a path names now. Links are followed.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub(crate) fn now(path: &Path) -> io::Result<Self> {
+        let real = match std::fs::canonicalize(path) {
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => path.to_owned(),
+            real => real?,
+        };
+        let found = fs::fstat(open_path(&real)?)?;
+        Ok(Self { path: real, device: found.st_dev, inode: found.st_ino })
     }
-    Ok(opened)
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, or that something else is there now: a link may have been put in its place.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        let opened = open_path(&self.path)?;
+        let found = fs::fstat(&opened)?;
+        if (found.st_dev, found.st_ino) != (self.device, self.inode) {
+            let shown = self.path.display();
+            let now = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+            return Err(io::Error::other(match now {
+                Ok(now) if now != self.path => format!("{shown} is {} now", now.display()),
+                _ => format!("{shown} is not what it was when this was planned"),
+            }));
+        }
+        Ok(opened)
+    }
 }
 
 /// Why there is no wall.
@@ -128,8 +158,8 @@ impl WallSpec {
 
     /// What it leaves the command, a line each.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let read = self.read.iter().map(|path| format!("directory {} (read)", path.display()));
-        let write = self.write.iter().map(|path| format!("directory {} (write)", path.display()));
+        let read = self.read.iter().map(|dir| format!("directory {} (read)", dir.path.display()));
+        let write = self.write.iter().map(|dir| format!("directory {} (write)", dir.path.display()));
         let ports = self.ports.iter().map(|port| format!("TCP port {port}"));
         read.chain(write).chain(ports).collect()
     }
@@ -193,19 +223,16 @@ impl WallSpec {
             AccessFs::from_all(NEWEST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev),
         );
         let sink = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-        let system = SYSTEM.iter().map(|path| (Path::new(path), read, false));
-        let sinks = SINKS.iter().map(|path| (Path::new(path), sink, false));
-        let granted = self.read.iter().map(|path| (path.as_path(), read, true));
-        let writable = self.write.iter().map(|path| (path.as_path(), all, true));
-        let program = std::iter::once((self.program.as_path(), read, true));
-        for (path, access, must) in system.chain(sinks).chain(granted).chain(writable).chain(program) {
-            let opened = if must { open_as_planned(path) } else { open_path(path) };
-            let file = match opened {
-                Ok(file) => file,
-                // Not every system has all of these.
-                Err(_) if !must => continue,
-                Err(error) => return Err(WallError::Path { path: path.display().to_string(), error }),
-            };
+        // Not every system has all of these.
+        let systems = SYSTEM.iter().map(|path| (path, read)).chain(SINKS.iter().map(|path| (path, sink)));
+        let mut opened: Vec<_> =
+            systems.filter_map(|(path, access)| Some((open_path(Path::new(path)).ok()?, access))).collect();
+        let granted = self.read.iter().chain(&self.program).map(|planned| (planned, read));
+        for (planned, access) in granted.chain(self.write.iter().map(|planned| (planned, all))) {
+            let failed = |error| WallError::Path { path: planned.path.display().to_string(), error };
+            opened.push((planned.open().map_err(failed)?, access));
+        }
+        for (file, access) in opened {
             let is_dir = fs::FileType::from_raw_mode(fs::fstat(&file).map_err(io::Error::from)?.st_mode).is_dir();
             let access = if is_dir { access } else { access & AccessFs::from_file(NEWEST) };
             rules = rules.add_rule(PathBeneath::new(file, access))?;

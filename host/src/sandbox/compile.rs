@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    process::{Resource, getrlimit},
+};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -129,6 +132,13 @@ impl Compilers {
         let message = read(&mut messages, MESSAGE).unwrap_or_default();
         let message = String::from_utf8_lossy(&message).trim().to_owned();
         let limit = |which, limit: Option<u64>| StageExit::Limit { which, limit, used: None, asked: None };
+        let out_of_memory = || match getrlimit(Resource::As).current {
+            // Not its own limit, but the machine's.
+            Some(space) if limits.compile_memory.is_none_or(|most| space < most) => {
+                failed(format!("there is too little address space for it: {space} bytes in all (ulimit -v)"))
+            }
+            _ => limit(LimitKind::CompileMemory, limits.compile_memory),
+        };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         match status {
             Some(Status::Exited(0)) => {
@@ -144,12 +154,12 @@ impl Compilers {
             Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS))
                 if message.is_empty() || message.contains("memory allocation of") =>
             {
-                Err(limit(LimitKind::CompileMemory, limits.compile_memory))
+                Err(out_of_memory())
             }
             Some(Status::Exited(1 | 127))
                 if message.contains("out of memory") || message.contains("annot allocate") =>
             {
-                Err(limit(LimitKind::CompileMemory, limits.compile_memory))
+                Err(out_of_memory())
             }
             Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) | Status::Exited(101)) => {
                 let last = message.lines().next().unwrap_or_default();

@@ -8,7 +8,7 @@ use wasmtime_wasi::{p2, p3};
 use super::{
     artifact::{self, Code},
     compile_here::{self, Uncompiled},
-    engine::{EngineKind, Machine, Sandbox, SandboxError},
+    engine::{EngineKind, Machine, Sandbox, SandboxError, is_space_short},
     inspect::{NotAStage, Shape},
     limits::Limits,
     proposals::validate,
@@ -93,7 +93,8 @@ impl Sandbox {
             validating.await.map_err(lost)?.map_err(refused)?;
         }
         let found = match &self.compilers {
-            Some(compilers) if !code.is_ours && !self.has(&machine, code) => {
+            // Ours too where address space is short: what runs out of it here ends the host.
+            Some(compilers) if (!code.is_ours || is_space_short()) && !self.has(&machine, code) => {
                 let bytes = compilers.compile(kind, code.shape, &code.bytes, limits).await?;
                 self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes))
                     .await?
@@ -205,7 +206,16 @@ fn named_import(error: &str) -> String {
 
 /// An error's chain on one line.
 pub(super) fn readable(error: &wasmtime::Error) -> String {
-    let mut text = format!("{error:#}").replace('\n', " ");
+    // The alternate form leaves out what is behind an error of another library.
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
+    text = text.replace('\n', " ");
     while let Some(double) = text.find("  ") {
         text.remove(double);
     }

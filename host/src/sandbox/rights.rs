@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     os::fd::AsRawFd,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -18,7 +17,7 @@ use super::{
     preview1::directory::Place,
 };
 use crate::{
-    process::open_as_planned,
+    process::Planned,
     spec::{Access, ClockSpec, NetGrant, RandomSpec},
 };
 
@@ -41,8 +40,8 @@ impl Rights {
 /// A directory that a guest may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DirRight {
-    /// Where the directory really was when it was planned.
-    pub(crate) real: PathBuf,
+    /// The directory that was there when it was planned.
+    pub(crate) host: Planned,
     pub(crate) guest: String,
     pub(crate) access: Access,
 }
@@ -132,7 +131,7 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
         if std::fs::metadata("/proc/self/fd").is_err() {
             return Err(wasmtime::Error::msg("a directory can be granted only where /proc is mounted"));
         }
-        let opened = open_as_planned(&dir.real)?;
+        let opened = dir.host.open()?;
         wasi.preopened_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()), &dir.guest, permissions)?;
     }
     let clock = VirtualClock::of(rights.clock).map(Arc::new);

@@ -98,3 +98,78 @@ fn as_the_first_process_it_ends_with_a_code() {
     // Stopped by a signal, the first process cannot die of it.
     inside("sh -c 'kill -TERM 1; sleep 1000'").done().code(143);
 }
+
+#[test]
+fn a_working_directory_may_be_deeper_than_any_path() {
+    let place = Place::new();
+    let guest = "tests/grants/p1-open.wat";
+    let guest = std::fs::read_to_string(stagehost_tests::repository().join(guest)).unwrap();
+    stagehost_tests::guests::text(&place, "opens.wasm", &guest);
+    place.write(
+        "ends.json",
+        r#"{"version": 1, "stdin": {"file": "in"}, "stdout": {"file": "out"}, "stages": [
+            {"command": ["sh", "-c", "cat; cat x"], "dir": "d"}, {"command": ["../prog"], "dir": "d"}, {"command": ["./prog"]}]}"#,
+    );
+    place.write(
+        "grants.json",
+        r#"{"version": 1, "stdin": "null", "stages": [
+            {"wasm": "./opens.wasm", "args": ["x"], "grants": {"dirs": [{"host": "d", "guest": "d"}]}}]}"#,
+    );
+    // 25 directories of 200 bytes each, which is over 4,096.
+    let script = r#"
+        set -e
+        files="$PWD"; name=$(printf 'd%.0s' {1..200})
+        for i in {1..25}; do mkdir "$name"; cd -P "$name" 2> /dev/null || cd "$name"; done
+        cp "$files"/*.json "$files/opens.wasm" .
+        printf 'in\n' > in; mkdir d; printf 'in d\n' > d/x; printf '#!/bin/sh\necho prog; exec cat\n' > prog; chmod +x prog
+        $STAGEHOST run -c ':cat | cat' --stdin in --stdout first --report report
+        cat first; test -s report
+        $STAGEHOST run -c './prog | :cat' --stdin in
+        $STAGEHOST run ends.json; cat out
+        $STAGEHOST run grants.json && $STAGEHOST check grants.json && $STAGEHOST lock grants.json > lock
+        $STAGEHOST run grants.json --locked"#;
+    let expected = "in\nprog\nin\nprog\nprog\nin\nin d\ngood: 1 stage\n";
+    place.shell(script).done().code(0).prints(expected).is_quiet();
+    // What removes the place goes by names.
+    place.shell("rm -rf ddd*").done().code(0);
+}
+
+#[test]
+fn names_of_any_bytes_are_taken_everywhere() {
+    let place = Place::new();
+    let guest = std::fs::read_to_string(stagehost_tests::repository().join("tests/grants/p1-open.wat")).unwrap();
+    stagehost_tests::guests::text(&place, "opens.wasm", &guest);
+    let script = r#"
+        set -e
+        e=$'\xe9'; f=$'\xff'
+        printf 'in\n' > "in$e"; mkdir "d$f"; printf 'in d\n' > "d$f/x"; mv opens.wasm "opens$e.wasm"
+        printf '#!/bin/sh\nprintf "%%s\\n" "$@"\n' > "prog$e"; chmod +x "prog$e"
+        # Flags, the shorthand, variables.
+        $STAGEHOST run -c ':cat' --stdin "in$e" --stdout "out$e" --report "report$e"
+        cat "out$e"; test -s "report$e"
+        $STAGEHOST run -c "cat in$e | cat"
+        $STAGEHOST run -c "./prog$e a$e 'b$f c'"
+        $STAGEHOST run -c 'sh -c "printf %s \"\$V\""' --env "V=$e$f"
+        # A file, whose texts have the bytes as they are or as their characters, and whose name is no text either.
+        {
+            printf '{"version": 1, "stdin": {"file": "in%s"}, "stdout": {"file": "whole\\udbff\\udfe9"}, "stages": [' "$e"
+            printf '{"command": ["cat", "-", "../in\\udbff\\udfe9", "x"], "dir": "d%s"},' "$f"
+            printf '{"wasm": "builtin:cat"}]}'
+        } > "p$e.json"
+        $STAGEHOST run "p$e.json"; cat "whole$e"
+        {
+            printf '{"version": 1, "stdin": "null", "stages": [{"wasm": "./opens%s.wasm", "args": ["x"],' "$e"
+            printf '"grants": {"dirs": [{"host": "d\\udbff\\udfff", "guest": "d"}]}}]}'
+        } > "g$e.json"
+        $STAGEHOST check "g$e.json"; $STAGEHOST run "g$e.json"; $STAGEHOST inspect "opens$e.wasm" > inspected"#;
+    let mut expected = b"in\nin\na\xe9\nb\xff c\n\xe9\xff".to_vec();
+    expected.extend(b"in\nin\nin d\ngood: 1 stage\n");
+    place.shell(script).done().code(0).prints(expected).is_quiet();
+    // A sandboxed stage is told text only; what is shown is never lost in a replacement character.
+    let refused = place.shell("$STAGEHOST run -c $'./opens\\xe9.wasm x\\xff' --stdin null").done();
+    refused.code(126).says(&["`x\\xff` is not UTF-8"]);
+    place.shell("$STAGEHOST run -c $'./none\\xe9.wasm'").done().code(127).says(&["./none\\xe9.wasm does not exist"]);
+    // A file in another encoding is still one.
+    place.write("utf16.json", b"{\0\"\0v\0\xff\0");
+    place.stagehost(["check", "utf16.json"]).done().code(124).says(&["not UTF-8"]);
+}
