@@ -46,8 +46,8 @@ pub use pipeline::{
     StderrPrefix,
 };
 pub use plan::{
-    JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
-    StageSummary, read_component,
+    ErrorCode, JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions,
+    PlanSummary, StageSummary, read_component,
 };
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};

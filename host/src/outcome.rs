@@ -70,6 +70,8 @@ pub enum StageExit {
         message: String,
         /// Whether what was to be started does not exist.
         missing: bool,
+        /// The program's file, if it is one.
+        path: Option<String>,
     },
     /// The host failed it: an end could not be read or written, or the sandbox broke.
     HostError {
@@ -186,6 +188,33 @@ impl fmt::Display for LimitKind {
     }
 }
 
+impl StageExit {
+    /// The exit's `kind`, as the report has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::FinishedEarly => "finished-early",
+            Self::Exit { .. } => "exit",
+            Self::Signal { .. } => "signal",
+            Self::Failed { .. } => "failed",
+            Self::Trap { .. } => "trap",
+            Self::Limit { .. } => "limit",
+            Self::BrokenPipe => "broken-pipe",
+            Self::Cancelled => "cancelled",
+            Self::StartFailed { .. } => "start-failed",
+            Self::HostError { .. } => "host-error",
+        }
+    }
+
+    /// The file of the host that it names: a program, or an end of the run.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::StartFailed { path, .. } | Self::HostError { path, .. } => path.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for StageExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -251,7 +280,8 @@ impl fmt::Display for StageExit {
             Self::Limit { which, .. } => write!(f, "reached the bound on {which}"),
             Self::BrokenPipe => f.write_str("got a broken pipe"),
             Self::Cancelled => f.write_str("was stopped"),
-            Self::StartFailed { message, .. } => write!(f, "could not be started: {message}"),
+            Self::StartFailed { message, path: Some(path), .. } => write!(f, "could not be started: {path}: {message}"),
+            Self::StartFailed { message, path: None, .. } => write!(f, "could not be started: {message}"),
             Self::HostError { message, path: Some(path) } => write!(f, "failed at {path}: {message}"),
             Self::HostError { message, path: None } => write!(f, "failed: {message}"),
         }

@@ -5,6 +5,7 @@
 
 mod command;
 mod ends;
+mod error;
 mod joints;
 mod layers;
 mod nest;
@@ -25,6 +26,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 pub(crate) use command::CommandWork;
 pub(crate) use ends::{Input, Outlet};
 use ends::{plan_stdin, plan_stdout};
+pub use error::{ErrorCode, PlanError, PlanErrorKind};
 pub use joints::JointKind;
 pub(crate) use joints::PlannedJoint;
 pub use layers::Overrides;
@@ -37,7 +39,7 @@ pub use wasm::read_component;
 use crate::{
     function::Function,
     joint::{Output, OutsideSink, OutsideSource},
-    outcome::{ExitCode, Matcher, Tolerance},
+    outcome::{Matcher, Tolerance},
     policy::Policy,
     sandbox::Limits,
     spec::{
@@ -45,54 +47,6 @@ use crate::{
         StdinSpec, StdoutSpec, Upstream, to_path,
     },
 };
-
-/// What a plan cannot be made of.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {message}")]
-pub struct PlanError {
-    /// The place in the pipeline file.
-    pub place: String,
-    /// What is wrong there.
-    pub message: String,
-    /// What to do about it.
-    pub hint: Option<String>,
-    /// What kind of trouble it is.
-    pub kind: PlanErrorKind,
-}
-
-/// What kind of trouble a [`PlanError`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlanErrorKind {
-    /// The pipeline cannot be as it is written.
-    Pipeline,
-    /// A stage does not exist.
-    NotFound,
-    /// A stage is refused: its digest, or what its file is.
-    Refused,
-    /// An end cannot be used.
-    End,
-}
-
-impl PlanError {
-    pub(crate) fn new(kind: PlanErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { place: place.into(), message: message.into(), hint: None, kind }
-    }
-
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// The exit code it gives `stagehost run`.
-    pub fn exit_code(&self) -> ExitCode {
-        match self.kind {
-            PlanErrorKind::Pipeline => ExitCode::BadPipeline,
-            PlanErrorKind::NotFound => ExitCode::NotFound,
-            PlanErrorKind::Refused => ExitCode::Refused,
-            PlanErrorKind::End => ExitCode::Host,
-        }
-    }
-}
 
 /// What a plan is made against.
 #[derive(Clone, Debug)]
@@ -503,22 +457,24 @@ impl Planner<'_> {
 /// Looks whether a file can be appended to, without making it.
 fn plan_log(path: &Path, place: &Place) -> Result<PathBuf, PlanError> {
     let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
-    let refused = |why: String| PlanError::new(PlanErrorKind::End, place.key("file"), why);
+    let refused = |code: ErrorCode, why: &str, what: &Path| {
+        Err(PlanError::new(PlanErrorKind::End, place.key("file"), why).code(code).about(what))
+    };
     if path.is_dir() {
-        return Err(refused(format!("{} is a directory", path.display())));
+        return refused(ErrorCode::IsADirectory, "is a directory", path);
     }
     let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     if path.exists() {
         return if writable(path) {
             Ok(path.to_owned())
         } else {
-            Err(refused(format!("{} is not writable", path.display())))
+            refused(ErrorCode::Inaccessible, "is not writable", path)
         };
     }
     match fs::metadata(around) {
         Ok(metadata) if metadata.is_dir() && writable(around) => Ok(path.to_owned()),
-        Ok(metadata) if metadata.is_dir() => Err(refused(format!("{} is not writable", around.display()))),
-        Ok(_) => Err(refused(format!("{} is no directory", around.display()))),
-        Err(error) => Err(refused(format!("{}: {error}", around.display()))),
+        Ok(metadata) if metadata.is_dir() => refused(ErrorCode::Inaccessible, "is not writable", around),
+        Ok(_) => refused(ErrorCode::NotADirectory, "is no directory", around),
+        Err(error) => Err(PlanError::system(PlanErrorKind::End, place.key("file"), around, &error)),
     }
 }

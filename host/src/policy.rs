@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    plan::{PlanError, PlanErrorKind},
+    plan::{ErrorCode, PlanError, PlanErrorKind},
     spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path},
 };
 
@@ -154,6 +154,7 @@ impl Policy {
 
     fn refuse(place: &Place, field: &str, message: String) -> PlanError {
         PlanError::new(PlanErrorKind::Refused, place, format!("{message}; the policy's `{field}` does not allow it"))
+            .code(ErrorCode::DeniedByPolicy)
     }
 
     pub(crate) fn check_kind(&self, kind: &str, place: &Place) -> Result<(), PlanError> {
@@ -184,7 +185,7 @@ impl Policy {
     pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
         match &self.plugins {
             Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
-                Err(Self::refuse(place, "plugins", format!("{} is not below an allowed directory", path.display())))
+                Err(Self::refuse(place, "plugins", "is not below an allowed directory".into()).about(path))
             }
             _ => Ok(()),
         }
@@ -193,7 +194,7 @@ impl Policy {
     pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
         match &self.files {
             Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
-                Err(Self::refuse(place, "files", format!("{} is not below an allowed directory", path.display())))
+                Err(Self::refuse(place, "files", "is not below an allowed directory".into()).about(path))
             }
             _ => Ok(()),
         }
@@ -205,7 +206,7 @@ impl Policy {
         if self.is_within(path, allowed.map(|root| root.path.as_str())) {
             return Ok(());
         }
-        Err(Self::refuse(place, "dirs", format!("{} may not be granted for {access}", path.display())))
+        Err(Self::refuse(place, "dirs", format!("may not be granted for {access}")).about(path))
     }
 
     /// Whether commands inherit a variable.
@@ -284,6 +285,7 @@ impl Policy {
             let place = place.key("limits").key(key);
             let message = format!("{key} is {said}, and the policy's `limits.{key}` allows {most}");
             PlanError::new(PlanErrorKind::Refused, place, message)
+                .code(ErrorCode::DeniedByPolicy)
                 .hint("it may be a flag's, the pipeline's or the stage's own word")
         })
     }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use stagehost::{
-    Event, ExitCode, Host, HostOptions, Observer, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions,
-    StageExit, spec,
+    ErrorCode, Event, ExitCode, Host, HostOptions, Observer, Outcome, Plan, PlanOptions, Policy, RunControl,
+    RunOptions, StageExit, spec,
 };
 use stagehost_tests::{Place, guests::probe, leaks::checked};
 
@@ -155,4 +155,84 @@ fn a_host_runs_no_more_at_once_than_it_may() {
         assert!(waited.success && waited.duration_ms >= 100, "{waited:?}");
         assert!(first.wait().timed_out);
     });
+}
+
+#[test]
+fn errors_have_a_code_and_their_paths_apart() {
+    let place = Place::new();
+    // What no text for strangers may have in it.
+    let secret = place.path("").display().to_string();
+    let secret = secret.trim_end_matches('/');
+    for name in ["dir", "locked"] {
+        std::fs::create_dir(place.path(name)).unwrap();
+    }
+    place.write("file", "");
+    place.write("bad.json", "{");
+    place.write("text.wasm", "text");
+    place.write("program", "");
+    let base =
+        || PlanOptions { environment: std::env::vars_os().collect(), ..PlanOptions::at(secret, Policy::allow_all()) };
+    let held = || {
+        let policy =
+            r#"{"files": ["dir"], "plugins": ["dir"], "dirs": [{"path": "dir", "access": "read"}]}"#;
+        let policy = Policy::parse(policy.as_bytes(), secret).expect("a good policy");
+        PlanOptions { policy, ..base() }
+    };
+    let plan = |spec: &str, options: &PlanOptions| match spec::parse(spec.as_bytes()) {
+        Ok(spec) => {
+            Plan::new(&spec, options).map(|_| ()).map_err(|error| (error.code, error.place, error.message, error.path))
+        }
+        Err(error) => Err((error.code(), error.place, error.message, None)),
+    };
+    let copies = r#"{"wasm": "builtin:cat"}"#;
+    let dirs = |dir: &str, rest: &str| {
+        format!(r#"{{"wasm": "builtin:cat", "grants": {{"dirs": [{{"host": "{dir}"{rest}}}]}}}}"#)
+    };
+    use ErrorCode::*;
+    // The pipeline's stages and rest, whether the policy holds, the code, and whether the path is named.
+    let table = [
+        (copies.to_owned(), r#", "stdin": {"file": "none"}"#, false, NotFound, true),
+        (copies.to_owned(), r#", "stdin": {"file": "dir"}"#, false, IsADirectory, true),
+        (copies.to_owned(), r#", "stdin": {"file": "file/x"}"#, false, NotADirectory, true),
+        (copies.to_owned(), r#", "stdout": {"file": "none/x"}"#, false, NotAtomic, true),
+        (copies.to_owned(), r#", "stdin": {"file": "file"}"#, true, DeniedByPolicy, true),
+        (copies.to_owned(), r#", "nmae": 1"#, false, InvalidPipeline, false),
+        (r#"{"wasm": "builtin:cta"}"#.to_owned(), "", false, NotFound, false),
+        (r#"{"wasm": "none.wasm"}"#.to_owned(), "", false, NotFound, false),
+        (r#"{"wasm": "text.wasm"}"#.to_owned(), "", false, NotAStage, false),
+        (r#"{"wasm": "text.wasm"}"#.to_owned(), "", true, DeniedByPolicy, true),
+        (r#"{"wasm": "dir"}"#.to_owned(), "", false, Inaccessible, false),
+        (format!(r#"{{"wasm": "builtin:cat", "sha256": "{}"}}"#, "0".repeat(64)), "", false, DigestMismatch, false),
+        (r#"{"command": ["none-such-program"]}"#.to_owned(), "", false, NotFound, false),
+        (r#"{"command": ["./program"]}"#.to_owned(), "", false, NotExecutable, true),
+        (r#"{"command": ["./dir"]}"#.to_owned(), "", false, NotExecutable, true),
+        (r#"{"command": ["cat"], "dir": "none"}"#.to_owned(), "", false, NotFound, true),
+        (r#"{"command": ["cat"], "dir": "file"}"#.to_owned(), "", false, NotADirectory, true),
+        (r#"{"command": ["cat"], "stderr": {"file": "none/x"}}"#.to_owned(), "", false, NotFound, true),
+        (format!(r#"{{"command": ["cat"], "sha256": "{}"}}"#, "0".repeat(64)), "", false, DigestMismatch, true),
+        (dirs("none", ""), "", false, NotFound, true),
+        (dirs("file", ""), "", false, NotADirectory, true),
+        (dirs("/", ""), "", false, NotGrantable, true),
+        (dirs("locked", ""), "", true, DeniedByPolicy, true),
+        (r#"{"pipeline": "none.json"}"#.to_owned(), "", false, NotFound, true),
+        (r#"{"pipeline": "bad.json"}"#.to_owned(), "", false, InvalidPipeline, false),
+    ];
+    for (stage, rest, is_held, code, names) in table {
+        let spec = format!(r#"{{"version": 1, "stages": [{stage}]{rest}}}"#);
+        let options = if is_held { held() } else { base() };
+        let (found, at, message, path) = plan(&spec, &options).expect_err(&spec);
+        assert_eq!((found, path.is_some()), (code, names), "{spec}: {at}: {message} ({path:?})");
+        assert!(!at.contains(secret) && !message.contains(secret), "{spec}: {at}: {message}");
+    }
+    // What fails when it runs has them too.
+    let options = base();
+    let spec = spec::parse(br#"{"version": 1, "stages": [{"command": ["./script"]}], "stdin": "null"}"#).unwrap();
+    place.write("script", "#!/none/such\n");
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(place.path("script"), executable).unwrap();
+    let host = Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host");
+    let outcome = host.run(Plan::new(&spec, &options).expect("a plan"), &RunOptions::default());
+    assert_eq!((outcome.code.as_str(), outcome.exit_code), ("start-failed", 127), "{outcome:?}");
+    assert!(outcome.message.contains(secret) && outcome.path.as_ref().is_some_and(|path| path.contains(secret)));
+    assert!(!outcome.message_without_path().contains(secret), "{}", outcome.message_without_path());
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use stagehost::{
-    ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanError, PlanOptions, Policy,
+    ErrorCode, ExitCode, LOCK_FILE, Lock, Overrides, Plan, PlanError, PlanOptions, Policy,
     spec::{self, Bound, Declared, FileSink, PipelineSpec, Span, SpecError, StdinSpec, StdoutSpec, to_text},
 };
 
@@ -16,13 +16,15 @@ use super::{Failure, args::PipelineArgs};
 
 /// Reads, changes and plans the pipeline that the arguments name.
 pub(crate) fn plan(args: &PipelineArgs) -> Result<Plan, Failure> {
-    let (mut spec, base) = read(args)?;
+    let source = source(args)?;
+    let mut spec = source.read()?;
+    source.keep_from_the_stages(args, &spec)?;
     apply(&mut spec, args)?;
     // What flags say has to hold as what files say does.
     spec.check().map_err(|error| bad(error, "with its flags the pipeline"))?;
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
     let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
-    let options = PlanOptions { base, file, environment, overrides, policy };
+    let options = PlanOptions { base: source.base, file, environment, overrides, policy };
     let plan = Plan::new(&spec, &options).map_err(refused)?;
     if args.locked {
         check_lock(&plan, &lock_directory(args))?;
@@ -42,7 +44,10 @@ pub(crate) struct Wrong {
     pub(crate) place: String,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
-    pub(crate) code: u8,
+    pub(crate) exit_code: u8,
+    /// For programs: what is wrong, and the path of the message.
+    pub(crate) code: Option<ErrorCode>,
+    pub(crate) path: Option<String>,
 }
 
 impl Wrong {
@@ -52,16 +57,18 @@ impl Wrong {
         } else {
             anyhow!("{}: {}", self.place, self.message)
         };
-        Failure { code: self.code, ..Failure::new(ExitCode::Host, error).hint(self.hint.clone()) }
+        Failure { code: self.exit_code, ..Failure::new(ExitCode::Host, error).hint(self.hint.clone()) }
     }
 
-    fn of_spec(SpecError { place, message, hint }: SpecError) -> Self {
-        Self { place, message, hint, code: ExitCode::BadPipeline as u8 }
+    fn of_spec(error: SpecError) -> Self {
+        let (code, exit_code) = (Some(error.code()), ExitCode::BadPipeline as u8);
+        let SpecError { place, message, hint } = error;
+        Self { place, message, hint, exit_code, code, path: None }
     }
 
     fn of_plan(error: PlanError) -> Self {
-        let code = error.exit_code() as u8;
-        Self { place: error.place, message: error.message, hint: error.hint, code }
+        let (message, exit_code, code) = (error.text(), error.exit_code() as u8, Some(error.code));
+        Self { place: error.place, message, hint: error.hint, exit_code, code, path: error.path }
     }
 
     fn of_failure(failure: &Failure) -> Self {
@@ -69,7 +76,8 @@ impl Wrong {
         for cause in failure.error.chain().skip(1) {
             message.push_str(&format!(": {cause}"));
         }
-        Self { place: String::new(), message, hint: failure.hint.clone(), code: failure.code }
+        let (hint, exit_code) = (failure.hint.clone(), failure.code);
+        Self { place: String::new(), message, hint, exit_code, code: None, path: None }
     }
 }
 
@@ -79,28 +87,32 @@ impl Wrong {
 ///
 /// What keeps it from being looked at: a file that cannot be read, a policy that is none.
 pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), Failure> {
-    let text = match &args.what.pipeline {
-        Some(path) if path != Path::new("-") => fs::File::open(path).and_then(read_bounded).ok(),
-        _ => None,
-    };
+    let source = source(args)?;
     let mut wrong = Vec::new();
-    let (mut spec, base) = match text.as_deref().map(spec::problems) {
-        Some((spec, problems)) if !problems.is_empty() => {
+    let mut spec = match &source.text {
+        Text::File(text) => {
+            let (spec, problems) = spec::problems(text);
             wrong.extend(problems.into_iter().map(Wrong::of_spec));
-            let Some(spec) = spec else { return Ok((None, wrong)) };
-            (spec, args.cwd.clone().unwrap_or_else(|| lock_directory(args)))
+            match spec {
+                Some(spec) => spec,
+                None => return Ok((None, wrong)),
+            }
         }
-        // Whatever else is wrong with the file is told as `run` tells it.
-        _ => read(args)?,
+        // Whatever is wrong with one is told as `run` tells it.
+        Text::Shorthand(_) => source.read()?,
     };
+    source.keep_from_the_stages(args, &spec)?;
+    let is_whole = wrong.is_empty();
     apply(&mut spec, args)?;
     if let Err(error) = spec.check() {
         wrong.push(Wrong::of_spec(error));
         return Ok((Some(spec.stages.len()), wrong));
     }
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
-    let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
-    let options = PlanOptions { base, file, environment, overrides, policy };
+    // Where names were wrong, flags may seem to name nobody.
+    let overrides = if is_whole { overrides(args) } else { Overrides::default() };
+    let (environment, policy) = (std::env::vars_os().collect(), policy(args)?);
+    let options = PlanOptions { base: source.base, file, environment, overrides, policy };
     let stages = spec.stages.len();
     let (plan, refused) = Plan::with_all_errors(&spec, &options);
     wrong.extend(refused.into_iter().map(Wrong::of_plan));
@@ -169,17 +181,63 @@ fn bad(error: SpecError, source: &str) -> Failure {
     Failure::new(ExitCode::BadPipeline, error).hint(hint)
 }
 
-fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
+/// A pipeline that was read and is not understood yet.
+struct Source {
+    text: Text,
+    /// What it is called in errors.
+    name: String,
+    is_stdin: bool,
+    /// The directory that its paths are relative to.
+    base: PathBuf,
+}
+
+enum Text {
+    Shorthand(String),
+    File(Vec<u8>),
+}
+
+impl Source {
+    fn read(&self) -> Result<PipelineSpec, Failure> {
+        let spec = match &self.text {
+            Text::Shorthand(text) => spec::shorthand(text),
+            Text::File(text) => spec::parse(text),
+        };
+        spec.map_err(|error| bad(error, &self.name))
+    }
+
+    /// Refuses to feed the stages with what the pipeline itself was read from.
+    fn keep_from_the_stages(&self, args: &PipelineArgs, spec: &PipelineSpec) -> Result<(), Failure> {
+        let feeds = match &args.stdin {
+            Some(stdin) => stdin == Path::new("-"),
+            None => reads_standard_input(spec.stdin.as_ref()),
+        };
+        if !self.is_stdin || !feeds {
+            return Ok(());
+        }
+        let error = anyhow!("the pipeline comes from standard input, and so would the first stage's input");
+        let hint = "give the input with --stdin FILE, or --stdin null";
+        Err(Failure::new(ExitCode::Host, error).hint(Some(hint.into())))
+    }
+}
+
+/// Reads what the arguments name, once: it may be a pipe.
+fn source(args: &PipelineArgs) -> Result<Source, Failure> {
     // Not `.`: paths are to read as they were written.
     let here = PathBuf::new;
     if let Some(text) = &args.what.command {
-        let spec = spec::shorthand(&to_text(text)).map_err(|error| bad(error, "the shorthand"))?;
-        return Ok((spec, args.cwd.clone().unwrap_or_else(here)));
+        let base = args.cwd.clone().unwrap_or_else(here);
+        return Ok(Source {
+            text: Text::Shorthand(to_text(text)),
+            name: "the shorthand".into(),
+            is_stdin: false,
+            base,
+        });
     }
     let path = args.what.pipeline.clone().unwrap_or_default();
-    let (text, around) = if path == Path::new("-") {
+    let is_stdin = path == Path::new("-");
+    let (text, name, around) = if is_stdin {
         let text = read_bounded(io::stdin()).context("the pipeline on standard input").map_err(host)?;
-        (text, here())
+        (text, "standard input".to_owned(), here())
     } else {
         let shown = path.display();
         let file = fs::File::open(&path).with_context(|| format!("the pipeline file {shown}"));
@@ -190,20 +248,9 @@ fn read(args: &PipelineArgs) -> Result<(PipelineSpec, PathBuf), Failure> {
         }
         let text = file.and_then(|file| read_bounded(file).with_context(|| format!("the pipeline file {shown}")));
         let parent = path.parent().filter(|parent| *parent != Path::new("")).map_or_else(here, Path::to_owned);
-        (text.map_err(|error| Failure::new(ExitCode::BadPipeline, error))?, parent)
+        (text.map_err(|error| Failure::new(ExitCode::BadPipeline, error))?, shown.to_string(), parent)
     };
-    let source = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
-    let spec = spec::parse(&text).map_err(|error| bad(error, &source))?;
-    if path == Path::new("-")
-        && args.stdin.as_deref().is_none_or(|stdin| stdin == Path::new("-"))
-        && (args.stdin.is_some() || reads_standard_input(spec.stdin.as_ref()))
-    {
-        let error = anyhow!("the pipeline comes from standard input, and so would the first stage's input");
-        return Err(
-            Failure::new(ExitCode::Host, error).hint(Some("give the input with --stdin FILE, or --stdin null".into()))
-        );
-    }
-    Ok((spec, args.cwd.clone().unwrap_or(around)))
+    Ok(Source { text: Text::File(text), name, is_stdin, base: args.cwd.clone().unwrap_or(around) })
 }
 
 fn reads_standard_input(stdin: Option<&StdinSpec>) -> bool {

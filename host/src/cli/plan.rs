@@ -16,7 +16,10 @@ use super::{
 pub(crate) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let (stages, wrong) = load::check(&args.pipeline)?;
     if args.json {
-        let error = |wrong: &load::Wrong| serde_json::json!({ "place": wrong.place, "message": wrong.message, "hint": wrong.hint, "exit_code": wrong.code });
+        let error = |wrong: &load::Wrong| {
+            serde_json::json!({ "place": wrong.place, "message": wrong.message, "hint": wrong.hint, "exit_code": wrong.exit_code,
+            "code": wrong.code, "path": wrong.path })
+        };
         let errors: Vec<_> = wrong.iter().map(error).collect();
         let json = serde_json::json!({ "good": wrong.is_empty(), "stages": stages, "errors": errors });
         let json = serde_json::to_string_pretty(&json).map_err(io::Error::other)?;
@@ -32,7 +35,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<u8, Failure> {
             render::failure(&Failure::new(ExitCode::BadPipeline, anyhow::anyhow!("{} errors", wrong.len())));
         }
     }
-    Ok(wrong.first().map_or(0, |wrong| wrong.code))
+    Ok(wrong.first().map_or(0, |wrong| wrong.exit_code))
 }
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<u8, Failure> {

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stagehost::{
-    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, RunControl, RunOptions, StderrPrefix,
-    WatchedProcess, WholeFile,
+    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, PlanError, RunControl, RunOptions,
+    StderrPrefix, WatchedProcess, WholeFile,
 };
 
 use super::{
@@ -42,6 +42,10 @@ fn run_and_report(args: &RunArgs, guard: io::Result<Option<Guard>>) -> Result<u8
             }
             let mut outcome = Outcome::not_started(None, ExitCode::Host, message, failure.hint.clone());
             outcome.exit_code = failure.code;
+            if let Some(error) = failure.error.downcast_ref::<PlanError>() {
+                outcome.code = error.code.word();
+                outcome.path.clone_from(&error.path);
+            }
             report.write_or_say(&outcome);
             return Err(failure);
         }

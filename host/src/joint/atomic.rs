@@ -55,15 +55,12 @@ pub(crate) fn target(path: &Path) -> Result<Target, String> {
         _ => PathBuf::from("."),
     };
     let around = statat(CWD, &directory, AtFlags::empty())
-        .map_err(|error| format!("its directory {} cannot be used: {}", directory.display(), io::Error::from(error)))?;
+        .map_err(|error| format!("its directory cannot be used: {}", io::Error::from(error)))?;
     if FileType::from_raw_mode(around.st_mode) != FileType::Directory {
-        return Err(format!("{} is no directory", directory.display()));
+        return Err("its directory is none".into());
     }
     if accessat(CWD, &directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
-        return Err(format!(
-            "its directory {} is not writable, and an atomic output needs a new name in it",
-            directory.display()
-        ));
+        return Err("its directory is not writable, and an atomic output needs a new name in it".into());
     }
     let existing = match statat(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {

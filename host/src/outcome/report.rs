@@ -19,8 +19,14 @@ pub struct Outcome {
     pub exit_code: u8,
     /// Where the exit code comes from.
     pub origin: Origin,
+    /// What ended the run, for programs: `ok`, the `kind` of the blamed stage's exit (`limit`, `start-failed`, …), `timed-out`,
+    /// `signal`, `cancelled`, `end-failed` for an input or output, or the [`ErrorCode`](crate::ErrorCode) of a plan that could not
+    /// be made.
+    pub code: String,
     /// What to say about it; empty for a plain success.
     pub message: String,
+    /// The file of the host that the message names.
+    pub path: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
     /// The name of the stage to blame; one of a nested pipeline has that one's name before it.
@@ -135,7 +141,9 @@ impl Outcome {
             success: false,
             exit_code: exit_code as u8,
             origin: Origin::Host,
+            code: "failed".into(),
             message,
+            path: None,
             hint,
             blamed: None,
             deterministic: false,
@@ -145,6 +153,14 @@ impl Outcome {
             duration_ms: 0,
             stages: Vec::new(),
             joints: Vec::new(),
+        }
+    }
+
+    /// The message without the path in it, for those who are not to see the host's paths. The hint may have some too.
+    pub fn message_without_path(&self) -> String {
+        match &self.path {
+            Some(path) => self.message.replace(path.as_str(), "a file of the host"),
+            None => self.message.clone(),
         }
     }
 

@@ -51,7 +51,9 @@ pub(super) fn judge(
         success: blamed.is_none(),
         exit_code,
         origin,
+        code: blamed.map_or("ok", |index| exits[index].0.kind()).to_owned(),
         message,
+        path: blamed.and_then(|index| file_of_host(exits[index].0.path()?)),
         hint,
         blamed: blamed.map(|index| name_of(index).to_owned()),
         deterministic: plan.deterministic,
@@ -68,6 +70,7 @@ pub(super) fn judge(
         outcome.success = false;
         (outcome.exit_code, outcome.origin) = (ExitCode::Host as u8, Origin::Host);
         outcome.message = "the run was stopped before its stages had ended".into();
+        outcome.code = "cancelled".into();
     }
     stopped_from_outside(&mut outcome, plan, stop);
     outcome
@@ -192,6 +195,18 @@ pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &St
     };
     outcome.success = false;
     (outcome.exit_code, outcome.origin, outcome.message, outcome.hint) = (code, origin, message, hint);
+    outcome.path = None;
+    outcome.code = match outcome.signal {
+        Some(_) => "signal",
+        None if outcome.timed_out => "timed-out",
+        None => "cancelled",
+    }
+    .into();
+}
+
+/// A path, unless it is the name of a stream or joint.
+fn file_of_host(name: &str) -> Option<String> {
+    name.contains('/').then(|| name.to_owned())
 }
 
 fn say(name: &str, exit: &StageExit) -> String {
@@ -238,4 +253,6 @@ pub(super) fn fail_end(outcome: &mut Outcome, failed: &EndError) {
     outcome.exit_code = ExitCode::Host as u8;
     outcome.origin = Origin::Host;
     outcome.message = format!("{}: {}", failed.name, failed.error);
+    outcome.path = file_of_host(&failed.name);
+    outcome.code = "end-failed".into();
 }

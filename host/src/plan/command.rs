@@ -15,7 +15,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::{Layers, PlanError, PlanErrorKind, PlanOptions};
+use super::{ErrorCode, Layers, PlanError, PlanErrorKind, PlanOptions};
 use crate::{
     process::{Planned, Rlimits, WallSpec},
     sandbox::Sandbox,
@@ -85,11 +85,14 @@ pub(super) fn plan(
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
     let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
     if let Some(directory) = &directory {
-        let refused = |why: String| PlanError::new(PlanErrorKind::End, place.key("dir"), why);
+        let place = place.key("dir");
         match fs::metadata(directory) {
             Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(refused(format!("{} is no directory", directory.display()))),
-            Err(error) => return Err(refused(format!("{}: {error}", directory.display()))),
+            Ok(_) => {
+                let refused = PlanError::new(PlanErrorKind::End, place, "is no directory");
+                return Err(refused.code(ErrorCode::NotADirectory).about(directory));
+            }
+            Err(error) => return Err(PlanError::system(PlanErrorKind::End, place, directory, &error)),
         }
     }
     let inherited = options.environment.iter().filter(|(key, _)| options.policy.inherits(key));
@@ -123,7 +126,9 @@ pub(super) fn plan(
     }
     if policy.timeout.is_some() && stage.leftovers == Some(Leftovers::Keep) {
         let message = "what is kept would outlive the run; the policy's `timeout` does not allow it";
-        return Err(PlanError::new(PlanErrorKind::Refused, place.key("leftovers"), message));
+        return Err(
+            PlanError::new(PlanErrorKind::Refused, place.key("leftovers"), message).code(ErrorCode::DeniedByPolicy)
+        );
     }
     policy.check_sandbox(stage.sandbox, place)?;
     policy.check_digest(stage.sha256.is_some(), place)?;
@@ -136,7 +141,7 @@ pub(super) fn plan(
         policy.check_net(address, &place)?;
         if policy.net.is_some() {
             let message = "a command's sandbox holds ports and not hosts; the policy's `net` does not allow it";
-            return Err(PlanError::new(PlanErrorKind::Refused, place, message));
+            return Err(PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::DeniedByPolicy));
         }
     }
     let wall = wall(stage, &program, layers, place)?;
@@ -182,8 +187,8 @@ fn wall(
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let host = layers.base.join(to_path(&dir.host));
         let place = place.key("grants").key("dirs").index(index).key("host");
-        let real = Planned::now(&host)
-            .map_err(|error| PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", host.display())))?;
+        let real =
+            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, place, &host, &error))?;
         match dir.access {
             Access::Read => wall.read.push(real),
             Access::Write => wall.write.push(real),
@@ -192,6 +197,7 @@ fn wall(
     let missing = wall.missing();
     if !wall.best_effort && !missing.is_empty() {
         return Err(PlanError::new(PlanErrorKind::Refused, place.key("sandbox"), missing.join("; "))
+            .code(ErrorCode::Unsupported)
             .hint("\"best-effort\" does without, and the report says so"));
     }
     Ok(Some((wall, missing)))
@@ -199,12 +205,13 @@ fn wall(
 
 /// Checks a program's digest. Whoever may change the file between this and its start is trusted with it.
 fn check_digest(program: &Path, expected: &str, place: &Place) -> Result<[u8; 32], PlanError> {
-    let refused = |message| PlanError::new(PlanErrorKind::Refused, place, message);
-    let bytes = fs::read(program).map_err(|error| refused(format!("{}: {error}", program.display())))?;
+    let bytes = fs::read(program).map_err(|error| PlanError::system(PlanErrorKind::Refused, place, program, &error))?;
     let digest = Sandbox::digest(&bytes);
     if !expected.eq_ignore_ascii_case(&super::hex(&digest)) {
-        let message = format!("{} has the digest {}", program.display(), super::hex(&digest));
-        return Err(refused(message)
+        let message = format!("has the digest {}", super::hex(&digest));
+        return Err(PlanError::new(PlanErrorKind::Refused, place, message)
+            .code(ErrorCode::DigestMismatch)
+            .about(program)
             .hint("it is not the program this pipeline was written for; if it should be, change the digest"));
     }
     Ok(digest)
@@ -268,11 +275,9 @@ impl Missing {
                 PlanError::new(PlanErrorKind::NotFound, place, format!("there is no program {name:?}")).hint(hint)
             }
             Self::NotExecutable(path, why) => {
-                PlanError::new(PlanErrorKind::Refused, place, format!("{} {why}", path.display()))
+                PlanError::new(PlanErrorKind::Refused, place, why).code(ErrorCode::NotExecutable).about(path)
             }
-            Self::Unreadable(path, error) => {
-                PlanError::new(PlanErrorKind::Refused, place, format!("{}: {error}", path.display()))
-            }
+            Self::Unreadable(path, error) => PlanError::system(PlanErrorKind::Refused, place, path, &error),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The ends of a planned pipeline: what feeds it and what takes from it. Nothing is opened but a regular file, to see that it can be.
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 
-use super::{PlanError, PlanErrorKind};
+use super::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
     joint::{Expected, Output, OutsideSink, OutsideSource},
     spec::{FileSink, Place, StdinSpec, to_os, to_path},
@@ -75,14 +75,15 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
         StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(to_os(text).as_bytes()))),
         StdinSpec::File(file) => {
             let path = base.join(to_path(file));
-            let refused = |message: String| PlanError::new(PlanErrorKind::End, place.key("file"), message);
+            let refused = |error: io::Error| PlanError::system(PlanErrorKind::End, place.key("file"), &path, &error);
             // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
-            let metadata = fs::metadata(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
+            let metadata = fs::metadata(&path).map_err(refused)?;
             if metadata.is_dir() {
-                return Err(refused(format!("{} is a directory", path.display())));
+                let refused = PlanError::new(PlanErrorKind::End, place.key("file"), "is a directory");
+                return Err(refused.code(ErrorCode::IsADirectory).about(path));
             }
             if metadata.is_file() {
-                fs::File::open(&path).map_err(|error| refused(format!("{}: {error}", path.display())))?;
+                fs::File::open(&path).map_err(refused)?;
             }
             let size = metadata.is_file().then_some(metadata.len());
             Ok(Input::File(path, size))
@@ -104,7 +105,9 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
 pub(super) fn plan_stdout(file: &FileSink, base: &Path, place: &Place) -> Result<Output, PlanError> {
     let path = base.join(to_path(&file.file));
     Output::of(&path, file.append == Some(true), file.atomic).map_err(|why| {
-        PlanError::new(PlanErrorKind::End, place.key("file"), format!("{}: {why}", path.display()))
+        PlanError::new(PlanErrorKind::End, place.key("file"), why)
+            .code(ErrorCode::NotAtomic)
+            .at(path)
             .hint("\"atomic\": false writes in place, which may leave half a file when the run fails")
     })
 }

@@ -1,7 +1,7 @@
 //! Nested pipelines: their stages stand among the outer ones, and their ends become the joints.
 
 use std::{
-    fs,
+    fs, io,
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
@@ -93,7 +93,7 @@ impl Planner<'_> {
             } else {
                 PlanErrorKind::Pipeline
             };
-            PlanError::new(kind, &place, format!("{}: {error}", path.display()))
+            PlanError::system(kind, &place, &path, &error)
         })?;
         if around.contains(&found) {
             return Err(bad(format!("{pipeline} contains itself")).hint("a pipeline cannot stand inside itself"));
@@ -101,7 +101,7 @@ impl Planner<'_> {
         if around.len() >= MAX_DEPTH {
             return Err(bad(format!("pipelines are nested more than {MAX_DEPTH} deep")));
         }
-        let text = read(&path).map_err(|why| bad(format!("{}: {why}", path.display())))?;
+        let text = read(&path).map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
         let spec = spec::parse(&text).map_err(|error| PlanError {
             hint: error.hint.clone(),
             ..bad(format!("{pipeline} is no good pipeline: {error}"))
@@ -154,15 +154,15 @@ impl Planner<'_> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err("it is no regular file".into());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
     if metadata.len() > MAX_FILE_BYTES as u64 {
-        return Err(format!("it is over {} MiB", MAX_FILE_BYTES >> 20));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is over {} MiB", MAX_FILE_BYTES >> 20)));
     }
-    fs::read(path).map_err(|error| error.to_string())
+    fs::read(path)
 }
 
 /// An inner pipeline that names its own input or output forbids a connected one.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{Layers, PlanError, PlanErrorKind, Planner, hex};
+use super::{ErrorCode, Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
     policy::Policy,
     process::Planned,
@@ -122,15 +122,16 @@ impl Planner<'_> {
         {
             let message = format!("{wasm} has the digest {}", hex(&digest));
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("sha256"), message)
+                .code(ErrorCode::DigestMismatch)
                 .hint("it is not the file this pipeline was written for; if it should be, change the digest"));
         }
         if !inspection.not_offered.is_empty() {
             let missing = &inspection.not_offered;
             let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
             let message = format!("{wasm} imports {}{more}, which this host does not offer", missing[0].import);
-            return Err(
-                PlanError::new(PlanErrorKind::Refused, place.key("wasm"), message).hint(advice_on_imports(missing))
-            );
+            return Err(PlanError::new(PlanErrorKind::Refused, place.key("wasm"), message)
+                .code(ErrorCode::ImportNotOffered)
+                .hint(advice_on_imports(missing)));
         }
         // As a shell would have it: programs of many names look at it.
         let file_name = || path.file_name().map_or_else(|| name.to_owned(), |name| name.to_string_lossy().into_owned());
@@ -155,6 +156,7 @@ impl Planner<'_> {
         if bytes.len() as u64 > limits.component_size {
             let message = format!("{wasm} has {} bytes, over the limit of {}", bytes.len(), limits.component_size);
             return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
+                .code(ErrorCode::TooLarge)
                 .hint(format!(
                     "if you trust it: raise `{}`, or --limit component_size=…",
                     place.key("limits").key("component_size")
@@ -196,28 +198,39 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
     /// The instant of a run that has to be the same every time.
     const FIXED: ClockSpec = ClockSpec::Virtual { start: SystemTime::UNIX_EPOCH, step: Duration::ZERO };
     let deterministic = layers.overrides.deterministic;
-    let refused = |place: &Place, message: &str| Err(PlanError::new(PlanErrorKind::Refused, place, message));
+    let refused = |place: &Place, code: ErrorCode, message: &str| {
+        Err(PlanError::new(PlanErrorKind::Refused, place, message).code(code))
+    };
+    use ErrorCode::{NotADirectory, NotDeterministic, NotGrantable};
     if deterministic {
         let hint = "a run with --deterministic has only standard streams, arguments, a virtual clock and seeded random numbers";
         if grants.dirs.iter().flatten().next().is_some() {
-            return refused(&place.key("dirs"), "what is in a directory is not the same on every run")
-                .map_err(|error| error.hint(hint));
+            return refused(
+                &place.key("dirs"),
+                NotDeterministic,
+                "what is in a directory is not the same on every run",
+            )
+            .map_err(|error| error.hint(hint));
         }
         if grants.net.iter().flatten().next().is_some() {
-            return refused(&place.key("net"), "what is on the network is not the same on every run")
+            return refused(&place.key("net"), NotDeterministic, "what is on the network is not the same on every run")
                 .map_err(|error| error.hint(hint));
         }
         if grants.clock == Some(ClockSpec::Real) || grants.random == Some(RandomSpec::Real) {
-            return refused(place, "the real clock and real random numbers are not the same on every run")
-                .map_err(|error| error.hint(hint));
+            return refused(
+                place,
+                NotDeterministic,
+                "the real clock and real random numbers are not the same on every run",
+            )
+            .map_err(|error| error.hint(hint));
         }
     }
     if deterministic && grants.env.iter().flatten().next().is_some() {
-        return refused(&place.key("env"), "the environment is not the same on every run");
+        return refused(&place.key("env"), NotDeterministic, "the environment is not the same on every run");
     }
     let has_others = grants.dirs.iter().flatten().next().is_some() || grants.net.iter().flatten().next().is_some();
     if has_others && matches!(grants.clock, Some(ClockSpec::Virtual { .. })) {
-        return refused(&place.key("clock"), "such a clock does not wait for directories or the network")
+        return refused(&place.key("clock"), NotGrantable, "such a clock does not wait for directories or the network")
             .map_err(|error| error.hint("grant one or the other"));
     }
     let mut dirs = Vec::new();
@@ -226,18 +239,19 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
         let host = layers.base.join(to_path(&dir.host));
         match fs::metadata(&host) {
             Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return refused(&place, &format!("{} is no directory", host.display())),
-            Err(error) => return refused(&place, &format!("{}: {error}", host.display())),
+            Ok(_) => return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host)),
+            Err(error) => return Err(PlanError::system(PlanErrorKind::Refused, &place, host, &error)),
         }
         if is_the_systems(&host) {
-            return refused(&place, &format!("{} holds the kernel's own files", host.display()))
-                .map_err(|error| error.hint("they reach this very process; grant the directory that is meant"));
+            return refused(&place, NotGrantable, "holds the kernel's own files").map_err(|error| {
+                error.about(host).hint("they reach this very process; grant the directory that is meant")
+            });
         }
         policy.check_dir(&host, dir.access, &place)?;
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
         refuse_bytes([guest.as_str()], &place)?;
-        let host = Planned::now(&host)
-            .map_err(|error| PlanError::new(PlanErrorKind::Refused, &place, format!("{}: {error}", host.display())))?;
+        let host =
+            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
         dirs.push(DirRight { host, guest, access: dir.access });
     }
     for (index, name) in grants.env.iter().flatten().enumerate() {
@@ -259,7 +273,7 @@ fn refuse_bytes<'a>(texts: impl IntoIterator<Item = &'a str>, place: &Place) -> 
     match texts.into_iter().find(|text| !is_plain(text)) {
         Some(text) => {
             let message = format!("`{text}` is not UTF-8, and a sandboxed stage can be told only what is");
-            Err(PlanError::new(PlanErrorKind::Refused, place, message))
+            Err(PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::NotGrantable))
         }
         None => Ok(()),
     }
@@ -425,7 +439,8 @@ impl Planner<'_> {
     fn read_stage(&self, wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
         read_component(path).map_err(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"));
+                return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"))
+                    .code(ErrorCode::Inaccessible);
             }
             let stock = stock::find(wasm).map(|stage| format!("the stock stage is {}", self.typed(stage.name)));
             PlanError::new(PlanErrorKind::NotFound, place, format!("{wasm} does not exist"))

@@ -146,7 +146,7 @@ impl Compilers {
                 fcntl_add_seals(&output, all).map_err(|error| failed(error.to_string()))?;
                 read(&mut output, most).map_err(|error| failed(error.to_string()))
             }
-            Some(Status::Exited(REFUSED)) => Err(StageExit::StartFailed { message, missing: false }),
+            Some(Status::Exited(REFUSED)) => Err(StageExit::StartFailed { message, missing: false, path: None }),
             Some(Status::Signaled(libc::SIGXCPU | libc::SIGKILL)) => {
                 Err(limit(LimitKind::CompileTime, limits.compile_time.map(millis)))
             }
@@ -164,11 +164,11 @@ impl Compilers {
             Some(Status::Signaled(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) | Status::Exited(101)) => {
                 let last = message.lines().next().unwrap_or_default();
                 let message = format!("the compiler broke down over it: {last}");
-                Err(StageExit::StartFailed { message, missing: false })
+                Err(StageExit::StartFailed { message, missing: false, path: None })
             }
             Some(Status::Signaled(libc::SIGXFSZ)) => {
                 let message = format!("it compiles to more than {most} bytes");
-                Err(StageExit::StartFailed { message, missing: false })
+                Err(StageExit::StartFailed { message, missing: false, path: None })
             }
             Some(Status::Exited(code)) => Err(failed(format!("it exited with code {code}: {message}"))),
             Some(Status::Signaled(signal)) => Err(failed(format!("it died of signal {signal}: {message}"))),

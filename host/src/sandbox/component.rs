@@ -89,7 +89,7 @@ impl Sandbox {
             let bytes = code.bytes.clone();
             let validating = tokio::task::spawn_blocking(move || validate(&bytes));
             let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
-            let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false };
+            let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false, path: None };
             validating.await.map_err(lost)?.map_err(refused)?;
         }
         let found = match &self.compilers {
@@ -163,7 +163,7 @@ fn refused(error: &wasmtime::Error) -> StageExit {
     if let Some(shortage) = trap::shortage(error) {
         return shortage;
     }
-    StageExit::StartFailed { message: named_import(&readable(error)), missing: false }
+    StageExit::StartFailed { message: named_import(&readable(error)), missing: false, path: None }
 }
 
 /// Links code as far as that goes without a store.

@@ -44,7 +44,7 @@ pub(super) fn exit_of(
         return StageExit::Limit { which: LimitKind::Fuel, limit: limits.fuel, used: limits.fuel, asked: None };
     }
     if let Some(NotACommand(message)) = error.downcast_ref() {
-        return StageExit::StartFailed { message: message.clone(), missing: false };
+        return StageExit::StartFailed { message: message.clone(), missing: false, path: None };
     }
     let trap = error.downcast_ref::<Trap>();
     let root = error.root_cause().to_string();

@@ -8,32 +8,42 @@ use super::{PipelineSpec, Place, SpecError, node::Node, parse_json};
 /// The most errors that are looked for.
 const MOST: usize = 50;
 
-/// What can be read of a pipeline file, and all that is wrong with it, in the order in which it is found. What is wrong is not in the
-/// first part; a stage of which nothing else is left copies its input.
+/// What can be read of a pipeline file, and all that is wrong with it, in the order in which it is found: the first fifty errors, and then
+/// that there are more. What is wrong is not in the first part; a stage of which nothing else is left copies its input.
 pub fn problems(text: &[u8]) -> (Option<PipelineSpec>, Vec<SpecError>) {
-    let mut node = match parse_json(text) {
+    let node = match parse_json(text) {
         Ok(node) => node,
         // Behind a syntax error nothing is known to be what it seems.
         Err(error) => return (None, vec![error]),
     };
+    let mut rest = Rest { node, removed: Vec::new() };
     let mut found: Vec<SpecError> = Vec::new();
-    while found.len() < MOST {
-        let mut checked = node.clone();
+    // Each round takes something out, or puts in what is missing.
+    loop {
+        let mut checked = rest.node.clone();
         let read = checked.check(&Place::root()).and_then(|()| checked.read::<PipelineSpec>());
         let error = match read.and_then(|spec| spec.check().map(|()| spec)) {
             Ok(spec) => return (Some(spec), found),
             Err(error) => error,
         };
-        let place = error.place.clone();
-        found.push(error);
-        if !take_out(&mut node, &place) {
-            break;
+        if found.len() == MOST {
+            let more = format!("there are more errors than these {MOST}");
+            found.push(SpecError::new("the file", more));
+            return (None, found);
+        }
+        let steps = steps(&error.place).unwrap_or_default();
+        let is_news = !rest.took_out_what_is_missing(&steps, &error.message);
+        if is_news {
+            found.push(SpecError { place: rest.place_in_file(&steps, &error.place), ..error.clone() });
+        }
+        if !rest.put_in(&steps, &error.message) && !rest.take_out(steps) {
+            return (None, found);
         }
     }
-    (None, found)
 }
 
 /// A step from a node to one inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Key(String),
     Index(usize),
@@ -42,6 +52,9 @@ enum Step {
 /// The steps of a place as it is printed: `stages[2].limits.memory`, `env["a b"]`.
 fn steps(place: &str) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
+    if place == Place::root().to_string() {
+        return Some(steps);
+    }
     let mut rest = place;
     while !rest.is_empty() {
         rest = rest.strip_prefix('.').unwrap_or(rest);
@@ -73,28 +86,107 @@ fn steps(place: &str) -> Option<Vec<Step>> {
     Some(steps)
 }
 
-/// Takes out what is wrong. `false`: nothing can be taken out there.
-fn take_out(root: &mut Node, place: &str) -> bool {
-    let Some(mut steps) = steps(place).filter(|steps| !steps.is_empty()) else { return false };
-    // What is missing in a stage, or wrong with its kind, is wrong with all of it.
-    if let [Step::Key(stages), Step::Index(index)] = &steps[..]
-        && stages == "stages"
-    {
-        return replace_stage(root, *index);
+/// What is left of a file, and what was taken out of it: steps as they were in the file.
+struct Rest {
+    node: Node,
+    removed: Vec<Vec<Step>>,
+}
+
+impl Rest {
+    /// Steps in the file, from steps in what is left of it: behind an item that was taken out they have other numbers.
+    fn in_file(&self, steps: &[Step]) -> Vec<Step> {
+        let mut file: Vec<Step> = Vec::new();
+        for step in steps {
+            let Step::Index(left) = step else {
+                file.push(step.clone());
+                continue;
+            };
+            let gone = |removed: &Vec<Step>| match removed.split_last() {
+                Some((Step::Index(index), around)) if around == file => Some(*index),
+                _ => None,
+            };
+            let mut gone: Vec<_> = self.removed.iter().filter_map(gone).collect();
+            gone.sort_unstable();
+            let index = gone.into_iter().fold(*left, |index, gone| index + usize::from(gone <= index));
+            file.push(Step::Index(index));
+        }
+        file
     }
-    loop {
-        let Some(last) = steps.pop() else { return false };
-        if let Some(around) = follow(root, &steps)
-            && remove(around, &last)
-        {
-            return true;
+
+    /// The place in the file, as it is printed.
+    fn place_in_file(&self, steps: &[Step], as_found: &str) -> String {
+        let file = self.in_file(steps);
+        if file == steps {
+            return as_found.to_owned();
         }
-        // It is not there, such as a key that is missing: what is around it goes.
-        if let [Step::Key(stages), Step::Index(index)] = &steps[..]
-            && stages == "stages"
-        {
-            return replace_stage(root, *index);
+        let place = file.iter().fold(Place::root(), |place, step| match step {
+            Step::Key(key) => place.key(key),
+            Step::Index(index) => place.index(*index),
+        });
+        place.to_string()
+    }
+
+    /// Whether an error says only that something is missing which was wrong, and told.
+    fn took_out_what_is_missing(&self, around: &[Step], message: &str) -> bool {
+        missing_key(message).is_some_and(|key| {
+            let mut missing = self.in_file(around);
+            missing.push(Step::Key(key.to_owned()));
+            self.removed.contains(&missing)
+        })
+    }
+
+    /// Puts in what every file has, if that is missing.
+    fn put_in(&mut self, around: &[Step], message: &str) -> bool {
+        let value = match missing_key(message) {
+            Some("version") => Node::Number(1.into()),
+            Some("stages") => Node::Array(Vec::new()),
+            _ => return false,
+        };
+        match (&mut self.node, around, missing_key(message)) {
+            (Node::Object(entries), [], Some(key)) => {
+                entries.push((key.to_owned(), value));
+                true
+            }
+            _ => false,
         }
+    }
+
+    /// Takes out what is wrong. `false`: nothing can be taken out there.
+    fn take_out(&mut self, mut steps: Vec<Step>) -> bool {
+        if steps.is_empty() {
+            return false;
+        }
+        // What is missing in a stage, or wrong with its kind, is wrong with all of it.
+        if let Some(index) = stage_of(&steps) {
+            return replace_stage(&mut self.node, index);
+        }
+        loop {
+            let whole = self.in_file(&steps);
+            let Some(last) = steps.pop() else { return false };
+            if let Some(around) = follow(&mut self.node, &steps)
+                && remove(around, &last)
+            {
+                self.removed.push(whole);
+                return true;
+            }
+            // It is not there, such as a key that is missing: what is around it goes.
+            if let Some(index) = stage_of(&steps) {
+                return replace_stage(&mut self.node, index);
+            }
+        }
+    }
+}
+
+/// The key that an error says is missing.
+fn missing_key(message: &str) -> Option<&str> {
+    message.strip_prefix("the key \"")?.strip_suffix("\" is missing")
+}
+
+/// The stage whose steps these are.
+fn stage_of(steps: &[Step]) -> Option<usize> {
+    match steps {
+        [Step::Key(stages), Step::Index(index)] if stages == "stages" => Some(*index),
+        _ => None,
     }
 }
 
@@ -163,6 +255,24 @@ mod tests {
         assert_eq!(spec.unwrap().stages.len(), 4);
         let (spec, found) = problems(b"{\"version\": 1,");
         assert!(spec.is_none() && found.len() == 1);
+        let places = |text: &[u8]| {
+            let mut places: Vec<_> = problems(text).1.into_iter().map(|error| error.place).collect();
+            places.sort();
+            places
+        };
+        // Places are those of the file, whatever was taken out before them.
+        let text = br#"{"version": 1, "stages": [{"wasm": "builtin:cat", "ok_exit": [1, 300, 2, "x", 400], "args": ["a", 1, "b", 2]}]}"#;
+        let expected =
+            ["args[1]", "args[3]", "ok_exit[1]", "ok_exit[3]", "ok_exit[4]"].map(|place| format!("stages[0].{place}"));
+        assert_eq!(places(text), expected);
+        // What was wrong is not told a second time as missing.
+        assert_eq!(places(br#"{"version": 2, "stages": [], "timeout": 5}"#), ["timeout", "version"]);
+        assert_eq!(places(br#"{"version": 1, "stages": {}, "timeout": 5}"#), ["stages", "timeout"]);
+        assert_eq!(places(b"{}"), ["the file", "the file"]);
+        // Nothing is left out in silence.
+        let many = format!(r#"{{"version": 1, "stages": [{}]}}"#, vec![r#"{"wasm": 1}"#; 60].join(","));
+        let (spec, found) = problems(many.as_bytes());
+        assert!(spec.is_none() && found.len() == 51 && found[50].message.contains("more errors"));
         let (spec, found) = problems(br#"{"version": 1, "stages": []}"#);
         assert!(spec.is_some() && found.is_empty());
     }

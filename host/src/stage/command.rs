@@ -24,6 +24,7 @@ use crate::{
         Cgroup, CgroupParent, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of, usage, writes_to,
     },
     spec::Eof,
+    spec::to_text,
 };
 
 /// What every command of a run needs.
@@ -128,23 +129,25 @@ impl CommandStage {
     /// Why it could not be started.
     pub(crate) async fn start(self, work: &CommandWork) -> Result<RunningCommand, StageExit> {
         let Self { index, planned, stdin, stdout, stderr, input_name, output_name, around } = self;
+        let refused = |error: &io::Error| StageExit::StartFailed {
+            message: error.to_string(),
+            missing: false,
+            path: Some(to_text(&work.program)),
+        };
         let failed = |error: io::Error| match error.kind() {
             // The plan has seen the program: what is missing is what its first line names, or it has just gone.
             io::ErrorKind::NotFound => StageExit::StartFailed {
-                message: format!("{}: {error} (or its interpreter)", work.program.display()),
+                message: format!("{error} (or its interpreter)"),
                 missing: true,
+                path: Some(to_text(&work.program)),
             },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
-                StageExit::StartFailed { message: format!("{}: {error}", work.program.display()), missing: false }
-            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => refused(&error),
             // No room for a process or a descriptor, a directory that has gone: the program itself is not to blame.
             _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(rustix::io::Errno::NOEXEC) => {
-                    StageExit::StartFailed { message: format!("{}: {error}", work.program.display()), missing: false }
-                }
+                Some(rustix::io::Errno::NOEXEC) => refused(&error),
                 _ => StageExit::HostError {
                     message: format!("cannot be started: {error}"),
-                    path: Some(work.program.display().to_string()),
+                    path: Some(to_text(&work.program)),
                 },
             },
         };

@@ -39,7 +39,7 @@ impl FunctionStage {
         let started = Instant::now();
         let mut notes = Vec::new();
         let Some(Function { body }) = function else {
-            let exit = StageExit::StartFailed { message: "a function runs once".into(), missing: false };
+            let exit = StageExit::StartFailed { message: "a function runs once".into(), missing: false, path: None };
             return inside.end(exit, &input, &output, StageEnd::default());
         };
         let release = Releasing(Arc::default());
@@ -47,7 +47,9 @@ impl FunctionStage {
         let ended = async {
             let mut returned = match returned {
                 Ok(returned) => returned,
-                Err(error) => return Err(StageExit::StartFailed { message: error.to_string(), missing: false }),
+                Err(error) => {
+                    return Err(StageExit::StartFailed { message: error.to_string(), missing: false, path: None });
+                }
             };
             let stopped = tokio::select! {
                 biased;

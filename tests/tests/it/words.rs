@@ -233,3 +233,20 @@ fn every_example_of_the_readme_is_good() {
     }
     assert!(checked >= 6, "{checked}");
 }
+
+#[test]
+fn check_reads_a_pipe_once_and_reports_what_flags_of_wrong_names_do_not_add() {
+    let place = Place::new();
+    place
+        .shell("timeout 60 $STAGEHOST check <(echo '{\"version\": 1, \"stages\": []}')")
+        .done()
+        .code(0)
+        .shows(&["good"]);
+    let wrong = "timeout 60 $STAGEHOST check <(echo '{\"version\": 1, \"stages\": [{\"wasm\": 1}], \"nmae\": 1}')";
+    place.shell(wrong).done().code(78).says(&["nmae", "stages[0].wasm"]);
+    place.write("p.json", r#"{"version": 1, "stages": [{"wasm": "builtin:cat", "name": 7}]}"#);
+    let output = place.stagehost(["check", "p.json", "--json", "--ok-exit", "x=1"]).done().code(78);
+    let found: serde_json::Value = serde_json::from_str(&output.stdout_text()).unwrap();
+    let errors = found["errors"].as_array().unwrap();
+    assert_eq!((errors.len(), &errors[0]["code"]), (1, &"invalid-pipeline".into()), "{output}");
+}

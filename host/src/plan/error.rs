@@ -1,0 +1,174 @@
+//! What a plan cannot be made of.
+
+use std::{ffi::OsStr, fmt, io};
+
+use serde::Serialize;
+
+use crate::{
+    outcome::ExitCode,
+    spec::{SpecError, to_text},
+};
+
+/// What a plan cannot be made of.
+///
+/// Its text names what the operator needs to see, files of the host among it. Whoever shows errors to others builds a text of
+/// [`code`](Self::code), [`place`](Self::place) and [`message`](Self::message), none of which has a path of the host's;
+/// [`path`](Self::path) and [`hint`](Self::hint) may. What stands in the pipeline itself is not kept back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanError {
+    /// The place in the pipeline file.
+    pub place: String,
+    /// What is wrong there, or with the [`path`](Self::path).
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// What kind of trouble it is.
+    pub kind: PlanErrorKind,
+    /// What is wrong, for programs.
+    pub code: ErrorCode,
+    /// The file, directory or program that it is about.
+    pub path: Option<String>,
+    /// Whether the message is a sentence of its own, and not what is said of the path.
+    pub(super) is_sentence: bool,
+}
+
+/// What kind of trouble a [`PlanError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanErrorKind {
+    /// The pipeline cannot be as it is written.
+    Pipeline,
+    /// A stage does not exist.
+    NotFound,
+    /// A stage is refused: its digest, or what its file is.
+    Refused,
+    /// An end cannot be used.
+    End,
+}
+
+/// What is wrong, for programs: these words stay as they are, whatever the messages say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The pipeline's text is no pipeline, or says what cannot be.
+    InvalidPipeline,
+    /// A file, program, directory or stock stage is not there.
+    NotFound,
+    /// A directory stands where a file should.
+    IsADirectory,
+    /// Something else stands where a directory should.
+    NotADirectory,
+    /// A program cannot be run.
+    NotExecutable,
+    /// The system refuses a file or directory.
+    Inaccessible,
+    /// A file is no component or module that can be a stage, or is too costly to compile.
+    NotAStage,
+    /// A component imports what this host does not offer.
+    ImportNotOffered,
+    /// A digest is another.
+    DigestMismatch,
+    /// A component is larger than its limit.
+    TooLarge,
+    /// An output cannot be written as it is to be: whole or not at all.
+    NotAtomic,
+    /// The policy does not allow it.
+    DeniedByPolicy,
+    /// It may not be granted to anybody, or not with the rest.
+    NotGrantable,
+    /// A deterministic run cannot have it.
+    NotDeterministic,
+    /// This system cannot do it.
+    Unsupported,
+}
+
+impl ErrorCode {
+    /// Its word, such as `not-found`.
+    pub fn word(self) -> String {
+        // An enum without fields has nothing that JSON could not say.
+        serde_json::to_value(self).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+impl PlanError {
+    pub(crate) fn new(kind: PlanErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
+        let code = match kind {
+            PlanErrorKind::Pipeline => ErrorCode::InvalidPipeline,
+            PlanErrorKind::NotFound => ErrorCode::NotFound,
+            PlanErrorKind::Refused => ErrorCode::NotAStage,
+            PlanErrorKind::End => ErrorCode::Inaccessible,
+        };
+        Self { place: place.into(), message: message.into(), hint: None, kind, code, path: None, is_sentence: false }
+    }
+
+    /// What the system says of a path.
+    pub(crate) fn system(
+        kind: PlanErrorKind,
+        place: impl Into<String>,
+        path: impl AsRef<OsStr>,
+        error: &io::Error,
+    ) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => ErrorCode::NotFound,
+            io::ErrorKind::IsADirectory => ErrorCode::IsADirectory,
+            io::ErrorKind::NotADirectory => ErrorCode::NotADirectory,
+            _ => ErrorCode::Inaccessible,
+        };
+        Self::new(kind, place, error.to_string()).code(code).at(path)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn code(mut self, code: ErrorCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Names what the message says something of.
+    pub(crate) fn about(mut self, path: impl AsRef<OsStr>) -> Self {
+        self.path = Some(to_text(path));
+        self
+    }
+
+    /// Names the path at which that is so.
+    pub(crate) fn at(self, path: impl AsRef<OsStr>) -> Self {
+        Self { is_sentence: true, ..self.about(path) }
+    }
+
+    /// Its text without the place.
+    pub fn text(&self) -> String {
+        match &self.path {
+            Some(path) if self.is_sentence => format!("{path}: {}", self.message),
+            Some(path) => format!("{path} {}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// The exit code it gives `stagehost run`.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind {
+            PlanErrorKind::Pipeline => ExitCode::BadPipeline,
+            PlanErrorKind::NotFound => ExitCode::NotFound,
+            PlanErrorKind::Refused => ExitCode::Refused,
+            PlanErrorKind::End => ExitCode::Host,
+        }
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text())
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl SpecError {
+    /// What is wrong, for programs.
+    pub fn code(&self) -> ErrorCode {
+        ErrorCode::InvalidPipeline
+    }
+}
