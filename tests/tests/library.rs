@@ -173,8 +173,7 @@ fn errors_have_a_code_and_their_paths_apart() {
     let base =
         || PlanOptions { environment: std::env::vars_os().collect(), ..PlanOptions::at(secret, Policy::allow_all()) };
     let held = || {
-        let policy =
-            r#"{"files": ["dir"], "plugins": ["dir"], "dirs": [{"path": "dir", "access": "read"}]}"#;
+        let policy = r#"{"files": ["dir"], "plugins": ["dir"], "dirs": [{"path": "dir", "access": "read"}]}"#;
         let policy = Policy::parse(policy.as_bytes(), secret).expect("a good policy");
         PlanOptions { policy, ..base() }
     };

@@ -42,13 +42,21 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
             Box::pin(async move {
                 use fs3::HostDescriptorWithStore as Stock;
                 let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
-                if !may_open3(store, &dir, follow, &path).await {
-                    return Ok((Err(fs3::ErrorCode::NotPermitted),));
-                }
-                let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
-                let opened = <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, path, how, flags).await;
+                let writes = flags.contains(fs3::DescriptorFlags::WRITE)
+                    || how.intersects(fs3::OpenFlags::CREATE | fs3::OpenFlags::TRUNCATE);
+                let opened = if may_open3(store, &dir, follow, &path).await {
+                    let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
+                    let named = path.clone();
+                    let opened =
+                        <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, named, how, flags).await;
+                    opened.map_or_else(|error| error.downcast().map(Err), |opened| Ok(Ok(opened)))?
+                } else {
+                    Err(fs3::ErrorCode::NotPermitted)
+                };
                 drop(turn);
-                opened.map_or_else(|error| Ok((Err(error.downcast()?),)), |opened| Ok((Ok(opened),)))
+                let is_refused = matches!(opened, Err(fs3::ErrorCode::NotPermitted | fs3::ErrorCode::Access));
+                store.with(|mut access| access.get().denials.note_open(&path, writes, is_refused));
+                Ok((opened,))
             })
         },
     )?;
@@ -80,10 +88,19 @@ pub(super) async fn open2(
     how: fs2::OpenFlags,
     flags: fs2::DescriptorFlags,
 ) -> Result<Resource<Descriptor>, FsError> {
-    if !may_open2(guest, &dir, follow, &path).await {
-        return Err(FsError::from(fs2::ErrorCode::NotPermitted));
-    }
-    fs2::HostDescriptor::open_at(&mut guest.wasi.filesystem(), dir, follow, path, how, flags).await
+    let writes = flags.contains(fs2::DescriptorFlags::WRITE)
+        || how.intersects(fs2::OpenFlags::CREATE | fs2::OpenFlags::TRUNCATE);
+    let opened = if may_open2(guest, &dir, follow, &path).await {
+        fs2::HostDescriptor::open_at(&mut guest.wasi.filesystem(), dir, follow, path.clone(), how, flags).await
+    } else {
+        Err(FsError::from(fs2::ErrorCode::NotPermitted))
+    };
+    let is_refused = opened.as_ref().is_err_and(|error| {
+        let code = error.downcast_ref();
+        code.is_some_and(|code| matches!(code, fs2::ErrorCode::NotPermitted | fs2::ErrorCode::Access))
+    });
+    guest.denials.note_open(&path, writes, is_refused);
+    opened
 }
 
 /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.

@@ -89,11 +89,14 @@ fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
         Box::new(async move {
             let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, how, base, inheriting, flags, opened) = args;
-            if !call.may_open((dir, follow, path, length)).await {
-                return Ok(types::Errno::Perm as i32);
-            }
-            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
-            stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await
+            let errno = if call.may_open((dir, follow, path, length)).await {
+                let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
+                stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await?
+            } else {
+                types::Errno::Perm as i32
+            };
+            call.note_open((path, length), (how, base), errno);
+            Ok(errno)
         })
     })?;
     modules.func_wrap_async(module, "path_filestat_set_times", |mut caller: Caller<'_, Guest>, args: Times7| {
@@ -135,6 +138,20 @@ fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<Call<'a>> {
 }
 
 impl Call<'_> {
+    /// Notes how an opening ended.
+    fn note_open(&self, (path, length): (i32, i32), (how, base): (i32, i64), errno: i32) {
+        const REFUSALS: [types::Errno; 4] =
+            [types::Errno::Perm, types::Errno::Acces, types::Errno::Notcapable, types::Errno::Rofs];
+        let how = types::Oflags::from_bits_truncate(u16::try_from(how).unwrap_or_default());
+        let rights = types::Rights::from_bits_truncate(base.cast_unsigned());
+        let writes =
+            how.intersects(types::Oflags::CREAT | types::Oflags::TRUNC) || rights.contains(types::Rights::FD_WRITE);
+        let is_refused = REFUSALS.iter().any(|refusal| *refusal as i32 == errno);
+        let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
+        let named = if is_refused { self.memory.as_cow_str(named) } else { Ok("".into()) };
+        self.guest.denials.note_open(&named.unwrap_or_default(), writes, is_refused);
+    }
+
     /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.
     async fn may_open(&mut self, (dir, follow, path, length): (i32, i32, i32, i32)) -> bool {
         use types::Filetype::{Directory, RegularFile, SymbolicLink};

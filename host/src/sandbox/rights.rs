@@ -48,7 +48,22 @@ pub(crate) struct DirRight {
 
 /// What a guest tried without a grant: a few of them, each once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Denials(Arc<Mutex<BTreeSet<Denial>>>);
+pub(crate) struct Denials(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    denials: BTreeSet<Denial>,
+    /// The last opening of a file, if it was refused.
+    open: Option<RefusedOpen>,
+}
+
+/// An opening that was refused.
+#[derive(Clone, Debug)]
+struct RefusedOpen {
+    path: String,
+    /// Whether it was to be written or made.
+    writes: bool,
+}
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +84,32 @@ impl Denials {
     /// Notes one, unless there are many already: the guest chooses them.
     pub(super) fn note(&self, denial: Denial) {
         const MOST: usize = 8;
-        let mut denials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if denials.len() < MOST {
-            denials.insert(denial);
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.denials.len() < MOST {
+            noted.denials.insert(denial);
         }
+    }
+
+    /// Notes how an opening ended. Only the last one counts: a program that gets over a refusal opens something else.
+    pub(super) fn note_open(&self, path: &str, writes: bool, is_refused: bool) {
+        const LONGEST: usize = 200;
+        let refused = || RefusedOpen { path: path.chars().take(LONGEST).collect(), writes };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open = is_refused.then(refused);
+    }
+
+    /// What is to be said of a stage that failed after its last opening was refused; `dirs` is what it was granted.
+    pub(crate) fn refused_open(&self, place: &str, dirs: &[DirRight]) -> Option<String> {
+        let RefusedOpen { path, writes } = self.0.lock().unwrap_or_else(PoisonError::into_inner).open.clone()?;
+        Some(if writes && dirs.iter().any(|dir| dir.access == Access::Read) {
+            format!(
+                "was refused to open {path:?} for writing: a directory of `{place}.grants.dirs` is granted for reading \
+                 (\"access\": \"write\" grants both)"
+            )
+        } else {
+            format!(
+                "was refused to open {path:?}: it leads out of what `{place}.grants.dirs` grants, or the system refuses it"
+            )
+        })
     }
 
     /// Notes that a listing lacks an entry.
@@ -82,7 +119,7 @@ impl Denials {
 
     /// All of them, for people; `place` is the stage's in the file.
     pub(crate) fn notes(&self, place: &str) -> Vec<String> {
-        let denials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let note = |denial: &Denial| match denial {
             Denial::Address(address) => {
                 format!("tried to use {address}, which is not granted: add \"{address}\" to `{place}.grants.net`")
@@ -102,7 +139,7 @@ impl Denials {
                     .into()
             }
         };
-        denials.iter().map(note).collect()
+        noted.denials.iter().map(note).collect()
     }
 }
 

@@ -38,7 +38,7 @@ impl WasmStage {
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
         let Self { inside, spec, code, wall_time, stderr, place, asked, reads_text } = self;
-        let (has_dirs, linger) = (!spec.rights.dirs.is_empty(), spec.linger);
+        let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
@@ -116,7 +116,8 @@ impl WasmStage {
             notes.extend(
                 asked.iter().map(|right| format!("asks for {right} and is not granted it: see `{place}.grants`")),
             );
-            if !has_dirs && looked_for_files(&stderr) {
+            notes.extend(denials.refused_open(&place, &dirs));
+            if dirs.is_empty() && looked_for_files(&stderr) {
                 let grant = format!("add {{\"host\": DIR, \"guest\": \"/\"}} to `{place}.grants.dirs`");
                 notes.push(format!("looked for files, and has no directories: {grant}"));
                 hint = hint.or(Some(grant));

@@ -513,3 +513,27 @@ fn a_connection_that_is_not_granted_never_reaches_anybody() {
     let nobody = listener.accept().map(|(mut peer, _)| peer.read(&mut [0; 1]).is_ok());
     assert!(nobody.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
+
+#[test]
+fn a_failure_after_a_refused_opening_names_the_grant() {
+    let place = Place::new();
+    fs::create_dir(place.path("d")).unwrap();
+    place.write("d/there", "");
+    place.write("outside", "");
+    let read = r#"{"dirs": [{"host": "d", "guest": "d"}]}"#;
+    let write = r#"{"dirs": [{"host": "d", "guest": "d", "access": "write"}]}"#;
+    for generation in ["p1", "p2", "p3"] {
+        let (opens, creates) =
+            (guest(&place, &format!("{generation}-open")), guest(&place, &format!("{generation}-create")));
+        run(&place, &opens, &["there"], read).code(0).is_quiet();
+        let output = run(&place, &opens, &["../outside"], read);
+        output.says(&["was refused to open \"../outside\"", "leads out of what `stages[0].grants.dirs` grants"]);
+        run(&place, &creates, &["new"], write).code(0).is_quiet();
+        let output = run(&place, &creates, &["newer"], read);
+        output.says(&["was refused to open \"newer\" for writing", "`stages[0].grants.dirs`", "\"access\": \"write\""]);
+        // What is not there is no refusal.
+        let output = run(&place, &opens, &["nowhere"], read);
+        assert!(!output.error_text().contains("refused to open"), "{generation}: {output}");
+        fs::remove_file(place.path("d/new")).unwrap();
+    }
+}
