@@ -4,6 +4,7 @@
 //! their digest is, an end that comes too early is an error, and nothing that depends on it is committed.
 
 use std::{
+    future::poll_fn,
     io,
     task::{Context, Poll, ready},
 };
@@ -21,18 +22,19 @@ pub(crate) struct Expected {
     pub(crate) sha256: Option<[u8; 32]>,
 }
 
-/// A source that is held to what was said of it. A stage that stops reading before the end is none the wiser.
+/// A source that is held to what was said of it.
 #[derive(Debug)]
 pub(crate) struct Declared {
     pub(crate) source: Source,
     expected: Expected,
     taken: u64,
     hasher: Option<Sha256>,
+    has_ended: bool,
 }
 
 impl Declared {
     pub(crate) fn new(source: Source, expected: Expected) -> Self {
-        Self { source, expected, taken: 0, hasher: expected.sha256.map(|_| Sha256::new()) }
+        Self { source, expected, taken: 0, hasher: expected.sha256.map(|_| Sha256::new()), has_ended: false }
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -40,6 +42,7 @@ impl Declared {
         let refuse = |message: String| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
         self.taken += n as u64;
         if n == 0 && !into.is_empty() {
+            self.has_ended = true;
             if let Some(bytes) = self.expected.bytes.filter(|bytes| *bytes != self.taken) {
                 return refuse(format!("the input ended after {} of the {bytes} bytes that were declared", self.taken));
             }
@@ -56,14 +59,27 @@ impl Declared {
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&into[..n]);
-            // Whoever knows how many there are may not ask for the end.
-            if n > 0
-                && self.expected.bytes == Some(self.taken)
-                && self.expected.sha256.is_some_and(|declared| hasher.clone().finalize()[..] != declared[..])
-            {
-                return refuse("the input has another SHA-256 digest than was declared".into());
-            }
         }
         Poll::Ready(Ok(n))
+    }
+
+    /// Reads to the end what nobody read, if a digest was declared: it is of all of them.
+    ///
+    /// # Errors
+    ///
+    /// What the input is instead, or that it cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was read is counted; the next call goes on.
+    pub(crate) async fn finish(&mut self) -> io::Result<()> {
+        if self.hasher.is_none() {
+            return Ok(());
+        }
+        let mut scratch = vec![0; 64 << 10];
+        while !self.has_ended {
+            poll_fn(|cx| self.poll_read(cx, &mut scratch)).await?;
+        }
+        Ok(())
     }
 }

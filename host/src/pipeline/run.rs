@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
-    outcome::{ExitCode, Outcome, StageExit, Verdict},
+    outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
     plan::{Outlet, Plan},
     process,
     stage::Surroundings,
@@ -147,7 +147,7 @@ impl Run {
         let mut logs = Logs::new(self.options.tee_stderr, self.options.stderr_prefix);
         let (rewind, whole, atomic) = (stdin.rewind, stdin.whole, stdout.atomic);
         let first_name = input_name.clone();
-        let (mut reports, joints, source, sink) = match (stdin.half, stdout.half) {
+        let (mut reports, joints, mut source, sink) = match (stdin.half, stdout.half) {
             (FirstInput::Inside(source), LastOutput::Inside(sink)) if stages.is_empty() => {
                 let names = (input_name.as_str(), plan.stdout_name.as_str());
                 let (report, source, sink) = copy(source, sink, names, &self.shared.buffers, stop).await;
@@ -175,6 +175,22 @@ impl Run {
                 ended
             }
         };
+        let usual = Tolerance::default();
+        let tolerances = stages.iter().map(|stage| &stage.tolerance).chain([&usual]);
+        let has_failed =
+            reports.iter().zip(tolerances).any(|(ended, tolerance)| tolerance.judge(&ended.end.exit) == Verdict::Bad);
+        if let (Some(Source::Declared(declared)), Some(first)) = (&mut source, reports.first_mut())
+            && !has_failed
+        {
+            let finished = tokio::select! {
+                biased;
+                () = stop.requested_from_outside() => Ok(()),
+                finished = declared.finish() => finished,
+            };
+            if let Err(error) = finished {
+                first.end.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name.clone()) };
+            }
+        }
         if let (Some(position), Some(rewind)) = (source.as_ref().and_then(Source::position), &rewind) {
             // Whoever shares the offset goes on at the first byte that no stage got. A failure changes nothing for us.
             let _ = seek(rewind, SeekFrom::Start(position));

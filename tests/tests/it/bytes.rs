@@ -178,6 +178,13 @@ fn an_input_is_held_to_what_was_declared_of_it() {
         let good = place.stagehost(["run", "-c", stages, "--stdin-bytes", "5", "--stdin-sha256", &digest]);
         good.input("right").done().code(0).prints("right");
     }
+    // A stage that never asks for the end: the digest is of all of it.
+    for stages in [":head -c 5", ":head -c 2", "head -c 2", ":cat | head -c 2", "head -c 5 | :cat"] {
+        refuses(&place, &["-c", stages, "--stdin-sha256", &digest], b"wrong", "SHA-256 digest");
+        refuses(&place, &["-c", stages, "--stdin-sha256", &digest], &noise(2_000_000), "SHA-256 digest");
+        let good = place.stagehost(["run", "-c", stages, "--stdin-bytes", "5", "--stdin-sha256", &digest]);
+        good.input("right").done().code(0).is_quiet();
+    }
     // In files, for every kind of input.
     place.write("in", "right");
     for (stdin, code) in [
@@ -212,11 +219,13 @@ fn a_feeder_that_is_killed_half_way_leaves_no_output() {
 fn a_file_that_is_cut_while_it_is_read_is_an_error() {
     let place = Place::new();
     rustix::fs::mkfifoat(rustix::fs::CWD, place.path("go"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-    for first in [":cat", "cat"] {
+    // Whatever code a program that read it to its supposed end has.
+    for first in [":cat", "cat", "sh -c 'cat; exit 3'"] {
         place.write("in", noise(30_000_000));
         // The first stage stops in the middle, because nobody takes what it gives.
         let stages = format!("{first} | sh -c ': > started; read x < go; exec cat'");
-        let mut running = place.shorthand(&stages).args(["--stdin", "in", "--stdout", "out"]).start();
+        let mut running =
+            place.shorthand(&stages).args(["--stdin", "in", "--stdout", "out", "--ok-exit", "1=3"]).start();
         running.until("the second stage waits", || place.path("started").exists());
         fs::OpenOptions::new().write(true).open(place.path("in")).unwrap().set_len(20_000_000).unwrap();
         fs::write(place.path("go"), "go\n").unwrap();
@@ -280,6 +289,18 @@ fn a_report_is_there_whole_or_not_at_all() {
     assert_eq!(place.read("report.json"), "what was there");
     place.shorthand(":cat").args(["--report", "report.json"]).done().code(0);
     assert!(place.read("report.json").contains("\"success\": true"));
+    // It replaces neither the input nor the output.
+    place.write("in", "bytes");
+    for ends in [
+        ["--stdin", "in", "--stdout", "out", "--report", "in"],
+        ["--stdin", "in", "--stdout", "out", "--report", "out"],
+    ] {
+        let output = place.shorthand(":cat").args(ends).done().code(125);
+        assert!(output.error_text().contains("report"), "{output}");
+        assert_eq!(place.read("in"), "bytes");
+        assert!(!place.path("out").exists() || place.read("out") == "bytes", "{output}");
+        let _ = fs::remove_file(place.path("out"));
+    }
     // One that cannot be written is an error, of a good run too.
     fs::create_dir(place.path("dir")).unwrap();
     place.shorthand(":cat").args(["--report", "dir"]).done().code(125).says(&["the report dir"]);

@@ -515,6 +515,30 @@ fn a_connection_that_is_not_granted_never_reaches_anybody() {
 }
 
 #[test]
+fn preview1_fills_a_buffer_of_any_size_with_a_listing() {
+    let place = Place::new();
+    fs::create_dir(place.path("d")).unwrap();
+    let mut expected = (24 + 1) + (24 + 2);
+    for index in 0..3000 {
+        let name = format!("a-file-of-the-directory-{index}");
+        expected += 24 + name.len();
+        fs::write(place.path("d").join(name), "").unwrap();
+    }
+    assert!(expected > 2 << 16, "more than the host reads at a time");
+    let module = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "fd_readdir" (func $list (param i32 i32 i32 i64 i32) (result i32)))
+            (memory (export "memory") 20)
+            (func (export "_start")
+              (if (call $list (i32.const 3) (i32.const 1024) (i32.const 1000000) (i64.const 0) (i32.const 8)) (then (call $exit (i32.const 1))))
+              (if (i32.ne (i32.load (i32.const 8)) (i32.const {expected})) (then (call $exit (i32.const 2))))))"#
+    );
+    let wasm = text(&place, "lists.wasm", &module).display().to_string();
+    run(&place, &wasm, &[], r#"{"dirs": [{"host": "d", "guest": "d"}]}"#).code(0).is_quiet();
+}
+
+#[test]
 fn a_failure_after_a_refused_opening_names_the_grant() {
     let place = Place::new();
     fs::create_dir(place.path("d")).unwrap();
