@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -257,6 +258,7 @@ enum Missing {
     NotFound,
     NotExecutable(PathBuf, &'static str),
     Unreadable(PathBuf, io::Error),
+    WebAssembly(PathBuf),
 }
 
 impl Missing {
@@ -276,6 +278,14 @@ impl Missing {
             }
             Self::NotExecutable(path, why) => {
                 PlanError::new(PlanErrorKind::Refused, place, why).code(ErrorCode::NotExecutable).about(path)
+            }
+            Self::WebAssembly(path) => {
+                let why = "is WebAssembly, which runs in a sandbox and not as a program";
+                let hint = match is_shorthand {
+                    true => "give its name the ending .wasm, or write it in a file as \"wasm\"",
+                    false => "write it as \"wasm\", not as \"command\"",
+                };
+                PlanError::new(PlanErrorKind::Refused, place, why).code(ErrorCode::NotExecutable).about(path).hint(hint)
             }
             Self::Unreadable(path, error) => PlanError::system(PlanErrorKind::Refused, place, path, &error),
         }
@@ -321,6 +331,12 @@ fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, M
     Err(refused.unwrap_or(Missing::NotFound))
 }
 
+/// Whether a file is WebAssembly by its first bytes. One that cannot be read is looked at when it is started.
+fn is_webassembly(program: &Path) -> bool {
+    let mut magic = [0; 4];
+    fs::File::open(program).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\0asm"
+}
+
 fn executable(program: &Path) -> Result<(), Missing> {
     let metadata = fs::metadata(program).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Missing::NotFound,
@@ -332,6 +348,9 @@ fn executable(program: &Path) -> Result<(), Missing> {
     }
     if accessat(CWD, program, Right::EXEC_OK, AtFlags::EACCESS).is_err() {
         return refused("is not executable");
+    }
+    if metadata.is_file() && is_webassembly(program) {
+        return Err(Missing::WebAssembly(program.to_owned()));
     }
     Ok(())
 }

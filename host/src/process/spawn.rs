@@ -20,6 +20,7 @@ use std::{
 };
 
 use rustix::{
+    fs::{Mode, OFlags},
     io::fcntl_dupfd_cloexec,
     process::{
         Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, getrlimit, kill_process_group,
@@ -314,6 +315,11 @@ impl Child {
         if let Some(cgroup) = &self.cgroup {
             rustix::io::write(cgroup, b"0")?;
         }
+        let beginning = Beginning::of(&self.program);
+        if beginning.is_webassembly() {
+            // Whatever the system would make of it, or a shell: it is to run in a sandbox or not at all.
+            return Err(rustix::io::Errno::NOEXEC);
+        }
         // SAFETY: no handler of the host's is left when signals are let through, so none runs here.
         unsafe { reset_signals() };
         if let Some(wall) = &self.wall {
@@ -322,11 +328,45 @@ impl Child {
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {
             libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());
-            if last_error() == rustix::io::Errno::NOEXEC {
+            if last_error() == rustix::io::Errno::NOEXEC && beginning.is_text() {
                 libc::execve(SHELL.as_ptr(), self.shell.list.as_ptr(), self.environment.list.as_ptr());
             }
         }
         Err(last_error())
+    }
+}
+
+/// The first bytes of a file, which say what kind of program it is.
+struct Beginning {
+    bytes: [u8; Self::LENGTH],
+    /// How many there are; `None`: it cannot be read.
+    length: Option<usize>,
+}
+
+impl Beginning {
+    /// As much as shells look at.
+    const LENGTH: usize = 128;
+
+    /// Reads them. Async-signal-safe: system calls only.
+    fn of(program: &CStr) -> Self {
+        let mut bytes = [0; Self::LENGTH];
+        // Whatever stands there, opening it waits for nobody.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let read = rustix::fs::open(program, flags, Mode::empty()).and_then(|file| rustix::io::read(file, &mut bytes));
+        Self { bytes, length: read.ok() }
+    }
+
+    fn is_webassembly(&self) -> bool {
+        self.bytes.starts_with(b"\0asm")
+    }
+
+    /// Whether its first line is text, which is what a shell asks of a script without `#!`.
+    fn is_text(&self) -> bool {
+        self.length.is_some_and(|length| {
+            let bytes = &self.bytes[..length];
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
+            !line.contains(&0)
+        })
     }
 }
 

@@ -3,6 +3,9 @@
 //! Whoever writes such a file writes this process's code. So the directory and each file must belong to this user and be
 //! writable by nobody else; files appear whole, by renaming, and are never changed. Disks damage files all the same, and damaged code
 //! would be run: so each ends with a checksum over all of it. That is against damage; against forgers there is the ownership.
+//!
+//! The directory may stand among other things of the user's, so it is used only if it was made here, which a tag in it says; and in it
+//! nothing is looked at, counted or removed whose name is not of the form that is made here.
 
 use std::{
     fs,
@@ -14,6 +17,10 @@ use std::{
     time::SystemTime,
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use wasmtime::{Engine, Module, component::Component};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -53,12 +60,18 @@ impl Artifacts {
         if !directory.is_absolute() {
             return Err("its path is not absolute".into());
         }
-        let code = directory.join("code");
-        for directory in [directory, &code] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| error.to_string())?;
-            is_ours(&fs::metadata(directory).map_err(|error| error.to_string())?)?;
+        let text = |error: io::Error| error.to_string();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(text)?;
+        is_ours(&fs::metadata(directory).map_err(text)?)?;
+        let code = directory.join(NAME);
+        if !code.exists() {
+            make(directory, &code).map_err(text)?;
         }
-        Ok(Self(code))
+        is_ours(&fs::symlink_metadata(&code).map_err(text)?)?;
+        match fs::read(code.join(TAG_NAME)) {
+            Ok(tag) if tag == TAG.as_bytes() => Ok(Self(code)),
+            _ => Err(format!("{} was not made by stagehost, or has lost its {TAG_NAME}", code.display())),
+        }
     }
 
     /// The file of a component for engines like this one: another wasmtime, processor or setting has another.
@@ -94,7 +107,7 @@ impl Artifacts {
     fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
-        let temporary = self.0.join(format!(".{}-{number}", std::process::id()));
+        let temporary = self.0.join(temporary_name(number));
         let written =
             fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
                 file.write_all(code)?;
@@ -113,13 +126,15 @@ impl Artifacts {
         const LONG_AGO: std::time::Duration = std::time::Duration::from_secs(3600);
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.0)?.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Some(form) = entry.file_name().to_str().and_then(Form::of) else { continue };
+            let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else { continue };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let is_temporary = entry.file_name().to_string_lossy().starts_with('.');
-            if is_temporary && used.elapsed().is_ok_and(|since| since > LONG_AGO) {
-                let _ = fs::remove_file(entry.path());
-            } else if !is_temporary {
-                files.push((used, metadata.len(), entry.path()));
+            match form {
+                Form::Code => files.push((used, metadata.len(), entry.path())),
+                Form::Temporary if used.elapsed().is_ok_and(|since| since > LONG_AGO) => {
+                    let _ = fs::remove_file(entry.path());
+                }
+                Form::Temporary => {}
             }
         }
         files.sort();
@@ -133,6 +148,67 @@ impl Artifacts {
         }
         Ok(())
     }
+}
+
+/// The directory's name in the cache directory.
+const NAME: &str = "stagehost-code";
+/// The tag that says who made it. Its first line is the Cache Directory Tagging Specification's, by which backups leave it out.
+const TAG_NAME: &str = "CACHEDIR.TAG";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by stagehost for compiled code. It may be removed at any time.\n";
+
+/// The name of a file that is being written.
+fn temporary_name(number: u64) -> String {
+    format!(".{}-{number}", std::process::id())
+}
+
+/// What a name of ours is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Code,
+    Temporary,
+}
+
+impl Form {
+    /// `None`: it is not one that is made here.
+    fn of(name: &str) -> Option<Self> {
+        let is = |text: &str, length: Option<usize>, fits: fn(u8) -> bool| {
+            length.is_none_or(|length| text.len() == length) && !text.is_empty() && text.bytes().all(fits)
+        };
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let is_digit = |byte: u8| byte.is_ascii_digit();
+        match name.strip_prefix('.') {
+            Some(rest) => {
+                let (process, number) = rest.split_once('-')?;
+                (is(process, None, is_digit) && is(number, None, is_digit)).then_some(Self::Temporary)
+            }
+            None => {
+                let (digest, engine) = name.split_once('-')?;
+                (is(digest, Some(64), is_hex) && is(engine, Some(16), is_hex)).then_some(Self::Code)
+            }
+        }
+    }
+}
+
+/// Makes the directory with its tag in it: it is not there without. Another process may be faster, which is as good.
+fn make(around: &Path, code: &Path) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let new = around.join(format!(".{NAME}-{}-{number}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&new)?;
+    let tag = new.join(TAG_NAME);
+    let made = fs::File::options().write(true).create_new(true).mode(0o600).open(&tag).and_then(|mut file| {
+        file.write_all(TAG.as_bytes())?;
+        match renameat_with(CWD, &new, CWD, code, RenameFlags::NOREPLACE) {
+            // Not every file system can: there it replaces an empty directory at most.
+            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&new, code),
+            renamed => renamed.map_err(io::Error::from),
+        }
+    });
+    if made.is_err() {
+        let _ = fs::remove_file(&tag);
+        let _ = fs::remove_dir(&new);
+    }
+    made.or_else(|error| if code.exists() { Ok(()) } else { Err(error) })
 }
 
 /// What a file ends with: a mark, and the checksum of all before it.

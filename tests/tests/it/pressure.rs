@@ -112,7 +112,8 @@ fn a_damaged_code_cache_is_a_cache_miss() {
     let cache = place.path("cache");
     let run = || place.shorthand("./ends.wasm").args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", &cache).done();
     run().code(7);
-    let files: Vec<_> = fs::read_dir(cache.join("code")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files = fs::read_dir(cache.join("stagehost-code")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| !path.ends_with("CACHEDIR.TAG")).collect();
     let [file] = &files[..] else { panic!("{files:?}") };
     let whole = fs::read(file).unwrap();
     // Bytes all over the file, its first and its last among them; and its end missing.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use stagehost::{Host, HostOptions, Plan, PlanOptions, Policy, RunOptions};
 use stagehost_tests::{Place, binary, guests::text, hostile};
 
 fn pipeline(place: &Place, stage: &str) {
@@ -390,8 +391,9 @@ fn compiled_code_is_kept_and_not_taken_from_others() {
         run.env("STAGEHOST_CACHE_DIR", place.path("cache")).done().code(0)
     };
     run();
-    let code = place.path("cache/code");
-    let kept: Vec<_> = fs::read_dir(&code).expect("it was made").flatten().map(|entry| entry.path()).collect();
+    let code = place.path("cache/stagehost-code");
+    let kept = fs::read_dir(&code).expect("it was made").flatten().map(|entry| entry.path());
+    let kept: Vec<_> = kept.filter(|path| !path.ends_with("CACHEDIR.TAG")).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept[0]).expect("it is there").permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -405,4 +407,107 @@ fn compiled_code_is_kept_and_not_taken_from_others() {
     assert_eq!(mode & 0o777, 0o600);
     fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
     run().says(&["is not used: others can write to it"]);
+}
+
+#[test]
+fn the_code_cache_touches_nothing_but_its_own() {
+    use std::{
+        fs::FileTimes,
+        os::unix::fs::symlink,
+        time::{Duration, SystemTime},
+    };
+    let place = Place::new();
+    let run = |more: &str| {
+        let name = format!("{more}.wasm");
+        let body =
+            format!(r#"(module (memory (export "memory") 1) (data (i32.const 0) "{more}") (func (export "_start")))"#);
+        let wasm = text(&place, &name, &body).display().to_string();
+        place.shorthand(&wasm).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", place.path("home")).done().code(0)
+    };
+    // A home with things of the user's, one of which has the name that the cache once had.
+    let old = SystemTime::now() - Duration::from_secs(1_000_000);
+    let ours = |index: u32| format!("{:064x}-{:016x}", index, 7);
+    let strangers = [
+        "home/notes".to_owned(),
+        "home/.1-2".into(),
+        "home/code/thesis".into(),
+        "home/code/.1-2".into(),
+        format!("home/code/{}", ours(1)),
+        format!("home/{}", ours(1)),
+    ];
+    let inside = [
+        "notes".to_owned(),
+        ".hidden".into(),
+        ".1-x".into(),
+        ".-2".into(),
+        format!("{}.bak", ours(1)),
+        ours(0xabc).to_uppercase(),
+        format!("{}0", ours(1)),
+    ];
+    // Large and long unused, so that whatever is looked at would go.
+    let large = |path: &str| {
+        let file = fs::File::create(place.path(path)).unwrap();
+        file.set_len(600 << 20).unwrap();
+        file.set_times(FileTimes::new().set_modified(old)).unwrap();
+    };
+    fs::create_dir_all(place.path("home/code")).unwrap();
+    place.shell("chmod 755 home home/code").done().code(0);
+    strangers.iter().for_each(|path| large(path));
+    run("one").is_quiet();
+    let code = "home/stagehost-code";
+    inside.iter().for_each(|name| large(&format!("{code}/{name}")));
+    // Ours, by its name: over the bound together, so that the oldest go.
+    for index in [1, 2, 3] {
+        large(&format!("{code}/{}", ours(index)));
+    }
+    large(&format!("{code}/.1-2"));
+    // A name of ours that leads elsewhere, and one that is a directory.
+    symlink(place.path("home/notes"), place.path(format!("{code}/{}", ours(8)))).unwrap();
+    fs::create_dir(place.path(format!("{code}/{}", ours(9)))).unwrap();
+    run("two").is_quiet();
+    for path in strangers.iter().cloned().chain(inside.iter().map(|name| format!("{code}/{name}"))) {
+        assert_eq!(fs::metadata(place.path(&path)).unwrap_or_else(|error| panic!("{path}: {error}")).len(), 600 << 20);
+    }
+    assert!(
+        place.path(format!("{code}/{}", ours(8))).is_symlink() && place.path(format!("{code}/{}", ours(9))).is_dir()
+    );
+    let left = [1, 2, 3].iter().filter(|index| place.path(format!("{code}/{}", ours(**index))).exists()).count();
+    assert!(left == 1 && !place.path(format!("{code}/.1-2")).exists(), "{left} of three are left, which is what fits");
+    // A directory of that name which it did not make is none of its own.
+    fs::remove_file(place.path(format!("{code}/CACHEDIR.TAG"))).unwrap();
+    large(&format!("{code}/{}", ours(4)));
+    let run = place.shorthand(":cat").args(["--stdin", "null", "-v"]).env("STAGEHOST_CACHE_DIR", place.path("home"));
+    run.done().code(0).says(&["is not used", "was not made by stagehost"]);
+    assert!(place.path(format!("{code}/{}", ours(4))).exists());
+}
+
+#[test]
+fn webassembly_is_never_started_as_a_program_and_scripts_are_text() {
+    let place = Place::new();
+    let executable = |name: &str, bytes: &[u8]| {
+        place.write(name, bytes);
+        place.shell(&format!("chmod +x {name}")).done().code(0);
+    };
+    // A component whose custom section a shell would obey.
+    executable("poly", b"\0asm\x01\0\0\0\0\x14\x01x\ntouch obeyed; exit 0\n");
+    place.shorthand("./poly").done().code(126).says(&["./poly is WebAssembly", "hint: give its name the ending .wasm"]);
+    place.write("p.json", r#"{"version": 1, "stages": [{"command": ["./poly"]}]}"#);
+    place.stagehost(["run", "p.json"]).done().code(126).says(&["not as \"command\""]);
+    // One that took a program's place when it had been planned.
+    let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).unwrap();
+    executable("program", b"#!/bin/sh\ntouch obeyed\n");
+    let spec =
+        stagehost::spec::parse(br#"{"version": 1, "stdin": "null", "stages": [{"command": ["./program"]}]}"#).unwrap();
+    let plan = Plan::new(&spec, &PlanOptions::at(place.path(""), Policy::allow_all())).unwrap();
+    place.shell("cp poly swap && mv swap program").done().code(0);
+    let outcome = host.run(plan, &RunOptions::default());
+    assert_eq!((outcome.exit_code, outcome.code.as_str()), (126, "start-failed"), "{outcome:?}");
+    // What the system does not know goes to a shell if its first line is text.
+    executable("data", b"\x7f\0\x01 touch obeyed\ntouch obeyed\n");
+    place.shorthand("./data").done().code(126).says(&["Exec format error"]);
+    executable("script", b"echo script\n");
+    place.shorthand("./script").done().code(0).prints("script\n");
+    executable("empty", b"");
+    place.shorthand("./empty").done().code(0).prints("");
+    assert!(!place.path("obeyed").exists());
 }
