@@ -74,7 +74,7 @@ pub(crate) fn end(outcome: impl Outcome, closed: io::Result<()>) -> Result<(), (
         Err(error) => {
             let program = crate::program();
             if let Some(usage) = error.downcast_ref::<Usage>() {
-                raw::print_error(&format!("{program}: {usage}\n"));
+                raw::print_error(&said(&program, usage));
                 exit_with_code(USAGE);
             } else {
                 raw::print_error(&chain(&program, &*error));
@@ -85,11 +85,16 @@ pub(crate) fn end(outcome: impl Outcome, closed: io::Result<()>) -> Result<(), (
     }
 }
 
+/// A message as it is printed: what has several lines is one message all the same.
+fn said(who: &str, what: &(impl fmt::Display + ?Sized)) -> String {
+    format!("{who}: {}\n", what.to_string().trim_end().replace('\n', "\n  "))
+}
+
 fn chain(program: &str, error: &dyn Error) -> String {
-    let mut text = format!("{program}: {error}\n");
+    let mut text = said(program, error);
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(&format!("caused by: {cause}\n"));
+        text.push_str(&said("caused by", cause));
         source = cause.source();
     }
     text

@@ -4,6 +4,7 @@ mod args;
 mod inspect;
 mod load;
 mod lock;
+pub(crate) mod memory;
 mod plan;
 mod render;
 mod run;
@@ -74,7 +75,7 @@ fn follow(arguments: Vec<OsString>) -> u8 {
     if is_cramped() {
         let error =
             anyhow::anyhow!("the address space is limited to less than 96 MiB, which does not hold this program");
-        render::failure(&Failure::new(ExitCode::Host, error).hint(Some("raise it: `ulimit -v 200000` or more".into())));
+        render::failure(&Failure::new(ExitCode::Host, error).hint(Some("raise it: `ulimit -v 600000` or more".into())));
         return ExitCode::Host as u8;
     }
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
@@ -91,9 +92,19 @@ fn follow(arguments: Vec<OsString>) -> u8 {
         Err(error) => {
             let usage = if is_run { ExitCode::Host } else { ExitCode::Usage };
             let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Nobody is left to hear that help could not be printed.
-            let _ = error.print();
-            return if shown { 0 } else { usage as u8 };
+            let printed =
+                if shown && started::was_closed(1) { Err(io::Error::other("it is closed")) } else { error.print() };
+            return match printed {
+                _ if !shown => usage as u8,
+                Ok(()) => 0,
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    if !failure.silent {
+                        render::failure(&failure);
+                    }
+                    failure.code
+                }
+            };
         }
     };
     // What is printed would go nowhere, and seem to be printed.

@@ -85,6 +85,19 @@ pub(crate) enum Sink {
 }
 
 impl Source {
+    /// Whether it has to be read to its end, whoever has enough before.
+    pub(crate) fn must_be_whole(&self) -> bool {
+        matches!(self, Self::Declared(declared) if declared.must_be_whole())
+    }
+
+    /// Reads to the end what has to be read: see [`Declared::finish`]. Cancel safe.
+    pub(crate) async fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Declared(declared) => declared.finish().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Reads at least one byte into `into`; 0 is the clean end.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {

@@ -33,6 +33,7 @@ mod plan;
 mod policy;
 mod process;
 mod sandbox;
+pub mod shown;
 pub mod spec;
 mod stage;
 pub mod stock;
@@ -52,7 +53,6 @@ pub use plan::{
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};
 pub use sandbox::{
-    DEFAULT_MEMORY, Inspection, NotAStage, NotOffered, Section, SectionArg, Shape, compile_worker, inspect,
-    is_deceptive, validate,
+    DEFAULT_MEMORY, Inspection, NotAStage, NotOffered, Section, SectionArg, Shape, compile_worker, inspect, validate,
 };
 pub use spec::Requests;

@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     path::{Component, Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Plan, Requests, plan::Work, spec::SpecError};
+use crate::{
+    Plan, Requests,
+    plan::Work,
+    shown,
+    spec::{SpecError, to_text},
+};
 
 /// The name of the file.
 pub const LOCK_FILE: &str = "stagehost.lock";
@@ -102,12 +106,12 @@ impl Lock {
         let mut text = String::new();
         for (path, component) in &now.components {
             let Some(locked) = self.components.get(path) else {
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "{path}: not in the lock");
+                add(&mut text, format_args!("{path}: not in the lock"));
                 continue;
             };
             if locked.sha256 != component.sha256 {
-                let _ = writeln!(text, "{path}: sha256 {} → {}", short(&locked.sha256), short(&component.sha256));
+                let (before, now) = (short(&locked.sha256), short(&component.sha256));
+                add(&mut text, format_args!("{path}: sha256 {before} → {now}"));
             }
             let list = |imports: &[String]| imports.iter().cloned().collect();
             changes(&mut text, path, "import", &list(&locked.imports), &list(&component.imports));
@@ -122,6 +126,12 @@ fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
+/// Adds a line for people.
+fn add(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.push_str(&shown::line(&line.to_string()));
+    text.push('\n');
+}
+
 fn changes(
     text: &mut String,
     path: &str,
@@ -131,7 +141,7 @@ fn changes(
 ) {
     for (sign, items) in [("+", now.difference(before)), ("-", before.difference(now))] {
         for item in items {
-            let _ = writeln!(text, "{path}: {sign} {what} {item}");
+            add(text, format_args!("{path}: {sign} {what} {item}"));
         }
     }
 }
@@ -152,5 +162,5 @@ fn name_of(path: &Path, directory: &Path) -> String {
         plain
     };
     let path = whole(path);
-    path.strip_prefix(whole(directory)).unwrap_or(&path).display().to_string()
+    to_text(path.strip_prefix(whole(directory)).unwrap_or(&path))
 }

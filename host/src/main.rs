@@ -3,6 +3,9 @@
 
 mod cli;
 
+#[global_allocator]
+static ALLOCATOR: cli::memory::Told = cli::memory::Told;
+
 fn main() -> ! {
     cli::main()
 }

@@ -300,8 +300,9 @@ impl Host {
             builder
         };
         if threads > 0 {
-            try_threads(threads + SPARE_THREADS)
-                .map_err(|error| HostError(format!("there are not enough threads or processes to be had: {error}")))?;
+            try_threads(threads + SPARE_THREADS).map_err(|error| {
+                HostError(format!("there are not enough threads, processes or address space to be had: {error}"))
+            })?;
         }
         let runtime = builder
             .thread_name("stagehost")

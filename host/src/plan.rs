@@ -44,7 +44,7 @@ use crate::{
     sandbox::Limits,
     spec::{
         Bound, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec, StderrSpec,
-        StdinSpec, StdoutSpec, Upstream, to_path,
+        StdinSpec, StdoutSpec, Upstream, to_path, to_text,
     },
 };
 
@@ -240,7 +240,7 @@ impl Plan {
             (None, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
             (None, StdoutSpec::File(file)) => {
                 let output = plan_stdout(file, &options.base, &root.key("stdout"))?;
-                (Outlet::Place(output), options.base.join(to_path(&file.file)).display().to_string())
+                (Outlet::Place(output), to_text(options.base.join(to_path(&file.file))))
             }
         };
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));

@@ -33,7 +33,6 @@ pub use compile::compile_worker;
 pub(crate) use component::Source;
 pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
-pub use inspect::is_deceptive;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::{HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, TABLES, compile_time};

@@ -15,12 +15,11 @@ mod types;
 mod value;
 mod words;
 
-pub(crate) use bytes::is_plain;
 pub use bytes::{escaped_byte, to_os, to_path, to_text};
 pub use grants::{Access, ClockSpec, DirGrant, DirRequest, GrantsSpec, NetGrant, RandomSpec, Requests};
 pub use limits::LimitsSpec;
 pub(crate) use limits::TooMuch;
-pub use problems::problems;
+pub use problems::{Problems, problems};
 pub use shorthand::shorthand;
 pub use types::{
     BrokenPipe, Declared, Eof, FileSink, Ignore, Leftovers, OkExit, OnFailure, OnTrap, PipelineSpec, Requirement,
@@ -91,11 +90,18 @@ fn parse_json(text: &[u8]) -> Result<Node, SpecError> {
     match std::str::from_utf8(text) {
         Ok(text) => serde_json::from_str(text).map_err(|error| syntax_error(text, &error)),
         // Names of the system's may be any bytes; what is not even JSON around them is another encoding.
-        Err(error) => serde_json::from_str(&to_text(OsStr::from_bytes(text))).map_err(|_| {
-            let (line, column) = line_and_column(text, error.valid_up_to());
-            SpecError::new(format!("line {line}, column {column}"), "the file is not UTF-8")
-                .hint("a pipeline file is JSON text in UTF-8")
-        }),
+        Err(error) => {
+            let refused = |message: &str, hint: &str| {
+                let (line, column) = line_and_column(text, error.valid_up_to());
+                SpecError::new(format!("line {line}, column {column}"), message).hint(hint)
+            };
+            let node: Node = serde_json::from_str(&to_text(OsStr::from_bytes(text)))
+                .map_err(|_| refused("the file is not UTF-8", "a pipeline file is JSON text in UTF-8"))?;
+            match node.text_of_stdin().is_some_and(|text| to_os(text) != OsStr::new(text)) {
+                true => Err(refused("the text for standard input is not UTF-8", "keep it in a file of its own")),
+                false => Ok(node),
+            }
+        }
     }
 }
 
@@ -165,7 +171,9 @@ impl Place {
     pub(crate) fn key(&self, key: &str) -> Self {
         let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_$-".contains(c));
         let dot = if self.0.is_empty() { "" } else { "." };
-        if plain { Self(format!("{}{dot}{key}", self.0)) } else { Self(format!("{}[{key:?}]", self.0)) }
+        // Quoted as in the file.
+        let quoted = || serde_json::Value::from(key);
+        if plain { Self(format!("{}{dot}{key}", self.0)) } else { Self(format!("{}[{}]", self.0, quoted())) }
     }
 
     pub(crate) fn index(&self, index: usize) -> Self {

@@ -127,10 +127,10 @@ pub(crate) struct PipelineArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = OsStringValueParser::new().try_map(|text| key_value(&text)))]
     pub(crate) env: Vec<(String, String)>,
     /// A limit, of every stage or of the named one, such as memory=64MiB or sort.cpu_time=10s.
-    #[arg(long, value_name = "[STAGE.]LIMIT=VALUE", value_parser = limit)]
+    #[arg(long, value_name = "[STAGE.]LIMIT=VALUE", value_parser = OsStringValueParser::new().try_map(|text| limit(&to_text(text))))]
     pub(crate) limit: Vec<LimitArg>,
     /// An exit code of a stage that is no failure.
-    #[arg(long, value_name = "STAGE=CODE", value_parser = ok_exit)]
+    #[arg(long, value_name = "STAGE=CODE", value_parser = OsStringValueParser::new().try_map(|text| ok_exit(&to_text(text))))]
     pub(crate) ok_exit: Vec<(String, u8)>,
     /// A file that says what pipelines may ask for; what they ask for beyond it is refused.
     #[arg(long, value_name = "FILE")]

@@ -8,7 +8,7 @@ use std::{
 use anyhow::anyhow;
 use stagehost::{ExitCode, Inspection, NotAStage, Shape, spec::to_text, stock};
 
-use super::{Failure, args::InspectArgs, render};
+use super::{Failure, args::InspectArgs, render::Lines};
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
     let wasm = to_text(&args.wasm);
@@ -41,43 +41,41 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let json = serde_json::to_string_pretty(&json).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
     } else {
-        write!(io::stdout(), "{}", render::safe(&text(&wasm, &inspection, refused.as_ref())))?;
+        write!(io::stdout(), "{}", text(&wasm, &inspection, refused.as_ref()))?;
     }
     Ok(0)
 }
 
 fn text(wasm: &str, inspection: &Inspection, refused: Option<&NotAStage>) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
+    let mut text = Lines::default();
     let shape = match inspection.shape {
         Shape::ComponentP3 => "a WASI 0.3 command component: the fast path",
         Shape::ComponentP2 => "a WASI 0.2 command component",
         Shape::ModuleP1 => "a preview1 command module",
     };
     let section = &inspection.section;
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{wasm} is {shape}");
+    text.add(format_args!("{wasm} is {shape}"));
     if let Some(name) = &section.name {
-        let _ = writeln!(text, "name: {name} {}", section.version.as_deref().unwrap_or_default());
+        text.add(format_args!("name: {name} {}", section.version.as_deref().unwrap_or_default()));
     }
     if let Some(summary) = &section.summary {
-        let _ = writeln!(text, "summary: {summary}");
+        text.add(format_args!("summary: {summary}"));
     }
     for arg in &section.args {
-        let _ = writeln!(text, "  {:14} {}", arg.name, arg.help);
+        text.add(format_args!("  {:14} {}", arg.name, arg.help));
     }
     if !section.ok_exit.is_empty() {
-        let _ = writeln!(text, "exit codes that are no failure, besides 0: {:?}", section.ok_exit);
+        text.add(format_args!("exit codes that are no failure, besides 0: {:?}", section.ok_exit));
     }
     if !section.limits.is_empty() {
         let limits: Vec<_> = section.limits.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        let _ = writeln!(text, "suggested limits: {}", limits.join(", "));
+        text.add(format_args!("suggested limits: {}", limits.join(", ")));
     }
     for asked in section.grants.lines() {
-        let _ = writeln!(text, "asks for: {asked}");
+        text.add(format_args!("asks for: {asked}"));
     }
     for (what, names) in [("imports", &inspection.imports), ("exports", &inspection.exports)] {
-        let _ = writeln!(text, "{what}:");
+        text.add(format_args!("{what}:"));
         for name in names {
             let missing = inspection.not_offered.iter().find(|missing| what == "imports" && missing.import == *name);
             let note = match missing.map(|missing| &missing.nearest) {
@@ -85,14 +83,14 @@ fn text(wasm: &str, inspection: &Inspection, refused: Option<&NotAStage>) -> Str
                 Some(None) => "  (not offered here)".into(),
                 Some(Some(nearest)) => format!("  (not offered here; {nearest} is)"),
             };
-            let _ = writeln!(text, "  {name}{note}");
+            text.add(format_args!("  {name}{note}"));
         }
     }
     if let Some(refused) = refused {
-        let _ = writeln!(text, "it cannot run here: {}", refused.message);
+        text.add(format_args!("it cannot run here: {}", refused.message));
         if let Some(hint) = &refused.hint {
-            let _ = writeln!(text, "  {hint}");
+            text.add(format_args!("  {hint}"));
         }
     }
-    text
+    text.0
 }

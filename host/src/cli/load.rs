@@ -89,23 +89,24 @@ impl Wrong {
 pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), Failure> {
     let source = source(args)?;
     let mut wrong = Vec::new();
-    let mut spec = match &source.text {
+    let (mut spec, problems) = match &source.text {
         Text::File(text) => {
-            let (spec, problems) = spec::problems(text);
-            wrong.extend(problems.into_iter().map(Wrong::of_spec));
-            match spec {
-                Some(spec) => spec,
+            let mut problems = spec::problems(text);
+            wrong.extend(std::mem::take(&mut problems.errors).into_iter().map(Wrong::of_spec));
+            match problems.spec.take() {
+                Some(spec) => (spec, Some(problems)),
                 None => return Ok((None, wrong)),
             }
         }
         // Whatever is wrong with one is told as `run` tells it.
-        Text::Shorthand(_) => source.read()?,
+        Text::Shorthand(_) => (source.read()?, None),
     };
+    let in_file = |place: String| problems.as_ref().map_or(place.clone(), |problems| problems.place_in_file(&place));
     source.keep_from_the_stages(args, &spec)?;
     let is_whole = wrong.is_empty();
     apply(&mut spec, args)?;
     if let Err(error) = spec.check() {
-        wrong.push(Wrong::of_spec(error));
+        wrong.push(Wrong::of_spec(SpecError { place: in_file(error.place.clone()), ..error }));
         return Ok((Some(spec.stages.len()), wrong));
     }
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
@@ -115,14 +116,18 @@ pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), 
     let options = PlanOptions { base: source.base, file, environment, overrides, policy };
     let stages = spec.stages.len();
     let (plan, refused) = Plan::with_all_errors(&spec, &options);
-    wrong.extend(refused.into_iter().map(Wrong::of_plan));
+    let of_plan = |error: PlanError| {
+        let wrong = Wrong::of_plan(error);
+        Wrong { place: in_file(wrong.place.clone()), ..wrong }
+    };
+    wrong.extend(refused.into_iter().map(of_plan));
     if let Some(plan) = plan {
         if args.locked
             && let Err(failure) = check_lock(&plan, &lock_directory(args))
         {
             wrong.push(Wrong::of_failure(&failure));
         }
-        wrong.extend(plan.validate().err().map(Wrong::of_plan));
+        wrong.extend(plan.validate().err().map(of_plan));
     }
     Ok((Some(stages), wrong))
 }

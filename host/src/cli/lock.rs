@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 use stagehost::{ExitCode, LOCK_FILE, Lock, WholeFile};
 
-use super::{Failure, args::PipelineArgs, load, render};
+use super::{Failure, args::PipelineArgs, load, render::Lines};
 
 pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let plan = load::plan(args)?;
@@ -20,14 +20,14 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let written = WholeFile::create(&path).and_then(|file| file.write(lock.text().as_bytes()));
     let written = written.with_context(|| format!("the lock {}", path.display()));
     written.map_err(|error| Failure::new(ExitCode::Host, error))?;
-    let mut text = String::new();
+    let mut text = Lines::default();
     for (path, sha256) in added {
-        text.push_str(&format!("added {path} (sha256 {sha256}…)\n"));
+        text.add(format_args!("added {path} (sha256 {sha256}…)"));
     }
-    text.push_str(&difference.unwrap_or_default());
-    if text.is_empty() {
-        text.push_str("nothing has changed\n");
+    text.0.push_str(&difference.unwrap_or_default());
+    if text.0.is_empty() {
+        text.add("nothing has changed");
     }
-    write!(io::stdout(), "{}", render::safe(&text))?;
+    write!(io::stdout(), "{}", text.0)?;
     Ok(0)
 }

@@ -10,7 +10,8 @@ use stagehost::{
 use super::{
     Failure,
     args::{CheckArgs, PlanArgs},
-    load, render,
+    load,
+    render::{self, Lines},
 };
 
 pub(crate) fn check(args: &CheckArgs) -> Result<u8, Failure> {
@@ -46,40 +47,36 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
         let json = serde_json::to_string_pretty(&summary).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{json}")?;
     } else {
-        write!(io::stdout(), "{}", render::safe(&text(&summary, args.verbose)))?;
+        write!(io::stdout(), "{}", text(&summary, args.verbose))?;
     }
     Ok(0)
 }
 
 fn text(plan: &PlanSummary, all: bool) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{}", plan.stdin);
+    let mut text = Lines::default();
+    text.add(format_args!("{}", plan.stdin));
     for stage in &plan.stages {
-        let _ = writeln!(text, "  │\n{}", runs(stage));
+        text.add("  │");
+        text.add(runs(stage));
         if !stage.args.is_empty() {
-            let _ = writeln!(text, "  args: {:?}", stage.args);
+            text.add(format_args!("  args: {:?}", stage.args));
         }
         if !stage.env.is_empty() {
-            let _ = writeln!(text, "  env: {}", stage.env.keys().cloned().collect::<Vec<_>>().join(", "));
+            text.add(format_args!("  env: {}", stage.env.keys().cloned().collect::<Vec<_>>().join(", ")));
         }
         if let Some(dir) = &stage.dir {
-            let _ = writeln!(text, "  dir: {dir}");
+            text.add(format_args!("  dir: {dir}"));
         }
         let shown = limits(stage, all);
         if !shown.is_empty() {
-            let _ = writeln!(text, "  {shown}");
+            text.add(format_args!("  {shown}"));
         }
         if all || !stage.ok_exit.is_empty() {
-            let _ = writeln!(text, "  ok exit codes: {}", codes(&stage.ok_exit));
+            text.add(format_args!("  ok exit codes: {}", codes(&stage.ok_exit)));
         }
         if !stage.suggested.is_empty() {
-            let _ = writeln!(
-                text,
-                "  suggests more than the defaults: {} (say so in `limits` to give it)",
-                stage.suggested.join("; ")
-            );
+            let suggested = stage.suggested.join("; ");
+            text.add(format_args!("  suggests more than the defaults: {suggested} (say so in `limits` to give it)"));
         }
         rights(stage, all, &mut text);
         if let Some(joint) = stage.joint {
@@ -87,52 +84,51 @@ fn text(plan: &PlanSummary, all: bool) -> String {
                 JointKind::Ring => "ring",
                 JointKind::Pipe => "pipe",
             };
-            let _ = writeln!(text, "  │ {kind} of {}", Size(joint.bytes));
+            text.add(format_args!("  │ {kind} of {}", Size(joint.bytes)));
         }
     }
-    let _ = writeln!(text, "  │\n{}", plan.stdout);
+    text.add("  │");
+    text.add(&plan.stdout);
     if let Some(timeout) = plan.timeout_ms {
-        let _ = writeln!(text, "timeout: {timeout} ms");
+        text.add(format_args!("timeout: {timeout} ms"));
     }
     let worst = plan.worst_case_memory_bytes.map_or_else(|| "no limit".to_owned(), |bytes| Size(bytes).to_string());
-    let _ = write!(text, "worst-case memory: {worst}");
     let allowances: u64 = plan.stages.iter().filter_map(|stage| stage.limits.host_allowance_bytes).sum();
-    if allowances > 0 {
-        let _ = write!(text, " ({} of it what the host may hold for sandboxed stages)", Size(allowances));
-    }
-    text.push('\n');
-    text
+    let of_it = match allowances {
+        0 => String::new(),
+        bytes => format!(" ({} of it what the host may hold for sandboxed stages)", Size(bytes)),
+    };
+    text.add(format_args!("worst-case memory: {worst}{of_it}"));
+    text.0
 }
 
 /// What a stage may reach.
-fn rights(stage: &StageSummary, all: bool, text: &mut String) {
-    use std::fmt::Write;
-    // Writing to a string cannot fail.
-    let _ = match (stage.kind, stage.sandbox, stage.grants.is_empty()) {
-        ("wasm", _, true) if !all => Ok(()),
-        ("command", None, _) if !all => Ok(()),
-        ("wasm", _, true) => writeln!(text, "  grants: none"),
-        ("command", None, _) => writeln!(text, "  grants: every right of whoever runs this (no sandbox)"),
+fn rights(stage: &StageSummary, all: bool, text: &mut Lines) {
+    match (stage.kind, stage.sandbox, stage.grants.is_empty()) {
+        ("wasm", _, true) if !all => {}
+        ("command", None, _) if !all => {}
+        ("wasm", _, true) => text.add(format_args!("  grants: none")),
+        ("command", None, _) => text.add(format_args!("  grants: every right of whoever runs this (no sandbox)")),
         ("command", Some(mode), _) => {
             let mode = if mode == Sandboxing::Strict { "strict" } else { "best-effort" };
             let lacks = stage.sandbox_lacks.iter().map(|lack| format!("; {lack}")).collect::<String>();
             let grants = stage.grants.iter().map(|grant| format!("; {grant}")).collect::<String>();
-            writeln!(text, "  sandbox: {mode}: programs and libraries of the system{grants}{lacks}")
+            text.add(format_args!("  sandbox: {mode}: programs and libraries of the system{grants}{lacks}"));
         }
-        ("function", ..) => Ok(()),
-        _ => writeln!(text, "  grants: {}", stage.grants.join("; ")),
-    };
+        ("function", ..) => {}
+        _ => text.add(format_args!("  grants: {}", stage.grants.join("; "))),
+    }
     if !stage.asks.is_empty() {
-        let _ = writeln!(text, "  asks for, and is not granted: {}", stage.asks.join("; "));
+        text.add(format_args!("  asks for, and is not granted: {}", stage.asks.join("; ")));
     }
     if let Some(clock) = &stage.clock {
-        let _ = writeln!(text, "  clock: {clock}");
+        text.add(format_args!("  clock: {clock}"));
     }
     if let Some(random) = &stage.random {
-        let _ = writeln!(text, "  random numbers: {random}");
+        text.add(format_args!("  random numbers: {random}"));
     }
     if stage.on_trap == OnTrap::Finish {
-        let _ = writeln!(text, "  on a trap: what was written stands");
+        text.add(format_args!("  on a trap: what was written stands"));
     }
 }
 

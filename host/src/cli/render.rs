@@ -8,24 +8,21 @@ use std::{
 use stagehost::{
     InputPlace, Outcome, StageExit,
     outcome::{JointReport, StageReport},
+    shown::{self, field},
     spec::Size,
 };
 
 use super::Failure;
 
-/// Makes text from files and guests safe to print: control characters other than line breaks and tabs are shown, not sent.
-pub(crate) fn safe(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if let Some(byte) = stagehost::spec::escaped_byte(c) {
-            let _ = write!(out, "\\x{byte:02x}");
-        } else if c.is_control() && c != '\n' && c != '\t' || stagehost::is_deceptive(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
+/// Lines for people, each made safe as a whole: whatever is in one, it stays one.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(pub(crate) String);
+
+impl Lines {
+    pub(crate) fn add(&mut self, line: impl std::fmt::Display) {
+        self.0.push_str(&shown::line(&line.to_string()));
+        self.0.push('\n');
     }
-    out
 }
 
 fn print(text: &str) {
@@ -45,12 +42,12 @@ fn label(word: &str) -> String {
 
 /// Prints what ended a verb early.
 pub(crate) fn failure(failure: &Failure) {
-    let mut text = format!("{}: {}\n", label("error"), safe(&failure.error.to_string()));
+    let mut text = format!("{}: {}\n", label("error"), field(&failure.error.to_string()));
     for cause in failure.error.chain().skip(1) {
-        let _ = writeln!(text, "caused by: {}", safe(&cause.to_string()));
+        let _ = writeln!(text, "caused by: {}", field(&cause.to_string()));
     }
     if let Some(hint) = &failure.hint {
-        let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
+        let _ = writeln!(text, "{}: {}", label("hint"), field(hint));
     }
     print(&text);
 }
@@ -60,7 +57,7 @@ pub(crate) fn outcome(outcome: &Outcome) {
     if outcome.message.is_empty() {
         return;
     }
-    let mut text = format!("{}: {}\n", label("error"), safe(&outcome.message));
+    let mut text = format!("{}: {}\n", label("error"), field(&outcome.message));
     if let Some(stage) = outcome.blamed.as_deref().and_then(|name| outcome.stage(name)) {
         match &stage.exit {
             StageExit::Trap { frames, at, .. } => place(*at, frames, &mut text),
@@ -68,7 +65,7 @@ pub(crate) fn outcome(outcome: &Outcome) {
         }
     }
     if let Some(hint) = &outcome.hint {
-        let _ = writeln!(text, "{}: {}", label("hint"), safe(hint));
+        let _ = writeln!(text, "{}: {}", label("hint"), field(hint));
     }
     print(&text);
 }
@@ -84,7 +81,7 @@ fn place(at: Option<InputPlace>, frames: &[String], text: &mut String) {
     let machinery = frames.iter().take_while(|frame| is_of_panicking(frame)).count();
     let own = if machinery == frames.len() { frames } else { &frames[machinery..] };
     for frame in own.iter().take(SHOWN) {
-        let _ = writeln!(text, "  at {}", safe(frame));
+        let _ = writeln!(text, "  at {}", shown::line(frame));
     }
     if own.len() > SHOWN {
         let _ = writeln!(text, "  and {} more frames", own.len() - SHOWN);
@@ -127,8 +124,8 @@ fn stages(reports: &[StageReport], joints: &[JointReport], text: &mut String) {
         let _ = writeln!(
             text,
             "{}: {}; {} in, {} out, {} of memory, {time}",
-            safe(&stage.name),
-            safe(&stage.exit.to_string()),
+            shown::line(&stage.name),
+            shown::line(&stage.exit.to_string()),
             size(stage.input_bytes),
             size(stage.output_bytes),
             size(stage.peak_memory_bytes)
@@ -155,5 +152,5 @@ fn stages(reports: &[StageReport], joints: &[JointReport], text: &mut String) {
 
 /// Prints a warning.
 pub(crate) fn warning(message: &str) {
-    print(&format!("warning: {}\n", safe(message)));
+    print(&format!("warning: {}\n", shown::line(message)));
 }

@@ -63,7 +63,12 @@ impl Declared {
         Poll::Ready(Ok(n))
     }
 
-    /// Reads to the end what nobody read, if a digest was declared: it is of all of them.
+    /// Whether it has to be read to its end, whoever has enough before: a digest is of all of it.
+    pub(crate) fn must_be_whole(&self) -> bool {
+        self.hasher.is_some() && !self.has_ended
+    }
+
+    /// Reads to the end what nobody read, if it has to be.
     ///
     /// # Errors
     ///
@@ -73,11 +78,11 @@ impl Declared {
     ///
     /// What was read is counted; the next call goes on.
     pub(crate) async fn finish(&mut self) -> io::Result<()> {
-        if self.hasher.is_none() {
+        if !self.must_be_whole() {
             return Ok(());
         }
         let mut scratch = vec![0; 64 << 10];
-        while !self.has_ended {
+        while self.must_be_whole() {
             poll_fn(|cx| self.poll_read(cx, &mut scratch)).await?;
         }
         Ok(())

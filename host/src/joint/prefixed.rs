@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Sink;
+use crate::shown;
 
 /// The most of a line that is held back until it ends, in bytes.
 const MOST_HELD: usize = 4096;
@@ -24,9 +25,14 @@ pub(crate) struct Prefixed {
 
 impl Prefixed {
     pub(crate) fn new(sink: Sink, name: &str) -> Self {
-        // A name is the file's author's, and may not be told apart from the host's words either.
-        let prefix: String = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        Self { sink, prefix: format!("{prefix}: ").into_bytes(), line: Vec::new(), ready: Vec::new(), written: 0 }
+        // A name is the file's author's.
+        Self {
+            sink,
+            prefix: format!("{}: ", shown::line(name)).into_bytes(),
+            line: Vec::new(),
+            ready: Vec::new(),
+            written: 0,
+        }
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

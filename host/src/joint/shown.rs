@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::OutputPort;
+use crate::shown;
 
 /// How much is made safe at a time, in bytes.
 const PIECE: usize = 4096;
@@ -55,7 +56,7 @@ impl Shown {
     }
 }
 
-/// Appends `bytes` to `safe` with control characters shown, but for line ends and tabs. Returns the beginning of a character
+/// Appends `bytes` to `safe` as they are shown, with line ends. Returns the beginning of a character
 /// that ends `bytes`.
 fn make_safe(bytes: &[u8], safe: &mut Vec<u8>) -> Vec<u8> {
     let mut rest = bytes;
@@ -68,13 +69,11 @@ fn make_safe(bytes: &[u8], safe: &mut Vec<u8>) -> Vec<u8> {
                 (std::str::from_utf8(good).unwrap_or_default(), Some((bad, error.error_len())))
             }
         };
+        let mut shown = String::with_capacity(good.len());
         for c in good.chars() {
-            if c.is_control() && c != '\n' && c != '\t' {
-                safe.extend(c.escape_default().map(|c| u8::try_from(c).unwrap_or(b'?')));
-            } else {
-                safe.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            }
+            if c == '\n' { shown.push(c) } else { shown::push(c, &mut shown) }
         }
+        safe.extend_from_slice(shown.as_bytes());
         match bad {
             None => return Vec::new(),
             Some((bad, None)) => return bad.to_vec(),

@@ -51,7 +51,13 @@ pub(super) fn judge(
         success: blamed.is_none(),
         exit_code,
         origin,
-        code: blamed.map_or("ok", |index| exits[index].0.kind()).to_owned(),
+        code: blamed
+            .map_or("ok", |index| match exits[index].0 {
+                // What has a name is an end.
+                StageExit::HostError { path: Some(_), .. } => "end-failed",
+                exit => exit.kind(),
+            })
+            .to_owned(),
         message,
         path: blamed.and_then(|index| file_of_host(exits[index].0.path()?)),
         hint,
@@ -204,9 +210,21 @@ pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &St
     .into();
 }
 
-/// A path, unless it is the name of a stream or joint.
+/// A path, unless it is what a stream, a joint or a text is called.
 fn file_of_host(name: &str) -> Option<String> {
-    name.contains('/').then(|| name.to_owned())
+    const OTHERS: [&str; 9] = [
+        "standard input",
+        "standard output",
+        "standard error",
+        "nothing",
+        "a joint",
+        "the program's reader",
+        "the program's writer",
+        "a text of ",
+        "descriptor ",
+    ];
+    let is_other = OTHERS.iter().any(|other| name == *other || other.ends_with(' ') && name.starts_with(other));
+    (!is_other).then(|| name.to_owned())
 }
 
 fn say(name: &str, exit: &StageExit) -> String {

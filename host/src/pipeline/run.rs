@@ -179,13 +179,13 @@ impl Run {
         let tolerances = stages.iter().map(|stage| &stage.tolerance).chain([&usual]);
         let has_failed =
             reports.iter().zip(tolerances).any(|(ended, tolerance)| tolerance.judge(&ended.end.exit) == Verdict::Bad);
-        if let (Some(Source::Declared(declared)), Some(first)) = (&mut source, reports.first_mut())
+        if let (Some(source), Some(first)) = (&mut source, reports.first_mut())
             && !has_failed
         {
             let finished = tokio::select! {
                 biased;
                 () = stop.requested_from_outside() => Ok(()),
-                finished = declared.finish() => finished,
+                finished = source.finish() => finished,
             };
             if let Err(error) = finished {
                 first.end.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name.clone()) };

@@ -234,8 +234,9 @@ impl Stages<'_> {
                     sees_terminals: work.terminal,
                 };
                 let (code, wall_time, place) = (work.code(), planned.wall_time, planned.place.clone());
-                let (asked, reads_text) = (work.asked.clone(), work.inspection.section.text);
-                let stage = WasmStage { inside, spec, code, wall_time, stderr, place, asked, reads_text };
+                let (asked, untold) = (work.asked.clone(), work.untold.clone());
+                let reads_text = work.inspection.section.text;
+                let stage = WasmStage { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text };
                 running.spawn(stage.run(sandbox, self.stop.clone()));
             }
             Work::Function(function) => {

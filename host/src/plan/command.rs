@@ -133,9 +133,14 @@ pub(super) fn plan(
     }
     policy.check_sandbox(stage.sandbox, place)?;
     policy.check_digest(stage.sha256.is_some(), place)?;
+    let mut dirs = Vec::new();
     for (index, dir) in stage.grants.iter().flat_map(|grants| grants.dirs.iter().flatten()).enumerate() {
         let place = place.key("grants").key("dirs").index(index).key("host");
-        policy.check_dir(&layers.base.join(to_path(&dir.host)), dir.access, &place)?;
+        let host = layers.base.join(to_path(&dir.host));
+        let planned =
+            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
+        policy.check_dir(planned.path(), dir.access, &place)?;
+        dirs.push((planned, dir.access));
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
         let place = place.key("grants").key("net").index(index);
@@ -145,7 +150,7 @@ pub(super) fn plan(
             return Err(PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::DeniedByPolicy));
         }
     }
-    let wall = wall(stage, &program, layers, place)?;
+    let wall = wall(stage, &program, dirs, place)?;
     let digest = match &stage.sha256 {
         Some(expected) => Some(check_digest(&program, expected, &place.key("sha256"))?),
         None => None,
@@ -174,7 +179,7 @@ fn absolute(path: &Path) -> Option<PathBuf> {
 fn wall(
     stage: &StageSpec,
     program: &Path,
-    layers: &Layers<'_>,
+    dirs: Vec<(Planned, Access)>,
     place: &Place,
 ) -> Result<Option<(WallSpec, Vec<String>)>, PlanError> {
     let Some(sandbox) = stage.sandbox else { return Ok(None) };
@@ -185,14 +190,10 @@ fn wall(
         ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
         ..WallSpec::default()
     };
-    for (index, dir) in grants.dirs.iter().flatten().enumerate() {
-        let host = layers.base.join(to_path(&dir.host));
-        let place = place.key("grants").key("dirs").index(index).key("host");
-        let real =
-            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, place, &host, &error))?;
-        match dir.access {
-            Access::Read => wall.read.push(real),
-            Access::Write => wall.write.push(real),
+    for (dir, access) in dirs {
+        match access {
+            Access::Read => wall.read.push(dir),
+            Access::Write => wall.write.push(dir),
         }
     }
     let missing = wall.missing();
@@ -274,7 +275,7 @@ impl Missing {
                     format!("looked for it in {searched}")
                 };
                 let hint = stock.map_or(looked.clone(), |stock| format!("{looked}; {stock}"));
-                PlanError::new(PlanErrorKind::NotFound, place, format!("there is no program {name:?}")).hint(hint)
+                PlanError::new(PlanErrorKind::NotFound, place, format!("there is no program \"{name}\"")).hint(hint)
             }
             Self::NotExecutable(path, why) => {
                 PlanError::new(PlanErrorKind::Refused, place, why).code(ErrorCode::NotExecutable).about(path)

@@ -2,7 +2,6 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use super::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
     joint::{Expected, Output, OutsideSink, OutsideSource},
-    spec::{FileSink, Place, StdinSpec, to_os, to_path},
+    spec::{FileSink, Place, StdinSpec, to_path, to_text},
 };
 
 /// What the first stage will read.
@@ -60,7 +59,7 @@ impl fmt::Display for Input {
         match self {
             Self::Inherit => f.write_str("standard input"),
             Self::Null => f.write_str("nothing"),
-            Self::File(path, _) => write!(f, "{}", path.display()),
+            Self::File(path, _) => f.write_str(&to_text(path)),
             Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
             Self::Outside(_) => f.write_str("the program's reader"),
             Self::Declared(input, _) => input.fmt(f),
@@ -72,7 +71,7 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
     match stdin.unwrap_or(&StdinSpec::Inherit) {
         StdinSpec::Inherit => Ok(Input::Inherit),
         StdinSpec::Null => Ok(Input::Null),
-        StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(to_os(text).as_bytes()))),
+        StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(text.as_bytes()))),
         StdinSpec::File(file) => {
             let path = base.join(to_path(file));
             let refused = |error: io::Error| PlanError::system(PlanErrorKind::End, place.key("file"), &path, &error);

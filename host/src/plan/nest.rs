@@ -10,7 +10,10 @@ use std::{
 use super::{Input, Layers, Outlet, PlanError, PlanErrorKind, Planner, plan_stdin, plan_stdout};
 use crate::{
     joint::Output,
-    spec::{self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path},
+    spec::{
+        self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path,
+        to_text,
+    },
 };
 
 /// How deep pipelines may be nested.
@@ -87,7 +90,12 @@ impl Planner<'_> {
         }
         self.options.policy.check_kind("pipeline", &place)?;
         self.options.policy.check_plugin(&path, &place)?;
-        let found = fs::canonicalize(&path).map_err(|error| {
+        let real = match fs::canonicalize(&path) {
+            // Deeper than any path is long: it goes by the name that it has from here.
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(path.clone()),
+            real => real,
+        };
+        let found = real.map_err(|error| {
             let kind = if error.kind() == std::io::ErrorKind::NotFound {
                 PlanErrorKind::NotFound
             } else {
@@ -216,7 +224,7 @@ pub(super) fn ends_from_within(
     let (stdout, name) = match last.rev().find_map(|group| group.stdout.as_ref().map(|stdout| (group, stdout))) {
         Some((group, StdoutSpec::File(file))) => {
             let output = plan_stdout(file, &group.base, &root.key("stdout")).map_err(|error| inside(group, error))?;
-            (Outlet::Place(output), group.base.join(to_path(&file.file)).display().to_string())
+            (Outlet::Place(output), to_text(group.base.join(to_path(&file.file))))
         }
         Some((_, StdoutSpec::Null)) => (Outlet::Null, "nothing".to_owned()),
         Some((_, StdoutSpec::Inherit)) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),

@@ -19,7 +19,7 @@ use crate::{
         Source, TABLES, advice_on_imports, compile_time, inspect, validate, weigh,
     },
     spec::{
-        Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, is_plain, nearest, to_path,
+        Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest, to_os, to_path,
     },
     stock,
 };
@@ -43,6 +43,8 @@ pub(crate) struct WasmWork {
     pub(crate) granted: Vec<String>,
     /// What the component asks for and is not granted.
     pub(crate) asked: Vec<String>,
+    /// The variables of the pipeline's that it cannot be told, because they are not UTF-8.
+    pub(crate) untold: Vec<String>,
     /// The limits that it suggests and does not get, because they are beyond the defaults.
     pub(crate) suggested: Vec<String>,
     /// Whether it is told which of its streams are a terminal.
@@ -138,9 +140,7 @@ impl Planner<'_> {
         let stock_name = wasm.strip_prefix("builtin:").map(str::to_owned);
         let mut args = vec![stage.argv0.clone().or(stock_name).unwrap_or_else(file_name)];
         args.extend(stage.args.iter().flatten().cloned());
-        let variables = layers.variables();
-        refuse_bytes(args.iter().map(String::as_str), &place.key("args"))?;
-        refuse_bytes(variables.iter().flat_map(|(key, value)| [key.as_str(), value]), &place.key("env"))?;
+        let args = args.iter().map(|arg| told(arg, &place.key("args"))).collect::<Result<Vec<_>, _>>()?;
         let mut limits = limits(layers);
         let suggested = LimitsSpec::deserialize(serde_json::Value::Object(inspection.section.limits.clone()))
             .map_err(|error| PlanError::new(PlanErrorKind::Refused, place.key("wasm"), error.to_string()))?;
@@ -172,7 +172,14 @@ impl Planner<'_> {
                 env.insert(name.clone(), value.to_owned());
             }
         }
-        env.extend(variables);
+        // What is no text is for the commands beside it.
+        let mut untold = Vec::new();
+        for (key, value) in layers.variables() {
+            match (to_os(&key).to_str(), to_os(&value).to_str()) {
+                (Some(key), Some(value)) => _ = env.insert(key.to_owned(), value.to_owned()),
+                _ => untold.push(key),
+            }
+        }
         let env = env.into_iter().collect();
         let (granted, asked) = (grants.lines(), inspection.section.grants.beyond(&grants));
         Ok(WasmWork {
@@ -186,6 +193,7 @@ impl Planner<'_> {
             rights,
             granted,
             asked,
+            untold,
             suggested: beyond,
             terminal: stage.terminal.unwrap_or_default(),
             path: (!is_stock).then_some(path),
@@ -242,17 +250,18 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
             Ok(_) => return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host)),
             Err(error) => return Err(PlanError::system(PlanErrorKind::Refused, &place, host, &error)),
         }
-        if is_the_systems(&host) {
+        let planned =
+            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
+        // What it is, and not what its name may lead to next.
+        policy.check_dir(planned.path(), dir.access, &place)?;
+        if is_the_systems(planned.path()) {
             return refused(&place, NotGrantable, "holds the kernel's own files").map_err(|error| {
                 error.about(host).hint("they reach this very process; grant the directory that is meant")
             });
         }
-        policy.check_dir(&host, dir.access, &place)?;
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
-        refuse_bytes([guest.as_str()], &place)?;
-        let host =
-            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
-        dirs.push(DirRight { host, guest, access: dir.access });
+        let guest = told(&guest, &place)?;
+        dirs.push(DirRight { host: planned, guest, access: dir.access });
     }
     for (index, name) in grants.env.iter().flatten().enumerate() {
         policy.check_env(name, &place.key("env").index(index))?;
@@ -268,15 +277,16 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
     })
 }
 
-/// Refuses what cannot be told to a sandboxed stage.
-fn refuse_bytes<'a>(texts: impl IntoIterator<Item = &'a str>, place: &Place) -> Result<(), PlanError> {
-    match texts.into_iter().find(|text| !is_plain(text)) {
-        Some(text) => {
-            let message = format!("`{text}` is not UTF-8, and a sandboxed stage can be told only what is");
-            Err(PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::NotGrantable))
-        }
-        None => Ok(()),
-    }
+/// What a sandboxed stage is told: text.
+///
+/// # Errors
+///
+/// What is no UTF-8 cannot be told.
+fn told(text: &str, place: &Place) -> Result<String, PlanError> {
+    to_os(text).to_str().map(str::to_owned).ok_or_else(|| {
+        let message = format!("`{text}` is not UTF-8, and a sandboxed stage can be told only what is");
+        PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::NotGrantable)
+    })
 }
 
 /// Whether a directory is the root, or of a file system that is the kernel itself: through `/proc` a stage would have this

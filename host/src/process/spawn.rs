@@ -481,7 +481,8 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
             let error = io::Error::from_raw_os_error(error);
             match &child.directory {
                 Some(directory) if child.at_directory.load(SeqCst) => {
-                    Err(io::Error::other(format!("its directory {}: {error}", directory.to_string_lossy())))
+                    let path = PathBuf::from(OsString::from_vec(directory.to_bytes().to_vec()));
+                    Err(io::Error::other(super::AtPath { what: "its directory", path, error }))
                 }
                 _ => Err(error),
             }

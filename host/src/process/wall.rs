@@ -95,6 +95,11 @@ fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, fs::OFlags::PATH | fs::OFlags::CLOEXEC, fs::Mode::empty())?)
 }
 
+/// The path of what is open, as `/proc` has it.
+fn real_path(opened: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+}
+
 /// What a path named when it was planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Planned {
@@ -111,12 +116,19 @@ impl Planned {
     ///
     /// What the system says.
     pub(crate) fn now(path: &Path) -> io::Result<Self> {
-        let real = match std::fs::canonicalize(path) {
+        let opened = open_path(path)?;
+        let found = fs::fstat(&opened)?;
+        // The path of what was opened: a name may lead elsewhere the next moment.
+        let real = match real_path(&opened) {
             Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => path.to_owned(),
-            real => real?,
+            Err(_) => std::fs::canonicalize(path)?,
+            Ok(real) => real,
         };
-        let found = fs::fstat(open_path(&real)?)?;
         Ok(Self { path: real, device: found.st_dev, inode: found.st_ino })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens it.
@@ -127,13 +139,9 @@ impl Planned {
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         let opened = open_path(&self.path)?;
         let found = fs::fstat(&opened)?;
-        if (found.st_dev, found.st_ino) != (self.device, self.inode) {
-            let shown = self.path.display();
-            let now = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-            return Err(io::Error::other(match now {
-                Ok(now) if now != self.path => format!("{shown} is {} now", now.display()),
-                _ => format!("{shown} is not what it was when this was planned"),
-            }));
+        let moved = self.path.is_absolute() && real_path(&opened).is_ok_and(|now| now != self.path);
+        if moved || (found.st_dev, found.st_ino) != (self.device, self.inode) {
+            return Err(io::Error::other("it is not what it was when this was planned"));
         }
         Ok(opened)
     }
@@ -144,8 +152,6 @@ impl Planned {
 enum WallError {
     #[error(transparent)]
     Ruleset(#[from] RulesetError),
-    #[error("{path}: {error}")]
-    Path { path: String, error: io::Error },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -197,7 +203,14 @@ impl WallSpec {
     /// A directory that cannot be opened, or a part that this kernel does not have if nothing may be missing.
     pub(crate) fn build(&self) -> io::Result<Wall> {
         let has_landlock = landlock_version() > 0;
-        let ruleset = if has_landlock || !self.best_effort { self.ruleset().map_err(io::Error::other)? } else { None };
+        let ruleset = if has_landlock || !self.best_effort {
+            self.ruleset().map_err(|error| match error {
+                WallError::Io(error) => error,
+                other => io::Error::other(other),
+            })?
+        } else {
+            None
+        };
         let filters = match self.filters() {
             Ok(filters) => filters,
             Err(_) if self.best_effort => Vec::new(),
@@ -229,7 +242,7 @@ impl WallSpec {
             systems.filter_map(|(path, access)| Some((open_path(Path::new(path)).ok()?, access))).collect();
         let granted = self.read.iter().chain(&self.program).map(|planned| (planned, read));
         for (planned, access) in granted.chain(self.write.iter().map(|planned| (planned, all))) {
-            let failed = |error| WallError::Path { path: planned.path.display().to_string(), error };
+            let failed = |error| io::Error::other(super::AtPath { what: "a grant", path: planned.path.clone(), error });
             opened.push((planned.open().map_err(failed)?, access));
         }
         for (file, access) in opened {

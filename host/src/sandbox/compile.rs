@@ -156,8 +156,10 @@ impl Compilers {
             {
                 Err(out_of_memory())
             }
-            Some(Status::Exited(1 | 127))
-                if message.contains("out of memory") || message.contains("annot allocate") =>
+            Some(Status::Exited(1 | 125 | 127))
+                if ["out of memory", "annot allocate", "not enough memory"]
+                    .iter()
+                    .any(|text| message.contains(text)) =>
             {
                 Err(out_of_memory())
             }

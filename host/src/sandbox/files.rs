@@ -10,12 +10,13 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Accessor, Linker, Resource};
 use wasmtime_wasi::{
+    WasiView,
     filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView},
     p2::{FsError, bindings::filesystem::types as fs2},
     p3::bindings::filesystem::types as fs3,
 };
 
-use super::store::Guest;
+use super::{rights::Refusal, store::Guest};
 
 /// How many openings one guest may have under way.
 const AT_ONCE: usize = 4;
@@ -44,18 +45,30 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
                 let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
                 let writes = flags.contains(fs3::DescriptorFlags::WRITE)
                     || how.intersects(fs3::OpenFlags::CREATE | fs3::OpenFlags::TRUNCATE);
-                let opened = if may_open3(store, &dir, follow, &path).await {
+                let is_special = !may_open3(store, &dir, follow, &path).await;
+                let is_read_only = store.with(|mut access| {
+                    let table = access.get().wasi.ctx().table;
+                    table.get(&dir).map(is_read_only)
+                })?;
+                let opened = if is_special {
+                    Err(fs3::ErrorCode::NotPermitted)
+                } else {
                     let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
                     let named = path.clone();
                     let opened =
                         <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, named, how, flags).await;
                     opened.map_or_else(|error| error.downcast().map(Err), |opened| Ok(Ok(opened)))?
-                } else {
-                    Err(fs3::ErrorCode::NotPermitted)
                 };
                 drop(turn);
-                let is_refused = matches!(opened, Err(fs3::ErrorCode::NotPermitted | fs3::ErrorCode::Access));
-                store.with(|mut access| access.get().denials.note_open(&path, writes, is_refused));
+                let refused = match opened {
+                    Err(_) if is_special => Some(Refusal::Special),
+                    Err(fs3::ErrorCode::NotPermitted | fs3::ErrorCode::Access) if writes && is_read_only => {
+                        Some(Refusal::ReadOnly)
+                    }
+                    Err(fs3::ErrorCode::NotPermitted | fs3::ErrorCode::Access) => Some(Refusal::Other),
+                    _ => None,
+                };
+                store.with(|mut access| access.get().denials.note_open(&path, refused));
                 Ok((opened,))
             })
         },
@@ -90,17 +103,25 @@ pub(super) async fn open2(
 ) -> Result<Resource<Descriptor>, FsError> {
     let writes = flags.contains(fs2::DescriptorFlags::WRITE)
         || how.intersects(fs2::OpenFlags::CREATE | fs2::OpenFlags::TRUNCATE);
-    let opened = if may_open2(guest, &dir, follow, &path).await {
-        fs2::HostDescriptor::open_at(&mut guest.wasi.filesystem(), dir, follow, path.clone(), how, flags).await
-    } else {
-        Err(FsError::from(fs2::ErrorCode::NotPermitted))
-    };
+    let why =
+        if writes && is_read_only(guest.wasi.ctx().table.get(&dir)?) { Refusal::ReadOnly } else { Refusal::Other };
+    if !may_open2(guest, &dir, follow, &path).await {
+        guest.denials.note_open(&path, Some(Refusal::Special));
+        return Err(FsError::from(fs2::ErrorCode::NotPermitted));
+    }
+    let files = &mut guest.wasi.filesystem();
+    let opened = fs2::HostDescriptor::open_at(files, dir, follow, path.clone(), how, flags).await;
     let is_refused = opened.as_ref().is_err_and(|error| {
         let code = error.downcast_ref();
         code.is_some_and(|code| matches!(code, fs2::ErrorCode::NotPermitted | fs2::ErrorCode::Access))
     });
-    guest.denials.note_open(&path, writes, is_refused);
+    guest.denials.note_open(&path, is_refused.then_some(why));
     opened
+}
+
+/// Whether a directory is granted for reading only.
+fn is_read_only(descriptor: &Descriptor) -> bool {
+    matches!(descriptor, Descriptor::Dir(dir) if dir.perms.write_not_permitted())
 }
 
 /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{CanonicalFunction, CanonicalOption, Chunk, Parser, Payload};
 
 use super::offers::{self, NotOffered};
-use crate::spec::{LimitsSpec, Requests, RequiresSpec};
+use crate::{
+    shown::is_plain,
+    spec::{LimitsSpec, Requests, RequiresSpec},
+};
 
 /// How the file is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -154,25 +157,13 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
     Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables, is_plain })
 }
 
-/// Whether a character changes the direction of what follows it, so that a text does not read as it is written.
-pub fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// A name for people: on one line, and reading as it is written.
-fn clean(name: &str) -> String {
-    let is_bad = |c: &char| c.is_control() || is_deceptive(*c);
-    name.chars().map(|c| if is_bad(&c) { '\u{fffd}' } else { c }).collect()
-}
-
 /// Whether any text in a value could forge what is shown of it.
 fn holds_commands(value: &serde_json::Value) -> bool {
     match value {
-        serde_json::Value::String(text) => text.chars().any(|c| c.is_control() || is_deceptive(c)),
+        serde_json::Value::String(text) => !text.chars().all(is_plain),
         serde_json::Value::Array(items) => items.iter().any(holds_commands),
         serde_json::Value::Object(entries) => {
-            let key = |key: &String| key.chars().any(|c| c.is_control() || is_deceptive(c));
-            entries.iter().any(|(name, value)| key(name) || holds_commands(value))
+            entries.iter().any(|(name, value)| !name.chars().all(is_plain) || holds_commands(value))
         }
         _ => false,
     }
@@ -229,7 +220,7 @@ pub(super) fn parser() -> Parser {
 }
 
 /// Whether a built-in only calls functions or handles resources, and its strings are UTF-8.
-fn is_plain(function: &CanonicalFunction) -> bool {
+fn is_plain_function(function: &CanonicalFunction) -> bool {
     let options = match function {
         CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
         CanonicalFunction::ResourceNew { .. }
@@ -290,34 +281,34 @@ impl Outline {
                 }
                 Payload::ComponentImportSection(imports) if outermost => {
                     for import in imports {
-                        let name = clean(import.map_err(text)?.name.name);
+                        let name = import.map_err(text)?.name.name.to_owned();
                         outline.not_offered.extend(offers::interface(&name));
                         outline.imports.push(name);
                     }
                 }
                 Payload::ComponentExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(clean(export.map_err(text)?.name.name));
+                        outline.exports.push(export.map_err(text)?.name.name.to_owned());
                     }
                 }
                 Payload::ImportSection(imports) if outermost => {
                     for import in imports.into_imports() {
                         let import = import.map_err(text)?;
-                        let (module, name) = (clean(import.module), clean(import.name));
+                        let (module, name) = (import.module.to_owned(), import.name.to_owned());
                         outline.not_offered.extend(offers::function(&module, &name));
                         outline.imports.push(format!("{module}::{name}"));
                     }
                 }
                 Payload::ComponentCanonicalSection(functions) => {
                     for function in functions {
-                        outline.has_more |= !is_plain(&function.map_err(text)?);
+                        outline.has_more |= !is_plain_function(&function.map_err(text)?);
                     }
                 }
                 Payload::MemorySection(memories) => outline.memories += memories.count() as usize,
                 Payload::TableSection(tables) => outline.tables += tables.count() as usize,
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(clean(export.map_err(text)?.name));
+                        outline.exports.push(export.map_err(text)?.name.to_owned());
                     }
                 }
                 Payload::CustomSection(custom) if custom.name() == "stagehost" && outline.section.is_none() => {

@@ -213,7 +213,7 @@ impl Core<'_> {
                 AttributeValue::DebugLineStrRef(at) => line_strings.get_str(at).ok()?,
                 _ => return None,
             };
-            Some(text.to_string_lossy().chars().filter(|c| !c.is_control()).take(MOST_PATH).collect::<String>())
+            Some(text.to_string_lossy().chars().take(MOST_PATH).collect::<String>())
         };
         let entry = header.file(file)?;
         let name = text(entry.path_name())?;

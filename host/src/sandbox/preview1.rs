@@ -19,6 +19,7 @@ use wiggle::{GuestMemory, GuestPtr};
 
 use super::{
     offers::{PREVIEW0, PREVIEW1},
+    rights::Refusal,
     store::Guest,
 };
 
@@ -89,13 +90,14 @@ fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
         Box::new(async move {
             let mut call = enter(&mut caller)?;
             let (dir, follow, path, length, how, base, inheriting, flags, opened) = args;
-            let errno = if call.may_open((dir, follow, path, length)).await {
-                let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
-                stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await?
-            } else {
-                types::Errno::Perm as i32
-            };
-            call.note_open((path, length), (how, base), errno);
+            if !call.may_open((dir, follow, path, length)).await {
+                call.note_open((path, length), Some(Refusal::Special));
+                return Ok(types::Errno::Perm as i32);
+            }
+            let (wasi, memory) = (&mut call.guest.wasi, &mut call.memory);
+            let errno =
+                stock::path_open(wasi, memory, dir, follow, path, length, how, base, inheriting, flags, opened).await?;
+            call.note_open((path, length), refusal(errno, how, base));
             Ok(errno)
         })
     })?;
@@ -119,6 +121,18 @@ fn shadow(modules: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// Why an opening was refused, if that is what the number says.
+fn refusal(errno: i32, how: i32, base: i64) -> Option<Refusal> {
+    const REFUSALS: [types::Errno; 4] =
+        [types::Errno::Perm, types::Errno::Acces, types::Errno::Notcapable, types::Errno::Rofs];
+    let how = types::Oflags::from_bits_truncate(u16::try_from(how).unwrap_or_default());
+    let rights = types::Rights::from_bits_truncate(base.cast_unsigned());
+    let writes =
+        how.intersects(types::Oflags::CREAT | types::Oflags::TRUNC) || rights.contains(types::Rights::FD_WRITE);
+    let is_refused = REFUSALS.iter().any(|refusal| *refusal as i32 == errno);
+    is_refused.then_some(if writes { Refusal::Writing } else { Refusal::Other })
+}
+
 /// What a function is called with.
 struct Call<'a> {
     guest: &'a mut Guest,
@@ -139,17 +153,10 @@ fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> wasmtime::Result<Call<'a>> {
 
 impl Call<'_> {
     /// Notes how an opening ended.
-    fn note_open(&self, (path, length): (i32, i32), (how, base): (i32, i64), errno: i32) {
-        const REFUSALS: [types::Errno; 4] =
-            [types::Errno::Perm, types::Errno::Acces, types::Errno::Notcapable, types::Errno::Rofs];
-        let how = types::Oflags::from_bits_truncate(u16::try_from(how).unwrap_or_default());
-        let rights = types::Rights::from_bits_truncate(base.cast_unsigned());
-        let writes =
-            how.intersects(types::Oflags::CREAT | types::Oflags::TRUNC) || rights.contains(types::Rights::FD_WRITE);
-        let is_refused = REFUSALS.iter().any(|refusal| *refusal as i32 == errno);
+    fn note_open(&self, (path, length): (i32, i32), refused: Option<Refusal>) {
         let named = GuestPtr::<str>::new((path.cast_unsigned(), length.cast_unsigned()));
-        let named = if is_refused { self.memory.as_cow_str(named) } else { Ok("".into()) };
-        self.guest.denials.note_open(&named.unwrap_or_default(), writes, is_refused);
+        let named = if refused.is_some() { self.memory.as_cow_str(named) } else { Ok("".into()) };
+        self.guest.denials.note_open(&named.unwrap_or_default(), refused);
     }
 
     /// Whether what stands at a path can be opened without waiting for anybody. What is not there may be made.

@@ -17,7 +17,7 @@ use super::{
     preview1::directory::Place,
 };
 use crate::{
-    process::Planned,
+    process::{AtPath, Planned},
     spec::{Access, ClockSpec, NetGrant, RandomSpec},
 };
 
@@ -61,8 +61,20 @@ struct Noted {
 #[derive(Clone, Debug)]
 struct RefusedOpen {
     path: String,
-    /// Whether it was to be written or made.
-    writes: bool,
+    why: Refusal,
+}
+
+/// Why an opening was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It was to be written or made, in a directory that is granted for reading.
+    ReadOnly,
+    /// It was to be written or made; which right its directory has is not known here.
+    Writing,
+    /// It is a FIFO, a socket or a device.
+    Special,
+    /// Anything else: it leads out of its directory, or the system refuses it.
+    Other,
 }
 
 /// One of them.
@@ -91,16 +103,20 @@ impl Denials {
     }
 
     /// Notes how an opening ended. Only the last one counts: a program that gets over a refusal opens something else.
-    pub(super) fn note_open(&self, path: &str, writes: bool, is_refused: bool) {
+    pub(super) fn note_open(&self, path: &str, refused: Option<Refusal>) {
         const LONGEST: usize = 200;
-        let refused = || RefusedOpen { path: path.chars().take(LONGEST).collect(), writes };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).open = is_refused.then(refused);
+        let refused = refused.map(|why| RefusedOpen { path: path.chars().take(LONGEST).collect(), why });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open = refused;
     }
 
     /// What is to be said of a stage that failed after its last opening was refused; `dirs` is what it was granted.
     pub(crate) fn refused_open(&self, place: &str, dirs: &[DirRight]) -> Option<String> {
-        let RefusedOpen { path, writes } = self.0.lock().unwrap_or_else(PoisonError::into_inner).open.clone()?;
-        Some(if writes && dirs.iter().any(|dir| dir.access == Access::Read) {
+        let RefusedOpen { path, why } = self.0.lock().unwrap_or_else(PoisonError::into_inner).open.clone()?;
+        let read_only =
+            why == Refusal::ReadOnly || why == Refusal::Writing && dirs.iter().all(|dir| dir.access == Access::Read);
+        Some(if why == Refusal::Special {
+            format!("was refused to open {path:?}: it is no file, directory or link, and nothing else is opened")
+        } else if read_only {
             format!(
                 "was refused to open {path:?} for writing: a directory of `{place}.grants.dirs` is granted for reading \
                  (\"access\": \"write\" grants both)"
@@ -168,7 +184,8 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
         if std::fs::metadata("/proc/self/fd").is_err() {
             return Err(wasmtime::Error::msg("a directory can be granted only where /proc is mounted"));
         }
-        let opened = dir.host.open()?;
+        let path = || dir.host.path().to_owned();
+        let opened = dir.host.open().map_err(|error| AtPath { what: "a granted directory", path: path(), error })?;
         wasi.preopened_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()), &dir.guest, permissions)?;
     }
     let clock = VirtualClock::of(rights.clock).map(Arc::new);

@@ -183,6 +183,14 @@ impl OutputStream for Permitted {
         }
     }
 
+    fn write_zeroes(&mut self, count: usize) -> Result<(), StreamError> {
+        // Before they are made: the guest may ask for any number.
+        if count > self.left {
+            return Err(StreamError::trap("more was written than check-write permitted"));
+        }
+        self.write(Bytes::from(vec![0; count]))
+    }
+
     fn flush(&mut self) -> Result<(), StreamError> {
         Ok(())
     }

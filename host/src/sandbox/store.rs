@@ -36,6 +36,8 @@ use super::{
 use crate::{
     joint::{Countdown, Stop},
     outcome::StageExit,
+    process::AtPath,
+    spec::to_text,
 };
 
 /// What one table element costs the host.
@@ -282,8 +284,9 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
         Ok(store) => store,
         Err(error) => {
+            let path = error.downcast_ref::<AtPath>().map(|at| to_text(&at.path));
             let message = format!("the sandbox failed: {error:#}");
-            return GuestEnd { exit: StageExit::HostError { message, path: None }, ..GuestEnd::default() };
+            return GuestEnd { exit: StageExit::HostError { message, path }, ..GuestEnd::default() };
         }
     };
     let clock = store.data().held.clock.clone();

@@ -11,7 +11,10 @@ use super::{
     meter::{CpuTimeUsed, Denied},
     store::{GuestSpec, NoRoom, NotACommand, Stopped},
 };
-use crate::outcome::{InputPlace, LimitKind, StageExit, TrapKind};
+use crate::{
+    outcome::{InputPlace, LimitKind, StageExit, TrapKind},
+    spec::Size,
+};
 
 /// The most frames of a trap that a report carries.
 pub(super) const MAX_FRAMES: usize = 32;
@@ -86,6 +89,10 @@ pub(super) fn exit_of(
         }
         None if root.contains("resource limit exceeded") => {
             return held(LimitKind::Instances, limits.instances);
+        }
+        None if root.contains("fuel allocated for hostcalls has been exhausted") => {
+            let most = Size(limits.list_bytes as u64);
+            (TrapKind::HostCallRefused, format!("more than {most} were handed over in one call"))
         }
         None => (TrapKind::HostCallRefused, root),
     };
@@ -164,7 +171,7 @@ fn demangle(name: &str) -> String {
     const MOST: usize = 512;
     let name =
         rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |demangled| format!("{demangled:#}"));
-    name.chars().filter(|c| !c.is_control()).take(MOST).collect()
+    name.chars().take(MOST).collect()
 }
 
 /// The places of an error's frames in the code.

@@ -65,11 +65,6 @@ pub fn to_path(text: &str) -> Cow<'_, Path> {
     }
 }
 
-/// Whether a text stands for bytes that are no UTF-8.
-pub(crate) fn is_plain(text: &str) -> bool {
-    to_os(text).to_str().is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +84,6 @@ mod tests {
         for name in names {
             let text = to_text(OsStr::from_bytes(name));
             assert_eq!(to_os(&text).as_bytes(), name, "{text:?}");
-            assert_eq!(is_plain(&text), std::str::from_utf8(name).is_ok(), "{text:?}");
         }
         assert_eq!(to_text(OsStr::from_bytes(b"caf\xe9")), "caf\u{10ffe9}");
         assert_eq!(serde_json::from_str::<String>(r#""caf\udbff\udfe9""#).unwrap(), "caf\u{10ffe9}");

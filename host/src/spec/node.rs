@@ -12,8 +12,9 @@ use serde::{
 use super::{Place, SpecError, nearest};
 
 /// A JSON value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum Node {
+    #[default]
     Null,
     Bool(bool),
     Number(serde_json::Number),
@@ -23,6 +24,21 @@ pub(crate) enum Node {
 }
 
 impl Node {
+    /// The text that a pipeline file gives its first stage.
+    pub(crate) fn text_of_stdin(&self) -> Option<&str> {
+        match self.get("stdin")?.get("text")? {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Object(entries) => entries.iter().find(|(known, _)| known == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
     /// Refuses what no pipeline file may contain anywhere, and resolves `$${`.
     pub(crate) fn check(&mut self, place: &Place) -> Result<(), SpecError> {
         match self {

@@ -8,38 +8,56 @@ use super::{PipelineSpec, Place, SpecError, node::Node, parse_json};
 /// The most errors that are looked for.
 const MOST: usize = 50;
 
-/// What can be read of a pipeline file, and all that is wrong with it, in the order in which it is found: the first fifty errors, and then
-/// that there are more. What is wrong is not in the first part; a stage of which nothing else is left copies its input.
-pub fn problems(text: &[u8]) -> (Option<PipelineSpec>, Vec<SpecError>) {
-    let node = match parse_json(text) {
-        Ok(node) => node,
+/// What can be read of a pipeline file, and all that is wrong with it.
+#[derive(Debug)]
+pub struct Problems {
+    /// What can be read: what is wrong is not in it, and a stage of which nothing else is left copies its input. `None`: nothing.
+    pub spec: Option<PipelineSpec>,
+    /// What is wrong, in the order in which it is found: the first fifty errors, and then that there are more.
+    pub errors: Vec<SpecError>,
+    rest: Rest,
+}
+
+impl Problems {
+    /// The place in the file of what stands at a place in what could be read: behind an item that is wrong they have other numbers.
+    pub fn place_in_file(&self, place: &str) -> String {
+        steps(place).map_or_else(|| place.to_owned(), |steps| self.rest.place_in_file(&steps, place))
+    }
+}
+
+/// Reads a pipeline file, with all that is wrong with it.
+pub fn problems(text: &[u8]) -> Problems {
+    let mut errors: Vec<SpecError> = Vec::new();
+    let mut rest = match parse_json(text) {
+        Ok(node) => Rest { node, removed: Vec::new() },
         // Behind a syntax error nothing is known to be what it seems.
-        Err(error) => return (None, vec![error]),
+        Err(error) => return Problems { spec: None, errors: vec![error], rest: Rest::default() },
     };
-    let mut rest = Rest { node, removed: Vec::new() };
-    let mut found: Vec<SpecError> = Vec::new();
     // Each round takes something out, or puts in what is missing.
-    loop {
+    let spec = loop {
         let mut checked = rest.node.clone();
         let read = checked.check(&Place::root()).and_then(|()| checked.read::<PipelineSpec>());
         let error = match read.and_then(|spec| spec.check().map(|()| spec)) {
-            Ok(spec) => return (Some(spec), found),
+            Ok(spec) => break Some(spec),
             Err(error) => error,
         };
-        if found.len() == MOST {
-            let more = format!("there are more errors than these {MOST}");
-            found.push(SpecError::new("the file", more));
-            return (None, found);
+        if errors.len() == MOST {
+            errors.push(SpecError::new("the file", format!("there are more errors than these {MOST}")));
+            break None;
         }
-        let steps = steps(&error.place).unwrap_or_default();
-        let is_news = !rest.took_out_what_is_missing(&steps, &error.message);
-        if is_news {
-            found.push(SpecError { place: rest.place_in_file(&steps, &error.place), ..error.clone() });
+        let Some(steps) = steps(&error.place) else {
+            errors.push(error);
+            errors.push(SpecError::new("the file", "what stands behind this was not looked at"));
+            break None;
+        };
+        if !rest.follows_from_what_was_told(&steps, &error.message) {
+            errors.push(SpecError { place: rest.place_in_file(&steps, &error.place), ..error.clone() });
         }
         if !rest.put_in(&steps, &error.message) && !rest.take_out(steps) {
-            return (None, found);
+            break None;
         }
-    }
+    };
+    Problems { spec, errors, rest }
 }
 
 /// A step from a node to one inside it.
@@ -87,6 +105,7 @@ fn steps(place: &str) -> Option<Vec<Step>> {
 }
 
 /// What is left of a file, and what was taken out of it: steps as they were in the file.
+#[derive(Debug, Default)]
 struct Rest {
     node: Node,
     removed: Vec<Vec<Step>>,
@@ -126,13 +145,14 @@ impl Rest {
         place.to_string()
     }
 
-    /// Whether an error says only that something is missing which was wrong, and told.
-    fn took_out_what_is_missing(&self, around: &[Step], message: &str) -> bool {
-        missing_key(message).is_some_and(|key| {
-            let mut missing = self.in_file(around);
-            missing.push(Step::Key(key.to_owned()));
-            self.removed.contains(&missing)
-        })
+    /// Whether an error is there only because something was taken out that was wrong, and told: it is missing now, or what is around
+    /// it is nothing without it.
+    fn follows_from_what_was_told(&self, steps: &[Step], message: &str) -> bool {
+        let mut place = self.in_file(steps);
+        if let Some(key) = missing_key(message) {
+            place.push(Step::Key(key.to_owned()));
+        }
+        !place.is_empty() && self.removed.iter().any(|removed| removed.starts_with(&place))
     }
 
     /// Puts in what every file has, if that is missing.
@@ -234,7 +254,7 @@ fn replace_stage(root: &mut Node, index: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::problems;
+    use super::{Problems, problems};
 
     #[test]
     fn all_errors_are_found_and_the_rest_is_read() {
@@ -244,7 +264,7 @@ mod tests {
             {"command": ["sort"], "args": ["-u"], "env": {"a b": 7}},
             {"wasm": "builtin:wc"}
         ]}"#;
-        let (spec, found) = problems(text);
+        let Problems { spec, errors: found, .. } = problems(text);
         let places: Vec<_> = found.iter().map(|error| error.place.as_str()).collect();
         let expected =
             ["nmae", "timeout", "stages[0].limits.memory", "stages[0].limits.fule", "stages[1]", "stages[2].args"];
@@ -253,10 +273,10 @@ mod tests {
         }
         assert!(places.contains(&"stages[2].env[\"a b\"]"), "{places:?}");
         assert_eq!(spec.unwrap().stages.len(), 4);
-        let (spec, found) = problems(b"{\"version\": 1,");
+        let Problems { spec, errors: found, .. } = problems(b"{\"version\": 1,");
         assert!(spec.is_none() && found.len() == 1);
         let places = |text: &[u8]| {
-            let mut places: Vec<_> = problems(text).1.into_iter().map(|error| error.place).collect();
+            let mut places: Vec<_> = problems(text).errors.into_iter().map(|error| error.place).collect();
             places.sort();
             places
         };
@@ -271,9 +291,15 @@ mod tests {
         assert_eq!(places(b"{}"), ["the file", "the file"]);
         // Nothing is left out in silence.
         let many = format!(r#"{{"version": 1, "stages": [{}]}}"#, vec![r#"{"wasm": 1}"#; 60].join(","));
-        let (spec, found) = problems(many.as_bytes());
+        let Problems { spec, errors: found, .. } = problems(many.as_bytes());
         assert!(spec.is_none() && found.len() == 51 && found[50].message.contains("more errors"));
-        let (spec, found) = problems(br#"{"version": 1, "stages": []}"#);
+        let odd =
+            br#"{"version": 1, "stages": [], "env": {"a\u200bb": 1, "\u0001": 2, "\udbff\udfe9": 3}, "timeout": 5}"#;
+        assert_eq!(problems(odd).errors.len(), 4);
+        assert_eq!(places(br#"{"version": 1, "stages": [], "stdin": {"file": 1}}"#), ["stdin.file"]);
+        let dirs = br#"{"version": 1, "stages": [{"wasm": "x", "grants": {"dirs": [{"host": 3}, {"host": "d"}]}}]}"#;
+        assert_eq!(problems(dirs).place_in_file("stages[0].grants.dirs[0].host"), "stages[0].grants.dirs[1].host");
+        let Problems { spec, errors: found, .. } = problems(br#"{"version": 1, "stages": []}"#);
         assert!(spec.is_some() && found.is_empty());
     }
 }

@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{
     joint::{Buffers, DescriptorSink, DescriptorSource, Kept, Sink, Source, Stop, StopReason, has_no_reader},
-    outcome::{LimitKind, StageExit},
+    outcome::{LimitKind, StageExit, Verdict},
     pipeline::{Event, Events},
     plan::{CommandWork, PlannedStage},
     process::{
-        Cgroup, CgroupParent, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of, usage, writes_to,
+        AtPath, Cgroup, CgroupParent, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of, usage,
+        writes_to,
     },
-    spec::Eof,
-    spec::to_text,
+    spec::{Eof, to_text},
 };
 
 /// What every command of a run needs.
@@ -96,6 +96,8 @@ pub(crate) struct RunningCommand {
     leader: Arc<Leader>,
     cgroup: Option<Cgroup>,
     feed: Option<Task<Fed>>,
+    /// Whether what it is fed has to be read to its end, whatever it reads of it.
+    feeds_whole: bool,
     /// What the host keeps of the pipe that it is fed through.
     fed_through: Option<Arc<Kept>>,
     drain: Option<Task<Drained>>,
@@ -145,10 +147,11 @@ impl CommandStage {
             // No room for a process or a descriptor, a directory that has gone: the program itself is not to blame.
             _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::NOEXEC) => refused(&error),
-                _ => StageExit::HostError {
-                    message: format!("cannot be started: {error}"),
-                    path: Some(to_text(&work.program)),
-                },
+                _ => {
+                    let at = error.get_ref().and_then(|error| error.downcast_ref::<AtPath>());
+                    let path = at.map_or(&work.program, |at| &at.path);
+                    StageExit::HostError { message: format!("cannot be started: {error}"), path: Some(to_text(path)) }
+                }
             },
         };
         let (cgroup, procs) = match &around.cgroups {
@@ -186,10 +189,12 @@ impl CommandStage {
         let (feed, fed_through) = match stdin.feed {
             Some((source, file, kept)) => {
                 let sink = DescriptorSink::owned(file).map_err(failed)?;
-                (Some(feed(source, sink, &around.buffers)), Some(kept))
+                let whole = source.must_be_whole();
+                (Some((feed(source, sink, &around.buffers), whole)), Some(kept))
             }
             None => (None, None),
         };
+        let (feed, feeds_whole) = feed.map_or((None, false), |(feed, whole)| (Some(feed), whole));
         let (gone, seen_gone) = watch::channel(false);
         let drain = match stdout.drain {
             Some((file, sink)) => {
@@ -208,6 +213,7 @@ impl CommandStage {
             leader,
             cgroup,
             feed,
+            feeds_whole,
             fed_through,
             drain,
             gone,
@@ -283,13 +289,17 @@ impl RunningCommand {
         let broken = self.reader_is_gone();
         let cgroup = self.cgroup.take();
         let mut exit = stopped.unwrap_or_else(|| self.exit(work, broken, cgroup.as_ref()));
-        if let Some(feed) = self.feed.as_mut().filter(|feed| feed.is_finished()) {
+        let is_good = self.planned.tolerance.judge(&exit) != Verdict::Bad;
+        let waits = self.feeds_whole && is_good && !stop.is_from_outside();
+        if let Some(feed) = self.feed.as_mut().filter(|feed| waits || feed.is_finished()) {
+            let fed = tokio::select! {
+                biased;
+                fed = feed.ended() => fed.map(|fed| fed.failed.map(|(error, _)| error)),
+                () = stop.requested_from_outside() => Ok(None),
+            };
             // It may have failed in the same moment as the program ended well.
-            match feed.ended().await {
-                Ok(Fed { failed: None, .. }) => {}
-                Ok(Fed { failed: Some((error, _)), .. }) | Err(error) => {
-                    exit = StageExit::HostError { message: error.to_string(), path: self.input_name.clone() };
-                }
+            if let Some(error) = fed.unwrap_or_else(Some) {
+                exit = StageExit::HostError { message: error.to_string(), path: self.input_name.clone() };
             }
         }
         let cpu = cgroup.as_ref().and_then(Cgroup::cpu).or_else(|| cpu_of(self.leader.pid()));

@@ -65,7 +65,10 @@ pub(super) fn feed(mut source: Source, mut sink: DescriptorSink, buffers: &Buffe
                 match poll_fn(|cx| sink.poll_write(cx, left)).await {
                     Ok(written) => left = &left[written..],
                     // The program has all it wanted, or is gone: its exit tells.
-                    Err(_) => return Fed { bytes, source, failed: None },
+                    Err(_) => {
+                        let failed = source.finish().await.err().map(|error| (error, sink));
+                        return Fed { bytes, source, failed };
+                    }
                 }
             }
             bytes += n as u64;

@@ -26,6 +26,8 @@ pub(crate) struct WasmStage {
     pub(crate) place: String,
     /// What its component asks for and is not granted.
     pub(crate) asked: Vec<String>,
+    /// The variables that it cannot be told.
+    pub(crate) untold: Vec<String>,
     /// Whether its component says that it reads text.
     pub(crate) reads_text: bool,
 }
@@ -37,7 +39,7 @@ impl WasmStage {
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
-        let Self { inside, spec, code, wall_time, stderr, place, asked, reads_text } = self;
+        let Self { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text } = self;
         let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
@@ -97,6 +99,11 @@ impl WasmStage {
         stop.patiently(poll_fn(|cx| stdio.stderr.poll_flush(cx))).await;
         let stderr = stdio.stderr.tail_text();
         let mut notes = denials.notes(&place);
+        notes.extend(
+            untold.iter().map(|key| {
+                format!("was not told the variable {key}: a sandboxed stage can be told only what is UTF-8")
+            }),
+        );
         let (mut remarks, mut hint) = (Vec::new(), None);
         let fails = !matches!(exit, StageExit::Ok | StageExit::FinishedEarly | StageExit::Cancelled);
         if unfinished {
@@ -117,9 +124,11 @@ impl WasmStage {
                 asked.iter().map(|right| format!("asks for {right} and is not granted it: see `{place}.grants`")),
             );
             notes.extend(denials.refused_open(&place, &dirs));
-            if dirs.is_empty() && looked_for_files(&stderr) {
+            if looked_for_files(&stderr, !dirs.is_empty()) {
                 let grant = format!("add {{\"host\": DIR, \"guest\": \"/\"}} to `{place}.grants.dirs`");
-                notes.push(format!("looked for files, and has no directories: {grant}"));
+                let has =
+                    if dirs.is_empty() { "has no directories" } else { "found none of its directories around it" };
+                notes.push(format!("looked for a file, and {has}: {grant}"));
                 hint = hint.or(Some(grant));
             }
         }
@@ -148,13 +157,14 @@ impl WasmStage {
     }
 }
 
-/// Whether what a program printed last says that it missed a file. Without a directory, C libraries and Rust's find nothing to ask the
-/// host for, so that nobody else can tell.
-fn looked_for_files(stderr: &str) -> bool {
-    const SIGNS: [&str; 4] =
-        ["No such file or directory", "Capabilities insufficient", "pre-opened file descriptor", "Bad file descriptor"];
+/// Whether what a program printed last says that it missed a file. Where no directory fits, C libraries and Rust's find nothing to ask
+/// the host for, so that nobody else can tell. With directories a file may just not be there.
+fn looked_for_files(stderr: &str, has_some: bool) -> bool {
+    const OF_NO_DIRECTORY: [&str; 2] = ["Capabilities insufficient", "pre-opened file descriptor"];
+    const OF_NONE_AT_ALL: [&str; 2] = ["No such file or directory", "Bad file descriptor"];
     let end = stderr.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
-    SIGNS.iter().any(|sign| stderr[end..].contains(sign))
+    let says = |signs: &[&str]| signs.iter().any(|sign| stderr[end..].contains(sign));
+    says(&OF_NO_DIRECTORY) || !has_some && says(&OF_NONE_AT_ALL)
 }
 
 /// Waits until a stage has had its time.

@@ -41,6 +41,7 @@ fn unsafe_stays_in_its_places() {
         "host/ring/src/sync.rs",
         "host/ring/src/writer.rs",
         "host/ring/src/reader.rs",
+        "host/src/cli/memory.rs",
         "host/src/cli/started.rs",
         "host/src/joint/descriptor.rs",
         "host/src/process/guard.rs",

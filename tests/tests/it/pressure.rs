@@ -61,6 +61,23 @@ fn too_little_address_space_is_told_and_little_is_enough() {
         ended[usize::from(code == Some(0))] += 1;
     }
     assert!(ended[1] > 0, "one of them is enough");
+    // Wherever it runs out: a line and the host's code, never an abort.
+    let pipeline = format!(":grep text | {} pass | sort", built("std-probe-p2.wasm").display());
+    for space in (100_000..700_000).step_by(8_000) {
+        let script = format!("ulimit -v {space}; echo text | timeout 60 $STAGEHOST run -c '{pipeline}' --stdout out");
+        let output = place.shell(&script).done();
+        match output.status.code() {
+            Some(0) => assert_eq!(place.read("out"), "text\n", "{space}: {output}"),
+            Some(125) => {
+                assert!(output.error_text().lines().any(|line| line.starts_with("error: ")), "{space}: {output}");
+                assert!(!place.path("out").exists(), "{space}: {output}");
+            }
+            // What the system's own programs do without memory is theirs to say.
+            Some(127) if output.error_text().contains("sort") => {}
+            _ => panic!("{space}: {output}"),
+        }
+        let _ = fs::remove_file(place.path("out"));
+    }
     // The guest's own limit holds there too.
     let run = place
         .shell(&format!("ulimit -v 2000000; $STAGEHOST run -c '{} alloc' --limit memory=32MiB --stdin null", probe()));

@@ -169,6 +169,20 @@ fn names_of_any_bytes_are_taken_everywhere() {
     let refused = place.shell("$STAGEHOST run -c $'./opens\\xe9.wasm x\\xff' --stdin null").done();
     refused.code(126).says(&["`x\\xff` is not UTF-8"]);
     place.shell("$STAGEHOST run -c $'./none\\xe9.wasm'").done().code(127).says(&["./none\\xe9.wasm does not exist"]);
+    // The characters that stand for bytes are characters to a guest and in a text.
+    let probe = stagehost_tests::guests::built("std-probe-p1.wasm").display().to_string();
+    place.write(
+        "text.json",
+        r#"{"version": 1, "stdin": {"text": "a\udbff\udfe9"}, "stages": [{"wasm": "builtin:cat"}]}"#,
+    );
+    place.stagehost(["run", "text.json"]).done().code(0).prints("a\u{10ffe9}");
+    place.shorthand(&format!("{probe} args \u{10ffe9}")).done().code(0).shows(&["\u{10ffe9}"]);
+    place.write("text.json", b"{\"version\": 1, \"stdin\": {\"text\": \"a\xe9\"}, \"stages\": []}");
+    place.stagehost(["run", "text.json"]).done().code(78).says(&["the text for standard input is not UTF-8"]);
+    // A sandboxed stage does without a variable that it cannot be told; a command has it.
+    let run =
+        place.shell("$STAGEHOST run -c $':cat | sh -c \"cat; printf %s \\$V\"' --stdin null --env V=$'\\xe9'").done();
+    run.code(0).prints(b"\xe9").says(&["was not told the variable V"]);
     // A file in another encoding is still one.
     place.write("utf16.json", b"{\0\"\0v\0\xff\0");
     place.stagehost(["check", "utf16.json"]).done().code(78).says(&["not UTF-8"]);

@@ -482,6 +482,42 @@ fn the_code_cache_touches_nothing_but_its_own() {
 }
 
 #[test]
+fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let place = Place::new();
+    for directory in ["roots", "roots/d", "outside"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    place.write("outside/secret", "secret");
+    std::os::unix::fs::symlink(place.path("outside"), place.path("roots/link")).unwrap();
+    let guest = fs::read_to_string(stagehost_tests::repository().join("tests/grants/p1-open.wat")).unwrap();
+    let guest = text(&place, "opens.wasm", &guest).display().to_string();
+    place.write("policy.json", r#"{"dirs": [{"path": "roots", "access": "write"}]}"#);
+    place.write(
+        "p.json",
+        format!(
+            r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{guest}", "args": ["secret"],
+                "grants": {{"dirs": [{{"host": "roots/d", "guest": "d"}}]}}}}]}}"#
+        ),
+    );
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                let _ = renameat_with(CWD, place.path("roots/d"), CWD, place.path("roots/link"), RenameFlags::EXCHANGE);
+            }
+        });
+        let got_out = (0..150).any(|_| {
+            let output = place.stagehost(["run", "p.json", "--policy", "policy.json"]).done();
+            output.status.code() == Some(0)
+        });
+        done.store(true, Relaxed);
+        assert!(!got_out, "a run opened what is outside");
+    });
+}
+
+#[test]
 fn webassembly_is_never_started_as_a_program_and_scripts_are_text() {
     let place = Place::new();
     let executable = |name: &str, bytes: &[u8]| {
