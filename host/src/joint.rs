@@ -9,6 +9,7 @@ mod declared;
 mod descriptor;
 mod fan_out;
 mod file;
+mod named;
 mod open;
 mod outside;
 mod pipe;
@@ -24,6 +25,7 @@ pub(crate) use buffers::Buffers;
 pub(crate) use declared::{Declared, Expected};
 pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
+pub(crate) use named::Named;
 pub(crate) use open::{
     Identity, Opened, Output, check_whole, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin,
     open_stdout, output_descriptor, stderr_descriptor, text_descriptor, truncate,

@@ -38,7 +38,7 @@ pub use wasm::read_component;
 
 use crate::{
     function::Function,
-    joint::{Output, OutsideSink, OutsideSource},
+    joint::{Named, Output, OutsideSink, OutsideSource},
     outcome::{Matcher, Tolerance},
     policy::Policy,
     sandbox::Limits,
@@ -110,7 +110,7 @@ pub(crate) struct PlannedStage {
     pub(crate) wall_time: Option<Duration>,
     pub(crate) stderr: Option<StderrSpec>,
     /// The file it prints to, if `stderr` names one.
-    pub(crate) log: Option<PathBuf>,
+    pub(crate) log: Option<Named>,
     /// What it needs its stdin and its stdout to be.
     pub(crate) requires: (Requirement, Requirement),
     /// The capacity that its file asks for in the joint it writes, in bytes.
@@ -232,31 +232,23 @@ impl Plan {
         refuse_unknown_names(&options.overrides, &stages)?;
         let stdin = match stdin {
             Some(outside) => Input::Outside(outside),
-            None => plan_stdin(spec.stdin.as_ref(), &options.base, &root.key("stdin"))?,
+            None => plan_stdin(spec.stdin.as_ref(), &options.base, policy, &root.key("stdin"))?,
         };
         let (stdout, stdout_name) = match (stdout, spec.stdout.as_ref().unwrap_or(&StdoutSpec::Inherit)) {
             (Some(outside), _) => (Outlet::Outside(outside), "the program's writer".to_owned()),
             (None, StdoutSpec::Inherit) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),
             (None, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
             (None, StdoutSpec::File(file)) => {
-                let output = plan_stdout(file, &options.base, &root.key("stdout"))?;
+                let output = plan_stdout(file, &options.base, policy, &root.key("stdout"))?;
                 (Outlet::Place(output), to_text(options.base.join(to_path(&file.file))))
             }
         };
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));
         let joints = joints::negotiate(&mut stages, &groups, connected)?;
-        let (stdin, stdout, stdout_name) = nest::ends_from_within(&groups, stages.len(), stdin, stdout, stdout_name)?;
-        if let Some(path) = stdin.file() {
-            policy.check_file(path, &root.key("stdin").key("file"))?;
-        }
-        if let Outlet::Place(output) = &stdout {
-            let place = root.key("stdout").key("file");
-            if let Some(path) = output.file() {
-                policy.check_file(&path, &place)?;
-            }
-            if matches!(output, Output::Descriptor(_)) {
-                policy.check_descriptor(&place)?;
-            }
+        let (stdin, stdout, stdout_name) =
+            nest::ends_from_within(&groups, stages.len(), policy, stdin, stdout, stdout_name)?;
+        if let Outlet::Place(Output::Descriptor(_)) = &stdout {
+            policy.check_descriptor(&root.key("stdout").key("file"))?;
         }
         let kill_after = spec.kill_after.map_or(KILL_AFTER, |span| span.0.min(MOST_PATIENT));
         let linger = spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT));
@@ -421,12 +413,14 @@ impl Planner<'_> {
         ok_exit.sort_unstable();
         ok_exit.dedup();
         let log = match &stage.stderr {
-            Some(StderrSpec::File(path)) => Some(plan_log(&layers.base.join(to_path(path)), &place.key("stderr"))?),
+            Some(StderrSpec::File(path)) => {
+                let (path, place) = (layers.base.join(to_path(path)), place.key("stderr"));
+                let named = policy.check_file(&path, &place.key("file"))?;
+                plan_log(&path, &place)?;
+                Some(named)
+            }
             _ => None,
         };
-        if let Some(log) = &log {
-            policy.check_file(log, &place.key("stderr").key("file"))?;
-        }
         let (default, asked) = match &work {
             Work::Command(_) => (Requirement::PreferFile, RequiresSpec::default()),
             Work::Wasm(wasm) => (Requirement::Any, wasm.inspection.section.requires),
@@ -455,7 +449,7 @@ impl Planner<'_> {
 }
 
 /// Looks whether a file can be appended to, without making it.
-fn plan_log(path: &Path, place: &Place) -> Result<PathBuf, PlanError> {
+fn plan_log(path: &Path, place: &Place) -> Result<(), PlanError> {
     let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
     let refused = |code: ErrorCode, why: &str, what: &Path| {
         Err(PlanError::new(PlanErrorKind::End, place.key("file"), why).code(code).about(what))
@@ -465,14 +459,10 @@ fn plan_log(path: &Path, place: &Place) -> Result<PathBuf, PlanError> {
     }
     let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     if path.exists() {
-        return if writable(path) {
-            Ok(path.to_owned())
-        } else {
-            refused(ErrorCode::Inaccessible, "is not writable", path)
-        };
+        return if writable(path) { Ok(()) } else { refused(ErrorCode::Inaccessible, "is not writable", path) };
     }
     match fs::metadata(around) {
-        Ok(metadata) if metadata.is_dir() && writable(around) => Ok(path.to_owned()),
+        Ok(metadata) if metadata.is_dir() && writable(around) => Ok(()),
         Ok(metadata) if metadata.is_dir() => refused(ErrorCode::Inaccessible, "is not writable", around),
         Ok(_) => refused(ErrorCode::NotADirectory, "is no directory", around),
         Err(error) => Err(PlanError::system(PlanErrorKind::End, place.key("file"), around, &error)),

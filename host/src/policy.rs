@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
+    joint::Named,
     plan::{ErrorCode, PlanError, PlanErrorKind},
     spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path},
 };
@@ -166,47 +166,32 @@ impl Policy {
         }
     }
 
-    /// Whether a path is below one of the roots, wherever links lead.
-    fn is_within<'a>(&self, path: &Path, mut roots: impl Iterator<Item = &'a str>) -> bool {
-        // What is not there yet is where its directory is.
-        let real = fs::canonicalize(path).or_else(|_| {
-            let (around, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-            let around = if around == Path::new("") { Path::new(".") } else { around };
-            // A link that leads nowhere could lead anywhere once it is written through.
-            match fs::symlink_metadata(path) {
-                Ok(_) => Err(std::io::ErrorKind::NotFound.into()),
-                Err(_) => fs::canonicalize(around).map(|around| around.join(name)),
-            }
-        });
-        let Ok(real) = real else { return false };
-        roots.any(|root| fs::canonicalize(self.base.join(to_path(root))).is_ok_and(|root| real.starts_with(root)))
+    /// The roots, from here.
+    fn roots<'a>(&self, roots: impl Iterator<Item = &'a str>) -> impl Iterator<Item = PathBuf> {
+        roots.map(|root| self.base.join(to_path(root)))
     }
 
-    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
-        match &self.plugins {
-            Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
-                Err(Self::refuse(place, "plugins", "is not below an allowed directory".into()).about(path))
-            }
-            _ => Ok(()),
-        }
+    /// A plugin, as it may be read.
+    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<Named, PlanError> {
+        let Some(roots) = &self.plugins else { return Ok(Named::anywhere(path)) };
+        Named::below(path, self.roots(roots.iter().map(String::as_str)))
+            .ok_or_else(|| Self::refuse(place, "plugins", "is not below an allowed directory".into()).about(path))
     }
 
-    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<(), PlanError> {
-        match &self.files {
-            Some(roots) if !self.is_within(path, roots.iter().map(String::as_str)) => {
-                Err(Self::refuse(place, "files", "is not below an allowed directory".into()).about(path))
-            }
-            _ => Ok(()),
-        }
+    /// An end, as it may be opened.
+    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<Named, PlanError> {
+        let Some(roots) = &self.files else { return Ok(Named::anywhere(path)) };
+        Named::below(path, self.roots(roots.iter().map(String::as_str)))
+            .ok_or_else(|| Self::refuse(place, "files", "is not below an allowed directory".into()).about(path))
     }
 
     pub(crate) fn check_dir(&self, path: &Path, access: Access, place: &Place) -> Result<(), PlanError> {
         let Some(roots) = &self.dirs else { return Ok(()) };
         let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
-        if self.is_within(path, allowed.map(|root| root.path.as_str())) {
-            return Ok(());
+        match Named::below(path, self.roots(allowed.map(|root| root.path.as_str()))) {
+            Some(_) => Ok(()),
+            None => Err(Self::refuse(place, "dirs", format!("may not be granted for {access}")).about(path)),
         }
-        Err(Self::refuse(place, "dirs", format!("may not be granted for {access}")).about(path))
     }
 
     /// Whether commands inherit a variable.

@@ -21,24 +21,19 @@ use std::{
 use rustix::{
     fs::{
         Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, Uid, accessat, fchmod,
-        fchown, fdatasync, linkat, open, openat, renameat, statat, statx, unlinkat,
+        fchown, fdatasync, linkat, openat, renameat, statat, statx, unlinkat,
     },
     io::Errno,
 };
 
+use super::Named;
+
 /// Where an atomic output will be.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    directory: PathBuf,
+    directory: Named,
     name: OsString,
     existing: Option<(u32, u32, u32)>,
-}
-
-impl Target {
-    /// The name that is created or replaced.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.directory.join(&self.name)
-    }
 }
 
 /// Finds out whether `path` can be written atomically: resolves symbolic links, so that what they point to is replaced,
@@ -47,25 +42,22 @@ impl Target {
 /// # Errors
 ///
 /// A message for people.
-pub(crate) fn target(path: &Path) -> Result<Target, String> {
-    let resolved = resolve(path).map_err(|error| error.to_string())?;
-    let Some(name) = resolved.file_name() else { return Err("it names no file".into()) };
-    let directory = match resolved.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let around = statat(CWD, &directory, AtFlags::empty())
+pub(crate) fn target(named: &Named) -> Result<Target, String> {
+    let resolved = named.resolved(resolve(named.path()).map_err(|error| error.to_string())?);
+    let Some((directory, name)) = resolved.parent() else { return Err("it names no file".into()) };
+    let resolved = resolved.path();
+    let around = statat(CWD, directory.path(), AtFlags::empty())
         .map_err(|error| format!("its directory cannot be used: {}", io::Error::from(error)))?;
     if FileType::from_raw_mode(around.st_mode) != FileType::Directory {
         return Err("its directory is none".into());
     }
-    if accessat(CWD, &directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
+    if accessat(CWD, directory.path(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
         return Err("its directory is not writable, and an atomic output needs a new name in it".into());
     }
-    let existing = match statat(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW) {
+    let existing = match statat(CWD, resolved, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
             refuse_unreplaceable(&stat, &around)?;
-            let attributes = statx(CWD, &resolved, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+            let attributes = statx(CWD, resolved, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
             if attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
                 return Err("it is a mount point, which cannot be replaced".into());
             }
@@ -121,7 +113,7 @@ pub(crate) struct AtomicFile {
 impl AtomicFile {
     /// Opens the file that will take the target's place.
     pub(crate) fn create(target: Target) -> io::Result<Self> {
-        let directory = open(&target.directory, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let directory = target.directory.open(OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())?;
         let mode = Mode::from_raw_mode(0o666);
         // Giving such a file a name takes /proc.
         let has_proc = std::fs::metadata("/proc/self/fd").is_ok();

@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    AtomicFile, Sink, Source, Stop, atomic,
+    AtomicFile, Named, Sink, Source, Stop, atomic,
     descriptor::{DescriptorSink, DescriptorSource, inherited_descriptor},
     file::{FileSink, FileSource, retry},
 };
@@ -65,8 +65,8 @@ pub(super) const ABOVE_STDIO: i32 = 3;
 /// # Errors
 ///
 /// What the system says.
-pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool, size: Option<u64>) -> io::Result<Opened<Source>> {
-    let Some(path) = path else {
+pub(crate) fn open_stdin(named: Option<&Named>, line_at_a_time: bool, size: Option<u64>) -> io::Result<Opened<Source>> {
+    let Some(named) = named else {
         let file = fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?;
         let identity = identity(&file)?;
         if identity.is_none() {
@@ -77,8 +77,7 @@ pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool, size: Option
         let half = Source::File(FileSource::new(file, position, line_at_a_time));
         return Ok(Opened { identity, rewind, ..Opened::plain(half) });
     };
-    let file =
-        retry(|| open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()))?;
+    let file = named.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
     let half = match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => {
             let identity = identity(&file)?;
@@ -98,11 +97,13 @@ pub(crate) fn open_stdin(path: Option<&Path>, line_at_a_time: bool, size: Option
 /// # Errors
 ///
 /// What the system says, or that the run was stopped while a FIFO waited for its writer.
-pub(crate) async fn input_descriptor(path: Option<&Path>, stop: &Stop) -> io::Result<Opened<OwnedFd>> {
-    let file = match path {
+pub(crate) async fn input_descriptor(named: Option<&Named>, stop: &Stop) -> io::Result<Opened<OwnedFd>> {
+    let file = match named {
         None => fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?,
-        Some(path) if fs::metadata(path)?.file_type().is_fifo() => open_fifo(path, OFlags::RDONLY, stop).await?,
-        Some(path) => retry(|| open(path, OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()))?,
+        Some(named) if fs::metadata(named.path())?.file_type().is_fifo() => {
+            open_fifo(named, OFlags::RDONLY, stop).await?
+        }
+        Some(named) => named.open(OFlags::RDONLY | OFlags::NOCTTY, Mode::empty())?,
     };
     if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
@@ -160,34 +161,31 @@ pub(crate) enum Output {
     /// Whole or not at all.
     Atomic(atomic::Target),
     /// Over what is there.
-    InPlace { path: PathBuf, append: bool, fifo: bool },
+    InPlace { named: Named, append: bool, fifo: bool },
 }
 
 impl Output {
-    /// The file that it writes, if it names one.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
-        match self {
-            Self::Atomic(target) => Some(target.path()),
-            Self::InPlace { path, .. } => Some(path.clone()),
-            Self::Inherit | Self::Descriptor(_) => None,
+    /// The stream of this process that a path names.
+    pub(crate) fn stream(path: &Path) -> Option<Self> {
+        if path == Path::new("/dev/stdout") {
+            return Some(Self::Inherit);
         }
+        if path == Path::new("/dev/stderr") {
+            return Some(Self::Descriptor(2));
+        }
+        let descriptor = ["/dev/fd", "/proc/self/fd"].iter().find_map(|around| path.strip_prefix(around).ok());
+        descriptor?.to_str()?.parse().ok().map(Self::Descriptor)
     }
 
-    /// Decides how `path` is written. Opens nothing.
+    /// Decides how a file is written. Opens nothing.
     ///
     /// # Errors
     ///
     /// A message for people, when an atomic output is impossible there.
-    pub(crate) fn of(path: &Path, append: bool, atomic: Option<bool>) -> Result<Self, String> {
-        if path == Path::new("/dev/stdout") {
-            return Ok(Self::Inherit);
-        }
-        let descriptor = ["/dev/fd", "/proc/self/fd"].iter().find_map(|around| path.strip_prefix(around).ok());
-        if path == Path::new("/dev/stderr") {
-            return Ok(Self::Descriptor(2));
-        }
-        if let Some(number) = descriptor.and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
-            return Ok(Self::Descriptor(number));
+    pub(crate) fn of(named: &Named, append: bool, atomic: Option<bool>) -> Result<Self, String> {
+        let path = named.path();
+        if let Some(stream) = Self::stream(path) {
+            return Ok(stream);
         }
         // A descriptor of another process: whatever it is, its file is not replaced.
         let foreign = path.starts_with("/proc") && path.parent().is_some_and(|around| around.ends_with("fd"));
@@ -199,9 +197,9 @@ impl Output {
             return Err("it is a directory".into());
         }
         if special || append || atomic == Some(false) {
-            return Ok(Self::InPlace { path: path.to_owned(), append, fifo });
+            return Ok(Self::InPlace { named: named.clone(), append, fifo });
         }
-        atomic::target(path).map(Self::Atomic)
+        atomic::target(named).map(Self::Atomic)
     }
 }
 
@@ -241,8 +239,8 @@ pub(crate) async fn output_descriptor(place: &Output, stop: &Stop) -> io::Result
             let file = atomic.file().try_clone()?;
             return Ok(Opened { atomic: Some(atomic), ..Opened::plain(file) });
         }
-        Output::InPlace { path, fifo: true, .. } => open_fifo(path, OFlags::WRONLY, stop).await?,
-        Output::InPlace { path, append, fifo: false } => open_in_place(path, *append)?,
+        Output::InPlace { named, fifo: true, .. } => open_fifo(named, OFlags::WRONLY, stop).await?,
+        Output::InPlace { named, append, fifo: false } => open_in_place(named, *append)?,
     };
     let identity = identity(&file)?;
     Ok(Opened { identity, ..Opened::plain(file) })
@@ -253,8 +251,8 @@ pub(crate) async fn output_descriptor(place: &Output, stop: &Stop) -> io::Result
 /// # Errors
 ///
 /// What the system says, or that the run was stopped while a FIFO waited for its reader.
-pub(crate) async fn log_descriptor(path: &Path, stop: &Stop) -> io::Result<OwnedFd> {
-    let place = Output::of(path, true, Some(false)).map_err(io::Error::other)?;
+pub(crate) async fn log_descriptor(named: &Named, stop: &Stop) -> io::Result<OwnedFd> {
+    let place = Output::of(named, true, Some(false)).map_err(io::Error::other)?;
     output_descriptor(&place, stop).await.map(|end| end.half)
 }
 
@@ -263,8 +261,8 @@ pub(crate) async fn log_descriptor(path: &Path, stop: &Stop) -> io::Result<Owned
 /// # Errors
 ///
 /// As [`log_descriptor`].
-pub(crate) async fn open_log(path: &Path, stop: &Stop) -> io::Result<Sink> {
-    log_descriptor(path, stop).await.map(sink_for)
+pub(crate) async fn open_log(named: &Named, stop: &Stop) -> io::Result<Sink> {
+    log_descriptor(named, stop).await.map(sink_for)
 }
 
 /// The host's own standard error.
@@ -294,18 +292,15 @@ fn sink_for(file: OwnedFd) -> Sink {
     }
 }
 
-pub(super) fn open_in_place(path: &Path, append: bool) -> io::Result<OwnedFd> {
+pub(super) fn open_in_place(named: &Named, append: bool) -> io::Result<OwnedFd> {
     let how = if append { OFlags::APPEND } else { OFlags::empty() };
-    let file = retry(|| {
-        open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::NOCTTY | OFlags::CLOEXEC | how, Mode::from_raw_mode(0o666))
-    })?;
-    Ok(file)
+    named.open(OFlags::WRONLY | OFlags::CREATE | OFlags::NOCTTY | how, Mode::from_raw_mode(0o666))
 }
 
 /// Cuts what an in-place output had before; done once it is known not to be the input.
 pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
-    if let (Output::InPlace { path, append: false, .. }, Some(identity)) = (place, identity) {
-        let file = fs::OpenOptions::new().write(true).open(path)?;
+    if let (Output::InPlace { named, append: false, .. }, Some(identity)) = (place, identity) {
+        let file = fs::File::from(named.open(OFlags::WRONLY | OFlags::NOCTTY, Mode::empty())?);
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) == identity {
             file.set_len(0)?;
@@ -315,11 +310,11 @@ pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
 }
 
 /// Opens a FIFO, which waits for the other side, on a thread that can be called back.
-async fn open_fifo(path: &Path, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
-    let name = path.to_owned();
-    let opening = tokio::task::spawn_blocking(move || retry(|| open(&name, access | OFlags::CLOEXEC, Mode::empty())));
+async fn open_fifo(named: &Named, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
+    let name = named.clone();
+    let opening = tokio::task::spawn_blocking(move || name.open(access, Mode::empty()));
     let other_side = if access == OFlags::RDONLY { OFlags::RDWR } else { OFlags::RDONLY };
-    let waiting = CalledBack(path.to_owned(), other_side);
+    let waiting = CalledBack(named.clone(), other_side);
     tokio::select! {
         opened = opening => {
             std::mem::forget(waiting);
@@ -330,11 +325,11 @@ async fn open_fifo(path: &Path, access: OFlags, stop: &Stop) -> io::Result<Owned
 }
 
 /// Releases a thread that waits for a FIFO's other side, by being it for a moment.
-struct CalledBack(PathBuf, OFlags);
+struct CalledBack(Named, OFlags);
 
 impl Drop for CalledBack {
     fn drop(&mut self) {
         // If this fails the FIFO is gone, and so is the wait.
-        let _ = open(&self.0, self.1 | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        let _ = self.0.open(self.1 | OFlags::NONBLOCK, Mode::empty());
     }
 }

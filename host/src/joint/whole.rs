@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{AtomicFile, Output, inherited_descriptor, open::open_in_place};
+use super::{AtomicFile, Named, Output, inherited_descriptor, open::open_in_place};
 
 /// A file that appears whole, in the place of what was there, or not at all. Devices, FIFOs and descriptors of the process
 /// (`/dev/fd/3`) are written in place.
@@ -28,11 +28,11 @@ impl WholeFile {
     /// What the system says, or why the file there cannot be replaced.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = |file: OwnedFd| Self(Way::InPlace(file.into()));
-        match Output::of(path, false, None).map_err(io::Error::other)? {
+        match Output::of(&Named::anywhere(path), false, None).map_err(io::Error::other)? {
             Output::Atomic(target) => AtomicFile::create(target).map(|file| Self(Way::Atomic(file))),
             Output::Inherit => inherited_descriptor(1).map(file),
             Output::Descriptor(number) => inherited_descriptor(u32::try_from(number).unwrap_or(u32::MAX)).map(file),
-            Output::InPlace { path, append, .. } => open_in_place(&path, append).map(file),
+            Output::InPlace { named, append, .. } => open_in_place(&named, append).map(file),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{EndError, Shared, StderrPrefix};
 use crate::{
     joint::{self, Declared, Opened, Output, OutputPort, Passing, Prefixed, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},
-    spec::StderrSpec,
+    spec::{StderrSpec, to_text},
     stage::{ChildInput, ChildOutput, ChildStderr},
 };
 
@@ -69,8 +69,8 @@ pub(super) async fn input(
         };
         return match given {
             Input::Inherit => joint::input_descriptor(None, stop).await.map(|opened| opened.map(child)),
-            Input::File(path, size) => {
-                let opened = joint::input_descriptor(Some(&path), stop).await.map_err(failed)?;
+            Input::File(file, size) => {
+                let opened = joint::input_descriptor(Some(&file), stop).await.map_err(failed)?;
                 let watched = opened.half.try_clone().ok();
                 let whole = watched.zip(size);
                 Ok(Opened { whole, ..opened.map(child) })
@@ -96,7 +96,7 @@ pub(super) async fn input(
 fn source(given: Input, line_at_a_time: bool) -> io::Result<Opened<Source>> {
     match given {
         Input::Inherit => joint::open_stdin(None, line_at_a_time, None),
-        Input::File(path, size) => joint::open_stdin(Some(&path), false, size),
+        Input::File(file, size) => joint::open_stdin(Some(&file), false, size),
         Input::Text(text) => Ok(Opened::plain(Source::Text { text })),
         Input::Null => Ok(Opened::plain(Source::Null)),
         Input::Outside(outside) => Ok(Opened::plain(Source::Outside(outside))),
@@ -190,7 +190,7 @@ impl Logs {
     }
 
     pub(super) async fn open(&mut self, stage: &Arc<PlannedStage>, stop: &Stop) -> Result<Stderr, EndError> {
-        let name = || stage.log.as_ref().map_or_else(|| "standard error".into(), |path| path.display().to_string());
+        let name = || stage.log.as_ref().map_or_else(|| "standard error".into(), |path| to_text(path.path()));
         let failed = |error| EndError { name: name(), error };
         if !stage.is_command() {
             let sink = match (&stage.stderr, &stage.log) {

@@ -137,6 +137,8 @@ pub(super) fn plan(
     for (index, dir) in stage.grants.iter().flat_map(|grants| grants.dirs.iter().flatten()).enumerate() {
         let place = place.key("grants").key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
+        // First: under a policy no answer tells what is outside.
+        policy.check_dir(&host, dir.access, &place)?;
         let planned =
             Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
         policy.check_dir(planned.path(), dir.access, &place)?;

@@ -1,15 +1,15 @@
 //! The ends of a planned pipeline: what feeds it and what takes from it. Nothing is opened but a regular file, to see that it can be.
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fmt, fs, io, path::Path};
 
 use bytes::Bytes;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
-    joint::{Expected, Output, OutsideSink, OutsideSource},
+    joint::{Expected, Named, Output, OutsideSink, OutsideSource},
+    policy::Policy,
     spec::{FileSink, Place, StdinSpec, to_path, to_text},
 };
 
@@ -19,7 +19,7 @@ pub(crate) enum Input {
     Inherit,
     Null,
     /// A file, and how many bytes it had when the plan was made, if it is a regular one.
-    File(PathBuf, Option<u64>),
+    File(Named, Option<u64>),
     Text(Bytes),
     Outside(OutsideSource),
     /// Any of these, of which somebody has said how it must end.
@@ -27,15 +27,6 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// The file that it reads.
-    pub(crate) fn file(&self) -> Option<&Path> {
-        match self {
-            Self::File(path, _) => Some(path),
-            Self::Declared(input, _) => input.file(),
-            Self::Inherit | Self::Null | Self::Text(_) | Self::Outside(_) => None,
-        }
-    }
-
     /// Whether it is the host's own standard input.
     pub(crate) fn is_inherited(&self) -> bool {
         match self {
@@ -59,7 +50,7 @@ impl fmt::Display for Input {
         match self {
             Self::Inherit => f.write_str("standard input"),
             Self::Null => f.write_str("nothing"),
-            Self::File(path, _) => f.write_str(&to_text(path)),
+            Self::File(file, _) => f.write_str(&to_text(file.path())),
             Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
             Self::Outside(_) => f.write_str("the program's reader"),
             Self::Declared(input, _) => input.fmt(f),
@@ -67,13 +58,20 @@ impl fmt::Display for Input {
     }
 }
 
-pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) -> Result<Input, PlanError> {
+pub(super) fn plan_stdin(
+    stdin: Option<&StdinSpec>,
+    base: &Path,
+    policy: &Policy,
+    place: &Place,
+) -> Result<Input, PlanError> {
     match stdin.unwrap_or(&StdinSpec::Inherit) {
         StdinSpec::Inherit => Ok(Input::Inherit),
         StdinSpec::Null => Ok(Input::Null),
         StdinSpec::Text(text) => Ok(Input::Text(Bytes::copy_from_slice(text.as_bytes()))),
         StdinSpec::File(file) => {
             let path = base.join(to_path(file));
+            // First: under a policy no answer tells what is outside.
+            let named = policy.check_file(&path, &place.key("file"))?;
             let refused = |error: io::Error| PlanError::system(PlanErrorKind::End, place.key("file"), &path, &error);
             // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
             let metadata = fs::metadata(&path).map_err(refused)?;
@@ -82,13 +80,13 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
                 return Err(refused.code(ErrorCode::IsADirectory).about(path));
             }
             if metadata.is_file() {
-                fs::File::open(&path).map_err(refused)?;
+                named.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()).map_err(refused)?;
             }
             let size = metadata.is_file().then_some(metadata.len());
-            Ok(Input::File(path, size))
+            Ok(Input::File(named, size))
         }
         StdinSpec::Declared(from, declared) => {
-            let input = plan_stdin(Some(from), base, place)?;
+            let input = plan_stdin(Some(from), base, policy, place)?;
             let sha256 = match declared.sha256.as_deref() {
                 Some(text) => Some(crate::spec::digest(text).ok_or_else(|| {
                     let place = place.key("sha256");
@@ -101,9 +99,13 @@ pub(super) fn plan_stdin(stdin: Option<&StdinSpec>, base: &Path, place: &Place) 
     }
 }
 
-pub(super) fn plan_stdout(file: &FileSink, base: &Path, place: &Place) -> Result<Output, PlanError> {
+pub(super) fn plan_stdout(file: &FileSink, base: &Path, policy: &Policy, place: &Place) -> Result<Output, PlanError> {
     let path = base.join(to_path(&file.file));
-    Output::of(&path, file.append == Some(true), file.atomic).map_err(|why| {
+    if let Some(stream) = Output::stream(&path) {
+        return Ok(stream);
+    }
+    let named = policy.check_file(&path, &place.key("file"))?;
+    Output::of(&named, file.append == Some(true), file.atomic).map_err(|why| {
         PlanError::new(PlanErrorKind::End, place.key("file"), why)
             .code(ErrorCode::NotAtomic)
             .at(path)

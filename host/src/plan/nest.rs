@@ -1,7 +1,7 @@
 //! Nested pipelines: their stages stand among the outer ones, and their ends become the joints.
 
 use std::{
-    fs, io,
+    fs,
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 use super::{Input, Layers, Outlet, PlanError, PlanErrorKind, Planner, plan_stdin, plan_stdout};
 use crate::{
     joint::Output,
+    policy::Policy,
     spec::{
         self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path,
         to_text,
@@ -89,7 +90,7 @@ impl Planner<'_> {
             around.extend(self.options.file.iter().filter_map(|file| fs::canonicalize(file).ok()));
         }
         self.options.policy.check_kind("pipeline", &place)?;
-        self.options.policy.check_plugin(&path, &place)?;
+        let named = self.options.policy.check_plugin(&path, &place)?;
         let real = match fs::canonicalize(&path) {
             // Deeper than any path is long: it goes by the name that it has from here.
             Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(path.clone()),
@@ -109,7 +110,9 @@ impl Planner<'_> {
         if around.len() >= MAX_DEPTH {
             return Err(bad(format!("pipelines are nested more than {MAX_DEPTH} deep")));
         }
-        let text = read(&path).map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
+        let text = named
+            .read(MAX_FILE_BYTES as u64)
+            .map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
         let spec = spec::parse(&text).map_err(|error| PlanError {
             hint: error.hint.clone(),
             ..bad(format!("{pipeline} is no good pipeline: {error}"))
@@ -162,17 +165,6 @@ impl Planner<'_> {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    if metadata.len() > MAX_FILE_BYTES as u64 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is over {} MiB", MAX_FILE_BYTES >> 20)));
-    }
-    fs::read(path)
-}
-
 /// An inner pipeline that names its own input or output forbids a connected one.
 pub(super) fn refuse_ends_inside(groups: &[Group], stages: usize, connected: (bool, bool)) -> Result<(), PlanError> {
     for group in groups {
@@ -204,6 +196,7 @@ pub(super) fn refuse_ends_inside(groups: &[Group], stages: usize, connected: (bo
 pub(super) fn ends_from_within(
     groups: &[Group],
     stages: usize,
+    policy: &Policy,
     stdin: Input,
     stdout: Outlet,
     stdout_name: String,
@@ -215,15 +208,15 @@ pub(super) fn ends_from_within(
     let root = Place::root();
     let first = groups.iter().filter(|group| group.stages.start == 0 && !group.stages.is_empty());
     let stdin = match first.rev().find(|group| group.stdin.is_some()) {
-        Some(group) => {
-            plan_stdin(group.stdin.as_ref(), &group.base, &root.key("stdin")).map_err(|error| inside(group, error))?
-        }
+        Some(group) => plan_stdin(group.stdin.as_ref(), &group.base, policy, &root.key("stdin"))
+            .map_err(|error| inside(group, error))?,
         None => stdin,
     };
     let last = groups.iter().filter(|group| group.stages.end == stages && !group.stages.is_empty());
     let (stdout, name) = match last.rev().find_map(|group| group.stdout.as_ref().map(|stdout| (group, stdout))) {
         Some((group, StdoutSpec::File(file))) => {
-            let output = plan_stdout(file, &group.base, &root.key("stdout")).map_err(|error| inside(group, error))?;
+            let output =
+                plan_stdout(file, &group.base, policy, &root.key("stdout")).map_err(|error| inside(group, error))?;
             (Outlet::Place(output), to_text(group.base.join(to_path(&file.file))))
         }
         Some((_, StdoutSpec::Null)) => (Outlet::Null, "nothing".to_owned()),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{ErrorCode, Layers, PlanError, PlanErrorKind, Planner, hex};
 use crate::{
+    joint::Named,
     policy::Policy,
     process::Planned,
     sandbox::{
@@ -107,14 +108,13 @@ impl Planner<'_> {
         let is_stock = wasm.starts_with("builtin:");
         let policy = &self.options.policy;
         if !is_stock {
-            policy.check_plugin(&path, &place.key("wasm"))?;
             policy.check_digest(stage.sha256.is_some(), place)?;
         }
         let key = if wasm.starts_with("builtin:") { wasm.into() } else { path.clone() };
         let (bytes, digest, inspection) = match self.files.get(&key) {
             Some(found) => found.clone(),
             None => {
-                let found = self.find(wasm, &place.key("wasm"), layers.base)?;
+                let found = self.find(wasm, &path, &place.key("wasm"))?;
                 self.files.insert(key, found.clone());
                 found
             }
@@ -245,6 +245,8 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let place = place.key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
+        // First: under a policy no answer tells what is outside.
+        policy.check_dir(&host, dir.access, &place)?;
         match fs::metadata(&host) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host)),
@@ -405,10 +407,10 @@ fn suggest(limits: &mut Limits, suggested: &LimitsSpec, layers: &Layers<'_>) -> 
 }
 
 impl Planner<'_> {
-    fn find(&self, wasm: &str, place: &Place, base: &Path) -> Result<Found, PlanError> {
+    fn find(&self, wasm: &str, path: &Path, place: &Place) -> Result<Found, PlanError> {
         let bytes = match wasm.strip_prefix("builtin:") {
             Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
-            None => self.read_stage(wasm, &base.join(to_path(wasm)), place)?.into(),
+            None => self.read_stage(wasm, path, place)?.into(),
         };
         let inspection = inspect(&bytes).map_err(|refused| PlanError {
             hint: refused.hint,
@@ -447,7 +449,8 @@ impl Planner<'_> {
     }
 
     fn read_stage(&self, wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
-        read_component(path).map_err(|error| {
+        let named = self.options.policy.check_plugin(path, place)?;
+        named.read(MAX_COMPONENT_BYTES).map_err(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"))
                     .code(ErrorCode::Inaccessible);
@@ -465,16 +468,5 @@ impl Planner<'_> {
 ///
 /// What the system says, or what the file is instead.
 pub fn read_component(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    if metadata.len() > MAX_COMPONENT_BYTES {
-        let message = format!("it has {} bytes, and at most {MAX_COMPONENT_BYTES} are loaded", metadata.len());
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    fs::read(path)
+    Named::anywhere(path).read(MAX_COMPONENT_BYTES)
 }

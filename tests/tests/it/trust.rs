@@ -489,18 +489,61 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
     for directory in ["roots", "roots/d", "outside"] {
         fs::create_dir(place.path(directory)).unwrap();
     }
-    place.write("outside/secret", "secret");
-    std::os::unix::fs::symlink(place.path("outside"), place.path("roots/link")).unwrap();
-    let guest = fs::read_to_string(stagehost_tests::repository().join("tests/grants/p1-open.wat")).unwrap();
-    let guest = text(&place, "opens.wasm", &guest).display().to_string();
-    place.write("policy.json", r#"{"dirs": [{"path": "roots", "access": "write"}]}"#);
-    place.write(
-        "p.json",
+    let exits = |code: u32| {
         format!(
-            r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{guest}", "args": ["secret"],
-                "grants": {{"dirs": [{{"host": "roots/d", "guest": "d"}}]}}}}]}}"#
+            r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const {code}))))"#
+        )
+    };
+    for (directory, word, code) in [("outside", "secret", 77), ("roots/d", "inside", 0)] {
+        place.write(&format!("{directory}/file"), word);
+        text(&place, &format!("{directory}/plugin.wasm"), &exits(code));
+        let nested = format!(r#"{{"version": 1, "stages": [{{"command": ["sh", "-c", "exit {code}"]}}]}}"#);
+        place.write(&format!("{directory}/nested.json"), nested);
+    }
+    // What only the outside has, for a stage that opens it below its grant.
+    place.write("outside/only", "secret");
+    std::os::unix::fs::symlink(place.path("outside"), place.path("roots/link")).unwrap();
+    let opens = fs::read_to_string(stagehost_tests::repository().join("tests/grants/p1-open.wat")).unwrap();
+    let opens = text(&place, "opens.wasm", &opens).display().to_string();
+    let cat = r#"{"wasm": "builtin:cat"}"#;
+    let (files, plugins) = (r#"{"files": ["roots"]}"#, r#"{"plugins": ["roots"]}"#);
+    let dirs = r#"{"dirs": [{"path": "roots", "access": "write"}]}"#;
+    // Stages, the rest of the file, the policy, and the exit code that says that it was let out.
+    let kinds = [
+        (cat.to_owned(), r#", "stdin": {"file": "roots/d/file"}"#, files, None),
+        (r#"{"command": ["cat"]}"#.to_owned(), r#", "stdin": {"file": "roots/d/file"}"#, files, None),
+        (cat.to_owned(), r#", "stdin": {"text": "x"}, "stdout": {"file": "roots/d/out"}"#, files, None),
+        (
+            cat.to_owned(),
+            r#", "stdin": {"text": "x"}, "stdout": {"file": "roots/d/place", "atomic": false}"#,
+            files,
+            None,
         ),
-    );
+        (
+            r#"{"command": ["sh", "-c", "echo x >&2"], "stderr": {"file": "roots/d/log"}}"#.to_owned(),
+            r#", "stdin": "null""#,
+            files,
+            None,
+        ),
+        (r#"{"wasm": "roots/d/plugin.wasm"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
+        (r#"{"pipeline": "roots/d/nested.json"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
+        (
+            format!(
+                r#"{{"wasm": "{opens}", "args": ["only"], "grants": {{"dirs": [{{"host": "roots/d", "guest": "d"}}]}}}}"#
+            ),
+            r#", "stdin": "null""#,
+            dirs,
+            Some(0),
+        ),
+    ];
+    let outside = || {
+        let mut names: Vec<_> =
+            fs::read_dir(place.path("outside")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = outside();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -508,13 +551,59 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
                 let _ = renameat_with(CWD, place.path("roots/d"), CWD, place.path("roots/link"), RenameFlags::EXCHANGE);
             }
         });
-        let got_out = (0..150).any(|_| {
-            let output = place.stagehost(["run", "p.json", "--policy", "policy.json"]).done();
-            output.status.code() == Some(0)
-        });
+        let mut let_out = Vec::new();
+        for (stages, rest, policy, code) in &kinds {
+            place.write("policy.json", policy);
+            place.write("p.json", format!(r#"{{"version": 1, "stages": [{stages}]{rest}}}"#));
+            for _ in 0..40 {
+                let output = place.stagehost(["run", "p.json", "--policy", "policy.json"]).done();
+                if output.stdout.starts_with(b"secret") || code.is_some() && output.status.code() == *code {
+                    let_out.push(format!("{stages}{rest}: {output}"));
+                }
+            }
+        }
         done.store(true, Relaxed);
-        assert!(!got_out, "a run opened what is outside");
+        assert!(let_out.is_empty(), "{let_out:?}");
     });
+    assert_eq!(outside(), before, "nothing was made outside");
+    assert_eq!(place.read("outside/file"), "secret");
+}
+
+#[test]
+fn under_a_policy_no_answer_tells_what_is_outside() {
+    let place = Place::new();
+    for directory in ["roots", "outside"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    place.write("outside/there", "x");
+    place.write(
+        "policy.json",
+        r#"{"files": ["roots"], "plugins": ["roots"], "dirs": [{"path": "roots", "access": "write"}]}"#,
+    );
+    let asks = |name: &str| {
+        [
+            format!(r#"[{{"wasm": "builtin:cat"}}], "stdin": {{"file": "{name}"}}"#),
+            format!(r#"[{{"wasm": "builtin:cat"}}], "stdout": {{"file": "{name}"}}"#),
+            format!(r#"[{{"wasm": "builtin:cat", "stderr": {{"file": "{name}"}}}}]"#),
+            format!(r#"[{{"wasm": "{name}"}}]"#),
+            format!(r#"[{{"pipeline": "{name}"}}]"#),
+            format!(r#"[{{"wasm": "builtin:cat", "grants": {{"dirs": [{{"host": "{name}"}}]}}}}]"#),
+            format!(
+                r#"[{{"command": ["cat"], "sandbox": "best-effort", "grants": {{"dirs": [{{"host": "{name}"}}]}}}}]"#
+            ),
+        ]
+    };
+    let answers = |name: &str| {
+        asks(name).map(|asked| {
+            place.write("p.json", format!(r#"{{"version": 1, "stages": {asked}}}"#));
+            let output = place.stagehost(["check", "p.json", "--policy", "policy.json"]).done().code(126);
+            output.error_text().replace(name, "NAME")
+        })
+    };
+    let there = answers("outside/there");
+    for name in ["outside/none", "outside/none/none", "outside", "none", "roots/../outside/there"] {
+        assert_eq!(answers(name), there, "{name}");
+    }
 }
 
 #[test]
