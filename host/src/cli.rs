@@ -70,6 +70,16 @@ fn is_cramped() -> bool {
     getrlimit(Resource::As).current.is_some_and(|limit| limit < LEAST)
 }
 
+/// Makes this thread's stack as large as it will have to be, where address space is bounded: a stack that cannot grow any more ends the
+/// process without a word.
+#[inline(never)]
+fn grow_stack() {
+    use rustix::process::{Resource, getrlimit};
+    if getrlimit(Resource::As).current.is_some() {
+        std::hint::black_box([0_u8; 1 << 20]);
+    }
+}
+
 /// Does what the arguments say, and returns the exit code.
 fn follow(arguments: Vec<OsString>) -> u8 {
     if is_cramped() {
@@ -78,6 +88,7 @@ fn follow(arguments: Vec<OsString>) -> u8 {
         render::failure(&Failure::new(ExitCode::Host, error).hint(Some("raise it: `ulimit -v 600000` or more".into())));
         return ExitCode::Host as u8;
     }
+    grow_stack();
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
     // Before the first thread, because it is a fork; and before anything else, because every page that is written before it has to
     // be copied after it. A run without commands sends it away again.

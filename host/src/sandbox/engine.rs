@@ -52,6 +52,13 @@ pub(super) fn is_space_short() -> bool {
     getrlimit(Resource::As).current.is_some_and(|limit| limit < ENOUGH)
 }
 
+/// Takes what a thread needs to run guests when it begins, where address space may be short later.
+pub(crate) fn prepare_thread() {
+    if is_space_short() {
+        Engine::tls_eager_initialize();
+    }
+}
+
 /// What interrupts a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Counting {
