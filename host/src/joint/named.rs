@@ -61,7 +61,7 @@ impl Named {
     /// What the system says, or that a link has come in its way.
     pub(crate) fn open(&self, how: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let how = how | OFlags::CLOEXEC;
-        let Some(root) = &self.root else { return Ok(super::file::retry(|| open(&self.path, how, mode))?) };
+        let Some(root) = &self.root else { return super::file::retry(|| open(&self.path, how, mode)) };
         let beneath = self.path.strip_prefix(root).map_err(io::Error::other)?;
         let beneath = if beneath == Path::new("") { Path::new(".") } else { beneath };
         let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;

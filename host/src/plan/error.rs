@@ -11,9 +11,9 @@ use crate::{
 
 /// What a plan cannot be made of.
 ///
-/// Its text names what the operator needs to see, files of the host among it. Whoever shows errors to others builds a text of
-/// [`code`](Self::code), [`place`](Self::place) and [`message`](Self::message), none of which has a path of the host's;
-/// [`path`](Self::path) and [`hint`](Self::hint) may. What stands in the pipeline itself is not kept back.
+/// Its text names what the operator needs to see, files of the host among it. Whoever shows errors to others builds a text of `code`,
+/// `place` and `message`, none of which has a path of the host's; `path` and `hint` may. What stands in the pipeline itself is not kept
+/// back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanError {
     /// The place in the pipeline file.
