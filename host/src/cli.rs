@@ -58,6 +58,7 @@ pub(crate) fn main() -> ! {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A compiler of our own: nobody else's arguments, and nothing else is to be done.
     if arguments.get(1).is_some_and(|verb| verb == COMPILE) {
+        memory::keep_room();
         std::process::exit(i32::from(stagehost::compile_worker(&arguments[2..])));
     }
     std::process::exit(i32::from(follow(arguments)));
@@ -89,6 +90,7 @@ fn follow(arguments: Vec<OsString>) -> u8 {
         return ExitCode::Host as u8;
     }
     grow_stack();
+    memory::keep_room();
     let is_run = arguments.get(1).is_some_and(|verb| verb == "run");
     // Before the first thread, because it is a fork; and before anything else, because every page that is written before it has to
     // be copied after it. A run without commands sends it away again.

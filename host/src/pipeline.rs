@@ -31,7 +31,7 @@ use crate::{
     outcome::{ExitCode, Outcome},
     plan::Plan,
     process::{self, CgroupParent, Guard, Spawner, WatchedProcess},
-    sandbox::{Compilers, Sandbox, Turns, prepare_thread},
+    sandbox::{Compilers, Sandbox, Turns},
 };
 
 /// Runs pipelines: an engine, a code cache, a pool of ring storage, a thread that starts programs, and a small runtime.
@@ -306,7 +306,6 @@ impl Host {
         }
         let runtime = builder
             .thread_name("stagehost")
-            .on_thread_start(prepare_thread)
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_keep_alive(KEEP_ALIVE)
             .enable_all()

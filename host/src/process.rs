@@ -4,6 +4,7 @@
 //! gives its id to nobody else, and signalling its group can hit no stranger.
 
 mod cgroup;
+mod children;
 mod guard;
 mod leader;
 mod spawn;

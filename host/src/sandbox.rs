@@ -31,7 +31,7 @@ mod weigh;
 pub(crate) use compile::Compilers;
 pub use compile::compile_worker;
 pub(crate) use component::Source;
-pub(crate) use engine::{Sandbox, prepare_thread};
+pub(crate) use engine::Sandbox;
 pub use inspect::NotAStage;
 pub use inspect::{Inspection, Section, SectionArg, Shape, inspect};
 pub use limits::DEFAULT_MEMORY;

@@ -7,6 +7,39 @@ use std::alloc::{GlobalAlloc, Layout, System};
 
 use stagehost::ExitCode;
 
+/// Keeps room for what is small, where address space is bounded: what is large is then refused first, which is told and not the end.
+/// To be called before there is another thread.
+///
+/// The system's own libraries end the process where they find no room for a few bytes.
+#[cfg(target_env = "gnu")]
+pub(crate) fn keep_room() {
+    use rustix::process::{Resource, getrlimit};
+    const LARGE: i32 = 128 << 10;
+    const MOST: u64 = 16 << 20;
+    let Some(limit) = getrlimit(Resource::As).current else { return };
+    let room = i32::try_from(MOST.min(limit / 16)).unwrap_or(i32::MAX);
+    // One heap for all threads (each of its own takes 64 MiB of address space), which grows by `room` and is never given back; what
+    // is large is not from it.
+    let asked = [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_TOP_PAD, room),
+        (libc::M_TRIM_THRESHOLD, i32::MAX),
+        (libc::M_MMAP_THRESHOLD, LARGE),
+    ];
+    for (what, value) in asked {
+        // SAFETY: sets how memory is taken from the system from now on.
+        unsafe { libc::mallopt(what, value) };
+    }
+    // It grows with the next that does not fit.
+    let mut grown = Vec::new();
+    while grown.len() < 8 {
+        grown.push(std::hint::black_box(vec![0_u8; LARGE.unsigned_abs() as usize - 64]));
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn keep_room() {}
+
 /// The system's allocator, whose refusals end the process.
 pub(crate) struct Told;
 

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{Commands, supervise::Ended};
+use super::supervise::Ended;
 use crate::{
     joint::Stop,
     plan::{PlannedStage, Work},
@@ -36,12 +36,13 @@ pub(super) fn kill<'a>(ended: impl Iterator<Item = &'a Ended>, stages: &[Arc<Pla
 }
 
 /// Reaps adopted orphans from time to time, where this process adopts them. Never returns where it does not.
-pub(super) async fn reap_orphans(around: &Surroundings, commands: &Commands) {
+pub(super) async fn reap_orphans(around: &Surroundings) {
     const NOW_AND_THEN: Duration = Duration::from_secs(1);
-    let Some(guard) = around.orphans else { return std::future::pending().await };
+    if !around.adopts_orphans {
+        return std::future::pending().await;
+    }
     tokio::time::sleep(NOW_AND_THEN).await;
-    let known: Vec<_> = commands.all().iter().map(|leader| leader.pid()).chain(guard).collect();
-    orphans(&known);
+    orphans();
 }
 
 /// Ends what commands left behind, once it has lingered long enough, and reaps their leaders. All stages have ended.
@@ -142,15 +143,13 @@ fn forget(ended: &Ended) {
 
 /// Ends what this process adopted, where commands have no groups of their own by which it would be found.
 async fn adopted(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Surroundings, deadline: Instant) {
-    let Some(guard) = around.orphans.filter(|_| !around.own_groups) else { return };
-    let known: Vec<_> = guard.into_iter().collect();
-    if (0..stages.len()).any(|index| keeps(stages, index)) {
+    if !around.adopts_orphans || around.own_groups || (0..stages.len()).any(|index| keeps(stages, index)) {
         return;
     }
-    let mut left = orphans(&known);
+    let mut left = orphans();
     while !left.is_empty() && Instant::now() < deadline {
         wait_for(&left, deadline).await;
-        left = orphans(&known);
+        left = orphans();
     }
     if left.is_empty() {
         return;
@@ -170,7 +169,7 @@ async fn adopted(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Sur
             member.signal(Signal::KILL);
         }
         wait_for(&left, Instant::now() + KILLED).await;
-        left = orphans(&known);
+        left = orphans();
         if left.is_empty() {
             return;
         }

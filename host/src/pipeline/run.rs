@@ -121,7 +121,7 @@ impl Run {
             open_files: self.shared.open_files,
             kill_after: plan.kill_after,
             linger: plan.linger,
-            orphans: self.shared.adopts_orphans.then(|| self.shared.guard.as_ref().map(process::Guard::pid)),
+            adopts_orphans: self.shared.adopts_orphans,
             events: self.state.events.clone(),
             dumps: self.options.coredump.as_deref().map(Arc::from),
         }

@@ -283,7 +283,7 @@ impl Stages<'_> {
             let joined = tokio::select! {
                 biased;
                 joined = running.join_next() => joined,
-                () = leftovers::reap_orphans(self.around, self.commands) => continue,
+                () = leftovers::reap_orphans(self.around) => continue,
             };
             let Some(joined) = joined else { break };
             // A panic of the host inside a stage ends that stage only; its halves were dropped, which aborted its ring.

@@ -12,7 +12,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, Once, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -22,12 +22,12 @@ use rustix::{
     io::{Errno, read, write},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+        SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
     },
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
+    process::{Pid, Signal, kill_process_group},
 };
 
-use super::tree;
+use super::{children, tree};
 
 /// A process that kills what this one started, should this one be killed.
 ///
@@ -53,6 +53,8 @@ pub(crate) struct GuardLink(Arc<Ends>);
 struct Ends {
     socket: OwnedFd,
     bell: OwnedFd,
+    /// The host's side has waited until the guard had left its group.
+    away: Once,
 }
 
 /// What the host tells the guard.
@@ -102,11 +104,12 @@ impl Guard {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(ours);
-                watch(&Ends { socket: theirs, bell })
+                watch(&Ends { socket: theirs, bell, away: Once::new() })
             }
             pid => {
                 let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork gave no process id"))?;
-                let link = Mutex::new(Some(GuardLink(Arc::new(Ends { socket: ours, bell }))));
+                children::started().push(pid);
+                let link = Mutex::new(Some(GuardLink(Arc::new(Ends { socket: ours, bell, away: Once::new() }))));
                 Ok(Self(Arc::new(Process { link, pid, reaped: AtomicBool::new(false) })))
             }
         }
@@ -120,10 +123,6 @@ impl Guard {
     /// Sends the guard away and waits until it is gone. Dropping the last clone does the same.
     pub fn end(&self) {
         self.0.end();
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        self.0.pid
     }
 
     pub(crate) fn link(&self) -> Option<GuardLink> {
@@ -143,7 +142,7 @@ impl Process {
         self.dismiss();
         // Once: later its id may be another child's.
         if !self.reaped.swap(true, Relaxed) {
-            let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
+            children::wait(self.pid);
         }
     }
 }
@@ -192,6 +191,15 @@ impl GuardLink {
     fn ring(&self) {
         // It fails only if it has been rung so often that it rings anyway.
         let _ = write(&self.0.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until the guard has left the host's process group: what kills the whole group leaves it alone from then on. To be
+    /// called before the first program is started.
+    pub(super) fn wait_until_away(&self) {
+        self.0.away.call_once(|| {
+            // Nothing is said by one that was killed: the run goes on without.
+            while recv(&self.0.socket, &mut [0_u8; 1], RecvFlags::empty()).is_err_and(|error| error == Errno::INTR) {}
+        });
     }
 
     /// Says from inside a child, before it runs its program, that it leads a command. Async-signal-safe.
@@ -255,6 +263,8 @@ fn detach(ends: &Ends) {
     }
     // Each of these is a courtesy to others; the guard does its work without them too.
     let _ = rustix::process::setsid();
+    // The host waits for this before it starts anything.
+    let _ = send(&ends.socket, &[0], SendFlags::NOSIGNAL);
     let _ = rustix::thread::set_name(c"stagehost-guard");
     let _ = rustix::process::chdir("/");
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
@@ -377,14 +387,14 @@ mod tests {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let theirs = Ends { socket: theirs, bell: bell.try_clone().unwrap() };
+        let theirs = Ends { socket: theirs, bell: bell.try_clone().unwrap(), away: Once::new() };
         let (told, known) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let mut known = Known::default();
             known.listen(&theirs);
             told.send(known)
         });
-        (GuardLink(Arc::new(Ends { socket: ours, bell })), known)
+        (GuardLink(Arc::new(Ends { socket: ours, bell, away: Once::new() })), known)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{GuardLink, tree};
+use super::{GuardLink, children, tree};
 use crate::joint::watch_descriptor;
 
 /// How a process ended.
@@ -142,11 +142,7 @@ impl Leader {
             // The guard knows it by an id that is anybody's from now on.
             self.forget();
         }
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        // `None`: it still runs, and is no zombie to reap; an error: somebody else did.
-        if !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None)) {
-            *reaped = true;
-        }
+        *reaped = children::reap(self.pid);
         // Asking is no signal: it can hit no stranger. A group that has members keeps its id.
         let has_members = self.own_group && test_kill_process_group(self.pid).is_ok();
         if !has_members {
@@ -170,7 +166,7 @@ impl Drop for Leader {
         // A run reaps its leaders; this is for one whose task died.
         if self.not_reaped().is_some() {
             self.kill();
-            let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
+            children::wait(self.pid);
             self.forget();
         }
     }

@@ -23,13 +23,13 @@ use rustix::{
     fs::{Mode, OFlags},
     io::fcntl_dupfd_cloexec,
     process::{
-        Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, getrlimit, kill_process_group,
-        set_parent_process_death_signal, setrlimit, waitid,
+        Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process_group, set_parent_process_death_signal,
+        setrlimit,
     },
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GuardLink, Leader, Wall};
+use super::{GuardLink, Leader, Wall, children};
 
 /// A program that is to be started.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ fn abandon(pid: Pid, own_group: bool, guard: Option<&GuardLink>) {
         let _ = kill_process_group(pid, Signal::KILL);
     }
     let _ = rustix::process::kill_process(pid, Signal::KILL);
-    let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    children::wait(pid);
     if let Some(guard) = guard {
         guard.gone(pid);
     }
@@ -456,6 +456,10 @@ extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
 /// To copy the page tables of a host with many sandboxed stages would take many times longer than everything else here.
 fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
     let mut child = Child::new(launch)?;
+    if let Some(guard) = &child.guard {
+        guard.wait_until_away();
+    }
+    let mut started = children::started();
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
     // is done with both. Signals are held meanwhile, so that no handler runs on the shared memory.
@@ -471,13 +475,15 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
         pid
     };
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without an id"))?;
+    started.push(pid);
+    drop(started);
     match child.failed.load(SeqCst) {
         0 => Ok(pid),
         error => {
             if let Some(guard) = &child.guard {
                 guard.gone(pid);
             }
-            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+            children::wait(pid);
             let error = io::Error::from_raw_os_error(error);
             match &child.directory {
                 Some(directory) if child.at_directory.load(SeqCst) => {

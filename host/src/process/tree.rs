@@ -7,6 +7,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
 };
 
+use super::children;
+
 /// A process that was seen, told from a later one of the same id by when it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Member {
@@ -100,15 +102,17 @@ pub(crate) fn group_members(groups: &[Pid]) -> HashMap<Pid, Vec<Member>> {
     found
 }
 
-/// What this process has adopted, where it adopts orphans: its children that are neither `known` nor dead, and that are still in
-/// its own process group. Those that are dead are reaped.
-pub(crate) fn orphans(known: &[Pid]) -> Vec<Member> {
+/// What this process has adopted, where it adopts orphans: what is below it, was not started by itself, is not dead and still in its
+/// own process group. Adopted children that are dead are reaped.
+pub(crate) fn orphans() -> Vec<Member> {
     let own = rustix::process::getpid();
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     let below = tree_by_children(own).unwrap_or_else(|| tree_of_all(own, None));
     let mut living = Vec::new();
+    // What was started since we looked is in it too.
+    let started = children::started();
     for stat in below.iter().filter(|stat| stat.pid != own.as_raw_nonzero().get()) {
-        let Some(member) = Member::of(stat).filter(|member| !known.contains(&member.pid)) else { continue };
+        let Some(member) = Member::of(stat).filter(|member| !started.contains(&member.pid)) else { continue };
         if is_dead(stat) && stat.ppid == own.as_raw_nonzero().get() {
             let _ = waitid(WaitId::Pid(member.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         } else if !is_dead(stat) && stat.pgrp == group {

@@ -4,6 +4,7 @@
 //! small: stacks are powers of two.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     num::NonZeroUsize,
     path::Path,
@@ -52,11 +53,28 @@ pub(super) fn is_space_short() -> bool {
     getrlimit(Resource::As).current.is_some_and(|limit| limit < ENOUGH)
 }
 
-/// Takes what a thread needs to run guests when it begins, where address space may be short later.
-pub(crate) fn prepare_thread() {
+/// Sees, where address space is short, that this thread has what it needs to run guests: the engine panics where it does not.
+///
+/// # Errors
+///
+/// There is no room for it.
+pub(super) fn prepare_thread() -> std::io::Result<()> {
+    /// More than the engine takes: a stack for signals.
+    const ROOM: usize = 1 << 20;
+    thread_local! {
+        static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
+    }
+    if IS_PREPARED.get() {
+        return Ok(());
+    }
     if is_space_short() {
+        let mut room: Vec<u8> = Vec::new();
+        room.try_reserve(ROOM).map_err(|_| std::io::Error::from(rustix::io::Errno::NOMEM))?;
+        drop(room);
         Engine::tls_eager_initialize();
     }
+    IS_PREPARED.set(true);
+    Ok(())
 }
 
 /// What interrupts a guest.

@@ -24,7 +24,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use super::{
     clock,
     component::{Entry, Loaded},
-    engine::{Counting, EngineKind, Sandbox, is_space_short},
+    engine::{Counting, EngineKind, Sandbox, is_space_short, prepare_thread},
     limits::{Limits, MAX_RANDOM},
     lines,
     meter::{Denied, Usage, is_full_slice, metered},
@@ -300,6 +300,10 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
         let mut running = pin!(running);
         // What a 0.2 stream handed over is on its way, whatever the guest does meanwhile.
         let mut running = pin!(poll_fn(|cx| {
+            // It may run on another thread each time.
+            if let Err(error) = prepare_thread() {
+                return Poll::Ready(Err(error.into()));
+            }
             let polled = running.as_mut().poll(cx);
             if polled.is_pending() {
                 for output in [&stdio.stdout, &stdio.stderr] {

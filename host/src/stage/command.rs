@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::{
@@ -36,8 +36,8 @@ pub(crate) struct Surroundings {
     pub(crate) buffers: Buffers,
     /// Whether each command leads a process group of its own, rather than staying in the terminal's.
     pub(crate) own_groups: bool,
-    /// Whether this process adopts orphans, and then the one child that is none: the guard.
-    pub(crate) orphans: Option<Option<Pid>>,
+    /// Whether this process adopts orphans.
+    pub(crate) adopts_orphans: bool,
     /// The limits on open files that the host itself was started with.
     pub(crate) open_files: Option<(u64, u64)>,
     pub(crate) kill_after: Duration,

@@ -302,6 +302,13 @@ fn closed_standard_streams_are_errors() {
     run("<&- >&- 2>&-", "").code(125).is_quiet();
     run("2>&-", "").code(0).prints("x\n");
     run("<&- >&-", "--stdin null --stdout out").code(0).is_quiet();
+    for verb in ["--help", "--version", "run --help"] {
+        for closed in [">&-", "> /dev/full"] {
+            let output = place.shell(&format!("$STAGEHOST {verb} {closed}")).done();
+            let said = output.error_text();
+            assert!(output.status.code() != Some(0) && said.contains("standard output"), "{verb} {closed}: {output}");
+        }
+    }
     for verb in ["plan -c :cat", "check -c :cat", "stages", "schema", "inspect builtin:cat"] {
         place.shell(&format!("$STAGEHOST {verb} >&-")).done().code(2).says(&["standard output is closed"]);
     }

@@ -117,3 +117,37 @@ fn twelve_handles_of_one_output_can_be_filled_at_once() {
     assert!(all[..before].iter().all(|byte| *byte == b'-') && all[before..].iter().all(|byte| *byte == b'a'));
     assert!(all.len() - before >= (8 * 64 + 4) << 10, "{}", all.len() - before);
 }
+
+#[test]
+fn zeroes_that_were_permitted_are_written_whatever_other_handles_did() {
+    // The same program, which writes zeroes in place of its list.
+    let place = Place::new();
+    let source = fs::read_to_string(repository().join("tests/findings/p2-twelve-outputs.wat")).unwrap();
+    let write = r#"(export "[method]output-stream.write" (func (param "self" (borrow $o)) (param "contents" (list u8)) (result (result (error $se)))))"#;
+    let zeroes = r#"(export "[method]output-stream.write-zeroes" (func (param "self" (borrow $o)) (param "len" u64) (result (result (error $se)))))"#;
+    assert!(source.contains(write));
+    let source = source
+        .replace(write, &format!("{write}\n{zeroes}"))
+        .replace(
+            r#"  (core module $m
+"#,
+            r#"  (core func $zero (canon lower (func $io "[method]output-stream.write-zeroes") (memory (core memory $mem "m"))))
+  (core module $m
+    (import "h" "zero" (func $zero (param i32 i64 i32)))
+"#,
+        )
+        .replace(
+            "(call $write (i32.load offset=24 (local.get $at)) (i32.const 65536) (i32.load offset=8 (local.get $at)) (i32.const 1024))",
+            "(call $zero (i32.load offset=24 (local.get $at)) (i64.load offset=8 (local.get $at)) (i32.const 1024))",
+        )
+        .replace(r#"(export "err" (func $err))"#, r#"(export "err" (func $err)) (export "zero" (func $zero))"#);
+    let wasm = text(&place, "zeroes.wasm", &source).display().to_string();
+    let run = place.shorthand(&format!("{wasm} | sh -c 'read x < go; exec cat'")).args(["--stdin", "null"]);
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("go"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let said = place.path("said");
+    let mut run = run.stderr(fs::File::create(&said).unwrap()).start();
+    run.until("all are filled", || fs::read_to_string(&said).unwrap().contains("filled\n"));
+    fs::write(place.path("go"), "go\n").unwrap();
+    let output = run.done().code(0);
+    assert!(output.stdout.len() >= (8 * 64 + 4) << 10 && output.stdout.iter().all(|byte| *byte == 0));
+}

@@ -542,8 +542,10 @@ fn preview1_fills_a_buffer_of_any_size_with_a_listing() {
 fn a_failure_after_a_refused_opening_names_the_grant() {
     let place = Place::new();
     fs::create_dir(place.path("d")).unwrap();
+    fs::create_dir(place.path("e")).unwrap();
     place.write("d/there", "");
     place.write("outside", "");
+    mknodat(CWD, place.path("d/fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("a FIFO");
     let read = r#"{"dirs": [{"host": "d", "guest": "d"}]}"#;
     let write = r#"{"dirs": [{"host": "d", "guest": "d", "access": "write"}]}"#;
     for generation in ["p1", "p2", "p3"] {
@@ -555,6 +557,10 @@ fn a_failure_after_a_refused_opening_names_the_grant() {
         run(&place, &creates, &["new"], write).code(0).is_quiet();
         let output = run(&place, &creates, &["newer"], read);
         output.says(&["was refused to open \"newer\" for writing", "`stages[0].grants.dirs`", "\"access\": \"write\""]);
+        // The right of the directory that it was in, and not of another one.
+        let both = r#"{"dirs": [{"host": "d", "guest": "d", "access": "write"}, {"host": "e", "guest": "e"}]}"#;
+        run(&place, &creates, &["../out"], both).says(&["was refused to open \"../out\"", "leads out of"]);
+        run(&place, &opens, &["fifo"], read).says(&["was refused to open \"fifo\": it is no file, directory or link"]);
         // What is not there is no refusal.
         let output = run(&place, &opens, &["nowhere"], read);
         assert!(!output.error_text().contains("refused to open"), "{generation}: {output}");
