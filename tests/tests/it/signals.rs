@@ -21,8 +21,8 @@ fn caught(id: u32) -> u64 {
     u64::from_str_radix(&mask, 16).unwrap_or(0)
 }
 
-/// Tests may themselves run where the keyboard's signals are ignored, as in the background of a script.
-const LISTENING: [&str; 1] = ["--default-signal=INT,QUIT"];
+/// Tests may themselves run where signals are ignored: the keyboard's in the background of a script, SIGHUP below `nohup`.
+const LISTENING: [&str; 1] = ["--default-signal=HUP,INT,QUIT,TERM"];
 
 #[test]
 fn each_signal_stops_the_run_and_leaves_no_file() {
