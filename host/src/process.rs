@@ -7,6 +7,7 @@ mod cgroup;
 mod children;
 mod guard;
 mod leader;
+mod sessions;
 mod spawn;
 mod tree;
 mod usage;
@@ -17,11 +18,11 @@ pub(crate) use cgroup::{Cgroup, CgroupParent};
 pub use guard::Guard;
 pub(crate) use guard::{GuardLink, Hold};
 pub(crate) use leader::{Leader, Status};
-pub(crate) use spawn::{Launch, Rlimits, Spawner};
+pub(crate) use spawn::{Grouping, Launch, Rlimits, Spawner};
 pub use spawn::{is_ignored, with_signals_held};
-pub(crate) use tree::{Member, group_members, name_of, orphans, usage, writes_to};
+pub(crate) use tree::{Member, members, name_of, orphans, usage, writes_to};
 pub(crate) use usage::cpu_of;
-pub(crate) use wall::{Planned, Wall, WallSpec};
+pub(crate) use wall::{Planned, Wall, WallSpec, WalledDir};
 pub use watched::WatchedProcess;
 
 /// Makes this process the parent of what its descendants leave behind.

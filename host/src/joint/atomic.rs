@@ -21,7 +21,7 @@ use std::{
 use rustix::{
     fs::{
         Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, Uid, accessat, fchmod,
-        fchown, fdatasync, linkat, openat, renameat, statat, statx, unlinkat,
+        fchown, fdatasync, fstat, linkat, openat, renameat, statat, statx, unlinkat,
     },
     io::Errno,
 };
@@ -140,15 +140,24 @@ impl AtomicFile {
     }
 
     /// Makes the bytes durable, with the owner and mode of what they will replace. Blocks; nothing is to be seen yet.
+    ///
+    /// Nobody's output runs with the rights of its owner or group: those bits of the mode are lost, whoever set them.
     pub(crate) fn persist(self) -> io::Result<Self> {
+        const PRIVILEGES: u32 = libc::S_ISUID | libc::S_ISGID;
         if let Some((mode, user, group)) = self.target.existing {
-            // The owner first: changing it clears the set-user bits of the mode.
+            let mode = mode & !PRIVILEGES;
             match fchown(&self.file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))) {
                 Ok(()) => fchmod(&self.file, Mode::from_raw_mode(mode))?,
                 // An unprivileged user keeps their own files' owner anyway; a group they are not in is lost, and with it
                 // what the mode would give to whoever is in the new one.
                 Err(Errno::PERM) => fchmod(&self.file, Mode::from_raw_mode(mode & 0o1707))?,
                 Err(error) => return Err(error.into()),
+            }
+        } else {
+            // Its writer may have set them.
+            let mode = fstat(&self.file)?.st_mode;
+            if mode & PRIVILEGES != 0 {
+                fchmod(&self.file, Mode::from_raw_mode(mode & !PRIVILEGES))?;
             }
         }
         fdatasync(&self.file)?;

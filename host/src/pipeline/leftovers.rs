@@ -11,7 +11,7 @@ use super::supervise::Ended;
 use crate::{
     joint::Stop,
     plan::{PlannedStage, Work},
-    process::{Cgroup, Member, group_members, name_of, orphans},
+    process::{Cgroup, Leader, Member, members, name_of, orphans},
     spec::Leftovers,
     stage::Surroundings,
 };
@@ -93,7 +93,7 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
         let has_members = leader.reap();
         let keeps = keeps(stages, end.index);
         if has_members && !keeps {
-            groups.extend(leader.group().map(|group| (end.index, group)));
+            groups.push((end.index, leader.clone()));
         } else {
             leader.forget();
         }
@@ -113,31 +113,25 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
     if groups.is_empty() {
         return;
     }
-    let ids: Vec<_> = groups.iter().map(|(_, group)| *group).collect();
-    let members = loop {
-        let members = group_members(&ids);
-        if members.is_empty() || Instant::now() >= deadline {
-            break members;
+    let kins: Vec<_> = groups.iter().map(|(_, leader)| leader.kin()).collect();
+    let found = loop {
+        let found = members(&kins);
+        if found.iter().all(Vec::is_empty) || Instant::now() >= deadline {
+            break found;
         }
-        wait_for(&members.into_values().flatten().collect::<Vec<_>>(), deadline).await;
+        wait_for(&found.into_iter().flatten().collect::<Vec<_>>(), deadline).await;
     };
-    for (index, group) in groups {
-        let Some(left) = members.get(&group) else {
-            forget(&ended[index]);
+    for ((index, leader), left) in groups.into_iter().zip(&found) {
+        if left.is_empty() {
+            leader.forget();
             continue;
-        };
+        }
         let names: Vec<_> =
             left.iter().map(|member| format!("{} ({})", name_of(member.pid), member.pid.as_raw_nonzero())).collect();
-        kill_group(left, group).await;
-        forget(&ended[index]);
+        kill_members(left, &leader).await;
+        leader.forget();
         let note = format!("{} left behind, killed: {}", processes(left.len()), names.join(", "));
         ended[index].end.notes.push(note);
-    }
-}
-
-fn forget(ended: &Ended) {
-    if let Some(leader) = &ended.end.leader {
-        leader.forget();
     }
 }
 
@@ -195,16 +189,16 @@ async fn wait_for_cgroup(cgroup: &Cgroup, deadline: Instant) {
     }
 }
 
-/// Kills the members of a group, and those that appear meanwhile.
-async fn kill_group(members: &[Member], group: rustix::process::Pid) {
+/// Kills what is left of a command, and what appears meanwhile.
+async fn kill_members(found: &[Member], leader: &Leader) {
     const ROUNDS: usize = 20;
-    let mut left = members.to_vec();
+    let mut left = found.to_vec();
     for _ in 0..ROUNDS {
         for member in &left {
             member.signal(Signal::KILL);
         }
         wait_for(&left, Instant::now() + KILLED).await;
-        left = group_members(&[group]).remove(&group).unwrap_or_default();
+        left = members(&[leader.kin()]).concat();
         if left.is_empty() {
             return;
         }

@@ -18,9 +18,9 @@ use rustix::{
 
 use super::{ErrorCode, Layers, PlanError, PlanErrorKind, PlanOptions};
 use crate::{
-    process::{Planned, Rlimits, WallSpec},
+    process::{Planned, Rlimits, WallSpec, WalledDir},
     sandbox::Sandbox,
-    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
+    spec::{Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
 };
 
@@ -142,7 +142,9 @@ pub(super) fn plan(
         let planned =
             Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
         policy.check_dir(planned.path(), dir.access, &place)?;
-        dirs.push((planned, dir.access));
+        // What may be run is a matter of its own.
+        let runs = policy.check_plugin(planned.path(), &place).is_ok();
+        dirs.push(WalledDir { dir: planned, access: dir.access, runs });
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
         let place = place.key("grants").key("net").index(index);
@@ -181,23 +183,17 @@ fn absolute(path: &Path) -> Option<PathBuf> {
 fn wall(
     stage: &StageSpec,
     program: &Path,
-    dirs: Vec<(Planned, Access)>,
+    dirs: Vec<WalledDir>,
     place: &Place,
 ) -> Result<Option<(WallSpec, Vec<String>)>, PlanError> {
     let Some(sandbox) = stage.sandbox else { return Ok(None) };
     let grants = stage.grants.clone().unwrap_or_default();
-    let mut wall = WallSpec {
+    let wall = WallSpec {
         best_effort: sandbox == Sandboxing::BestEffort,
         program: Planned::now(program).ok(),
+        dirs,
         ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
-        ..WallSpec::default()
     };
-    for (dir, access) in dirs {
-        match access {
-            Access::Read => wall.read.push(dir),
-            Access::Write => wall.write.push(dir),
-        }
-    }
     let missing = wall.missing();
     if !wall.best_effort && !missing.is_empty() {
         return Err(PlanError::new(PlanErrorKind::Refused, place.key("sandbox"), missing.join("; "))

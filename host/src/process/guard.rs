@@ -27,7 +27,10 @@ use rustix::{
     process::{Pid, Signal, kill_process_group},
 };
 
-use super::{children, tree};
+use super::{
+    Grouping, children,
+    tree::{self, Member},
+};
 
 /// A process that kills what this one started, should this one be killed.
 ///
@@ -73,14 +76,18 @@ enum Tell {
     Release = 5,
     /// All is over, and well.
     Bye = 6,
+    /// A command leads this session.
+    Session = 7,
 }
 
-type Message = [u8; 9];
+/// What it is, about whom, and when that started (0: it does not matter).
+type Message = [u8; 17];
 
-fn message(tell: Tell, id: u64) -> Message {
-    let mut message = [0; 9];
+fn message(tell: Tell, id: u64, started: u64) -> Message {
+    let mut message = [0; 17];
     message[0] = tell as u8;
-    message[1..].copy_from_slice(&id.to_le_bytes());
+    message[1..9].copy_from_slice(&id.to_le_bytes());
+    message[9..].copy_from_slice(&started.to_le_bytes());
     message
 }
 
@@ -156,8 +163,12 @@ impl Drop for Process {
 impl GuardLink {
     /// Async-signal-safe.
     fn tell(&self, tell: Tell, id: u64) {
-        let message = message(tell, id);
-        self.say(|| send(&self.0.socket, &message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
+        self.tell_message(tell, &message(tell, id, 0));
+    }
+
+    /// Async-signal-safe.
+    fn tell_message(&self, tell: Tell, message: &Message) {
+        self.say(|| send(&self.0.socket, message, SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
         if matches!(tell, Tell::Release | Tell::Bye) {
             self.ring();
         }
@@ -203,9 +214,20 @@ impl GuardLink {
     }
 
     /// Says from inside a child, before it runs its program, that it leads a command. Async-signal-safe.
-    pub(super) fn register_self(&self, own_group: bool) {
+    pub(super) fn register_self(&self, grouping: Grouping) {
         let id = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
-        self.tell(if own_group { Tell::Group } else { Tell::Tree }, id);
+        let tell = match grouping {
+            Grouping::Shared => Tell::Tree,
+            Grouping::Group => Tell::Group,
+            Grouping::Session => Tell::Session,
+        };
+        self.tell(tell, id);
+    }
+
+    /// Says that a process is about to lead a session of a command.
+    pub(super) fn session(&self, leader: Member) {
+        let id = u64::from(leader.pid.as_raw_nonzero().get().unsigned_abs());
+        self.tell_message(Tell::Session, &message(Tell::Session, id, leader.started()));
     }
 
     pub(super) fn gone(&self, pid: Pid) {
@@ -216,7 +238,7 @@ impl GuardLink {
     pub(crate) fn hold(&self, file: BorrowedFd<'_>) -> Hold {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Relaxed);
-        let message = message(Tell::Hold, id);
+        let message = message(Tell::Hold, id, 0);
         let files = [file];
         self.say(|| {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -305,6 +327,7 @@ fn close_all_but(mut kept: [i32; 2]) {
 struct Known {
     groups: Vec<u64>,
     trees: Vec<u64>,
+    sessions: Vec<(u64, u64)>,
     held: Vec<(u64, OwnedFd)>,
 }
 
@@ -334,15 +357,19 @@ impl Known {
     }
 
     fn hear_one(&mut self, socket: BorrowedFd<'_>) -> Result<bool, Errno> {
-        let mut bytes: Message = [0; 9];
+        let mut bytes: Message = [0; 17];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         if recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?.bytes == 0 {
             return Ok(false);
         }
-        let [kind, id @ ..] = bytes;
-        let id = u64::from_le_bytes(id);
+        let [kind, numbers @ ..] = bytes;
+        let [id, started] = [0, 8].map(|at| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&numbers[at..at + 8]);
+            u64::from_le_bytes(number)
+        });
         let file = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut files) => files.next(),
             _ => None,
@@ -353,8 +380,10 @@ impl Known {
             3 => {
                 self.groups.retain(|group| *group != id);
                 self.trees.retain(|tree| *tree != id);
+                self.sessions.retain(|(session, _)| *session != id);
             }
             4 => self.held.extend(file.map(|file| (id, file))),
+            7 => self.sessions.push((id, started)),
             5 => self.held.retain(|(held, _)| *held != id),
             _ => {
                 *self = Self::default();
@@ -368,6 +397,11 @@ impl Known {
         let pid = |id: &u64| i32::try_from(*id).ok().and_then(Pid::from_raw);
         for group in self.groups.iter().filter_map(pid) {
             let _ = kill_process_group(group, Signal::KILL);
+        }
+        let sessions: Vec<_> =
+            self.sessions.iter().filter_map(|(id, started)| Some(Member::from_parts(pid(id)?, *started))).collect();
+        if !sessions.is_empty() {
+            tree::kill_sessions(|| sessions.clone());
         }
         for root in self.trees.iter().filter_map(pid) {
             tree::kill_tree(root);

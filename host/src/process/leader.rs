@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +18,11 @@ use tokio::{
     sync::watch,
 };
 
-use super::{GuardLink, children, tree};
+use super::{
+    Grouping, GuardLink, children,
+    sessions::Sessions,
+    tree::{self, Kin, Member},
+};
 use crate::joint::watch_descriptor;
 
 /// How a process ended.
@@ -30,9 +35,10 @@ pub(crate) enum Status {
 /// The process that a command was started as. It stays a zombie until it is reaped.
 #[derive(Debug)]
 pub(crate) struct Leader {
-    pid: Pid,
-    /// Whether it leads a process group of its own.
-    own_group: bool,
+    process: Member,
+    grouping: Grouping,
+    /// Those that its processes make, besides its own.
+    sessions: Arc<Sessions>,
     end: End,
     reaped: Mutex<bool>,
     /// The guard, as long as it knows of this command.
@@ -41,14 +47,23 @@ pub(crate) struct Leader {
 
 #[derive(Debug)]
 enum End {
-    Pidfd(AsyncFd<std::os::fd::OwnedFd>),
+    Pidfd(AsyncFd<OwnedFd>),
     /// Where there are no pidfds, a thread waits.
     Thread(watch::Receiver<bool>),
 }
 
 impl Leader {
     /// Takes a process that was just spawned. To be called inside the runtime.
-    pub(super) fn new(pid: Pid, own_group: bool, guard: Option<GuardLink>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(
+        pid: Pid,
+        grouping: Grouping,
+        guard: Option<GuardLink>,
+        listener: Option<OwnedFd>,
+    ) -> io::Result<Arc<Self>> {
+        let sessions = Sessions::new(guard.clone());
+        if let Some(listener) = listener {
+            sessions.serve(listener)?;
+        }
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(pid, PidfdFlags::empty()));
         let end = match pidfd.ok().and_then(|pidfd| watch_descriptor(pidfd, Interest::READABLE).ok()) {
             Some(pidfd) => End::Pidfd(pidfd),
@@ -62,16 +77,26 @@ impl Leader {
                 End::Thread(receiver)
             }
         };
-        Ok(Arc::new(Self { pid, own_group, end, reaped: Mutex::new(false), guard: Mutex::new(guard) }))
+        let process = Member::now(pid).unwrap_or(Member::any(pid));
+        Ok(Arc::new(Self { process, grouping, sessions, end, reaped: Mutex::new(false), guard: Mutex::new(guard) }))
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        self.pid
+        self.process.pid
+    }
+
+    /// Whose processes are its.
+    pub(crate) fn kin(&self) -> Kin {
+        let mut sessions = self.sessions.all();
+        if self.grouping == Grouping::Session {
+            sessions.push(self.process);
+        }
+        Kin { leader: self.process, leads: self.grouping != Grouping::Shared, sessions }
     }
 
     /// The process group it leads, if it has one of its own.
     pub(crate) fn group(&self) -> Option<Pid> {
-        self.own_group.then_some(self.pid)
+        (self.grouping != Grouping::Shared).then_some(self.pid())
     }
 
     /// Waits until it has ended. Cancel safe.
@@ -90,7 +115,7 @@ impl Leader {
     /// When that cannot be known: somebody else has waited for it.
     pub(crate) fn status(&self) -> io::Result<Option<Status>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let Some(status) = waitid(WaitId::Pid(self.pid), options)? else { return Ok(None) };
+        let Some(status) = waitid(WaitId::Pid(self.pid()), options)? else { return Ok(None) };
         if let Some(code) = status.exit_status() {
             return Ok(Some(Status::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX))));
         }
@@ -105,15 +130,16 @@ impl Leader {
     /// Sends a signal to the whole command; to nobody once it is reaped.
     pub(crate) fn signal(&self, signal: Signal) {
         let Some(_alive) = self.not_reaped() else { return };
-        // Whoever is gone already needs no signal.
-        if self.own_group {
-            let _ = kill_process_group(self.pid, signal);
-        } else {
-            for member in tree::descendants(self.pid) {
-                member.signal(signal);
-            }
-            let _ = kill_process(self.pid, signal);
+        match self.grouping {
+            Grouping::Shared => tree::descendants(self.pid()).iter().for_each(|member| member.signal(signal)),
+            Grouping::Group => {}
+            Grouping::Session => tree::signal_outside(&self.kin(), signal),
         }
+        // Whoever is gone already needs no signal.
+        let _ = match self.group() {
+            Some(group) => kill_process_group(group, signal),
+            None => kill_process(self.pid(), signal),
+        };
     }
 
     /// Asks the whole command to end. A command that is stopped is woken, so that it can.
@@ -125,11 +151,17 @@ impl Leader {
     /// Kills the whole command, and what its living members started outside its group.
     pub(crate) fn kill(&self) {
         let Some(_alive) = self.not_reaped() else { return };
-        let outside = tree::descendants(self.pid);
-        if self.own_group {
-            let _ = kill_process_group(self.pid, Signal::KILL);
+        let outside = tree::descendants(self.pid());
+        match self.grouping {
+            Grouping::Shared => {}
+            Grouping::Group => _ = kill_process_group(self.pid(), Signal::KILL),
+            Grouping::Session => {
+                // At once, and without looking.
+                let _ = kill_process_group(self.pid(), Signal::KILL);
+                tree::kill_sessions(|| self.kin().sessions);
+            }
         }
-        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = kill_process(self.pid(), Signal::KILL);
         for member in outside {
             member.signal(Signal::KILL);
         }
@@ -138,13 +170,14 @@ impl Leader {
     /// Reaps it, if it has ended. Afterwards its id may be anybody's. Returns whether its group still has members.
     pub(crate) fn reap(&self) -> bool {
         let Some(mut reaped) = self.not_reaped() else { return false };
-        if !self.own_group {
+        if self.grouping == Grouping::Shared {
             // The guard knows it by an id that is anybody's from now on.
             self.forget();
         }
-        *reaped = children::reap(self.pid);
-        // Asking is no signal: it can hit no stranger. A group that has members keeps its id.
-        let has_members = self.own_group && test_kill_process_group(self.pid).is_ok();
+        *reaped = children::reap(self.pid());
+        // Asking is no signal: it can hit no stranger. A group that has members keeps its id, and so does a session.
+        let has_members = self.group().is_some_and(|group| test_kill_process_group(group).is_ok())
+            || self.grouping == Grouping::Session && tree::has_outside(&self.kin());
         if !has_members {
             self.forget();
         }
@@ -156,8 +189,9 @@ impl Leader {
         // Once: later its id may be another command's.
         let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(guard) = guard {
-            guard.gone(self.pid);
+            guard.gone(self.pid());
         }
+        self.sessions.forget();
     }
 }
 
@@ -166,7 +200,7 @@ impl Drop for Leader {
         // A run reaps its leaders; this is for one whose task died.
         if self.not_reaped().is_some() {
             self.kill();
-            children::wait(self.pid);
+            children::wait(self.pid());
             self.forget();
         }
     }

@@ -29,7 +29,11 @@ use rustix::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GuardLink, Leader, Wall, children};
+use super::{
+    GuardLink, Leader, Wall, children,
+    sessions::Handover,
+    tree::{self, Member},
+};
 
 /// A program that is to be started.
 #[derive(Debug)]
@@ -45,14 +49,24 @@ pub(crate) struct Launch {
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
-    /// Whether it leads a process group of its own.
-    pub(crate) own_group: bool,
+    pub(crate) grouping: Grouping,
     pub(crate) rlimits: Rlimits,
     pub(crate) guard: Option<GuardLink>,
     /// The `cgroup.procs` file of the cgroup it is to start in.
     pub(crate) cgroup: Option<OwnedFd>,
     /// The wall around it.
     pub(crate) wall: Option<Wall>,
+}
+
+/// What a program leads, by which whatever it starts is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grouping {
+    /// Nothing: it stays in the host's process group, where the terminal reaches it.
+    Shared,
+    /// A process group.
+    Group,
+    /// A session, and a process group in it. Others may be made in it.
+    Session,
 }
 
 /// Limits that the kernel holds, per process.
@@ -70,7 +84,15 @@ pub(crate) struct Rlimits {
 
 struct Request {
     launch: Launch,
-    reply: oneshot::Sender<io::Result<Pid>>,
+    reply: oneshot::Sender<io::Result<Born>>,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+struct Born {
+    pid: Pid,
+    /// Where the kernel asks about the sessions that it makes.
+    listener: Option<OwnedFd>,
 }
 
 /// Starts programs. Its thread starts with the first of them and ends with it.
@@ -116,16 +138,16 @@ impl Spawner {
     ///
     /// If the future is dropped, a program that was started meanwhile is killed.
     pub(crate) async fn start(&self, launch: Launch) -> io::Result<Arc<Leader>> {
-        let (own_group, guard) = (launch.own_group, launch.guard.clone());
+        let (grouping, guard) = (launch.grouping, launch.guard.clone());
         if let Some(stack) = &self.inline {
-            let pid = spawn(launch, &mut stack.lock().unwrap_or_else(PoisonError::into_inner))?;
-            return Leader::new(pid, own_group, guard.clone()).inspect_err(|_| abandon(pid, own_group, guard.as_ref()));
+            let born = spawn(launch, &mut stack.lock().unwrap_or_else(PoisonError::into_inner))?;
+            return lead(born, grouping, guard);
         }
         let (reply, replied) = oneshot::channel();
         let lost = || io::Error::other("the thread that starts programs is gone");
         self.requests()?.send(Request { launch, reply }).await.map_err(|_| lost())?;
-        let pid = replied.await.map_err(|_| lost())??;
-        Leader::new(pid, own_group, guard.clone()).inspect_err(|_| abandon(pid, own_group, guard.as_ref()))
+        let born = replied.await.map_err(|_| lost())??;
+        lead(born, grouping, guard)
     }
 
     fn requests(&self) -> io::Result<mpsc::Sender<Request>> {
@@ -137,9 +159,9 @@ impl Spawner {
         let thread = std::thread::Builder::new().name("stagehost-spawn".into()).spawn(move || {
             let mut stack = Stack::new();
             while let Some(Request { launch, reply }) = queue.blocking_recv() {
-                let (own_group, guard) = (launch.own_group, launch.guard.clone());
-                if let Err(Ok(pid)) = reply.send(spawn(launch, &mut stack)) {
-                    abandon(pid, own_group, guard.as_ref());
+                let (grouping, guard) = (launch.grouping, launch.guard.clone());
+                if let Err(Ok(born)) = reply.send(spawn(launch, &mut stack)) {
+                    abandon(born.pid, grouping, guard.as_ref());
                 }
             }
         })?;
@@ -159,10 +181,20 @@ impl Drop for Spawner {
     }
 }
 
+fn lead(born: Born, grouping: Grouping, guard: Option<GuardLink>) -> io::Result<Arc<Leader>> {
+    let Born { pid, listener } = born;
+    Leader::new(pid, grouping, guard.clone(), listener).inspect_err(|_| abandon(pid, grouping, guard.as_ref()))
+}
+
 /// Ends a program that nobody waits for any more.
-fn abandon(pid: Pid, own_group: bool, guard: Option<&GuardLink>) {
-    if own_group {
-        let _ = kill_process_group(pid, Signal::KILL);
+fn abandon(pid: Pid, grouping: Grouping, guard: Option<&GuardLink>) {
+    match grouping {
+        Grouping::Shared => {}
+        Grouping::Group => _ = kill_process_group(pid, Signal::KILL),
+        Grouping::Session => {
+            let _ = kill_process_group(pid, Signal::KILL);
+            tree::kill_sessions(|| vec![Member::any(pid)]);
+        }
     }
     let _ = rustix::process::kill_process(pid, Signal::KILL);
     children::wait(pid);
@@ -181,13 +213,15 @@ struct Child {
     environment: Strings,
     directory: Option<CString>,
     streams: [OwnedFd; 3],
-    own_group: bool,
+    grouping: Grouping,
     dies_with_host: bool,
     host: libc::pid_t,
     rlimits: Rlimits,
     guard: Option<GuardLink>,
     cgroup: Option<OwnedFd>,
     wall: Option<Wall>,
+    /// Where it hands over the listener that comes with a wall.
+    handover: Option<Handover>,
     /// What went wrong there, as an error number. The child shares this memory.
     failed: AtomicI32,
     /// Whether that was going to its directory.
@@ -216,7 +250,7 @@ const CHILD_STACK: usize = 64 << 10;
 const SHELL: &CStr = c"/bin/sh";
 
 impl Child {
-    fn new(launch: Launch) -> io::Result<Self> {
+    fn new(launch: Launch, handover: Option<Handover>) -> io::Result<Self> {
         let Launch {
             program,
             arguments,
@@ -225,7 +259,7 @@ impl Child {
             stdin,
             stdout,
             stderr,
-            own_group,
+            grouping,
             rlimits,
             guard,
             cgroup,
@@ -250,14 +284,15 @@ impl Child {
             environment: Strings::new(environment.iter().map(variable))?,
             directory: directory.map(text).transpose()?,
             streams: [above(stdin)?, above(stdout)?, above(stderr)?],
-            own_group,
+            grouping,
             // In a group that is shared with others the guard needs the leader to find what it started.
-            dies_with_host: own_group || guard.is_none(),
+            dies_with_host: grouping != Grouping::Shared || guard.is_none(),
             host: rustix::process::getpid().as_raw_nonzero().get(),
             rlimits,
             guard,
             cgroup,
             wall,
+            handover,
             failed: AtomicI32::new(0),
             at_directory: AtomicBool::new(false),
         })
@@ -269,11 +304,13 @@ impl Child {
     ///
     /// To be called in a process of its own that shares this memory with a thread which waits, with all signals blocked.
     unsafe fn become_program(&self) -> Result<Infallible, rustix::io::Errno> {
-        if self.own_group {
-            rustix::process::setpgid(None, None)?;
+        match self.grouping {
+            Grouping::Shared => {}
+            Grouping::Group => rustix::process::setpgid(None, None)?,
+            Grouping::Session => _ = rustix::process::setsid()?,
         }
         if let Some(guard) = &self.guard {
-            guard.register_self(self.own_group);
+            guard.register_self(self.grouping);
         }
         if self.dies_with_host {
             set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -323,7 +360,7 @@ impl Child {
         // SAFETY: no handler of the host's is left when signals are let through, so none runs here.
         unsafe { reset_signals() };
         if let Some(wall) = &self.wall {
-            wall.enter()?;
+            wall.enter(self.handover.as_ref())?;
         }
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {
@@ -454,8 +491,12 @@ extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
 ///
 /// The child is made as `posix_spawn` makes it: it shares the host's memory, and this thread waits until it has its program.
 /// To copy the page tables of a host with many sandboxed stages would take many times longer than everything else here.
-fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
-    let mut child = Child::new(launch)?;
+fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Born> {
+    let (given, taken) = match &launch.wall {
+        Some(_) => Handover::pair().map(|(given, taken)| (Some(given), Some(taken)))?,
+        None => (None, None),
+    };
+    let mut child = Child::new(launch, given)?;
     if let Some(guard) = &child.guard {
         guard.wait_until_away();
     }
@@ -478,7 +519,7 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Pid> {
     started.push(pid);
     drop(started);
     match child.failed.load(SeqCst) {
-        0 => Ok(pid),
+        0 => Ok(Born { pid, listener: taken.and_then(|taken| taken.take()) }),
         error => {
             if let Some(guard) = &child.guard {
                 guard.gone(pid);

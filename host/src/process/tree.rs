@@ -1,6 +1,6 @@
 //! Process trees, as `/proc` shows them.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use procfs::process::{Process, Stat};
 use rustix::process::{
@@ -9,7 +9,8 @@ use rustix::process::{
 
 use super::children;
 
-/// A process that was seen, told from a later one of the same id by when it started.
+/// A process that was seen, told from a later one of the same id by when it started (in clock ticks since the system did; 0: it was not
+/// looked at).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Member {
     pub(crate) pid: Pid,
@@ -19,6 +20,34 @@ pub(crate) struct Member {
 impl Member {
     fn of(stat: &Stat) -> Option<Self> {
         Some(Self { pid: Pid::from_raw(stat.pid)?, started: stat.starttime })
+    }
+
+    /// One of this id, whenever it started.
+    pub(super) fn any(pid: Pid) -> Self {
+        Self { pid, started: 0 }
+    }
+
+    /// The process that has this id now.
+    pub(super) fn now(pid: Pid) -> Option<Self> {
+        Self::of(&stat(pid)?)
+    }
+
+    /// The process that a thread belongs to.
+    pub(super) fn of_thread(thread: i32) -> Option<Self> {
+        Self::now(Pid::from_raw(Process::new(thread).and_then(|process| process.status()).ok()?.tgid)?)
+    }
+
+    pub(super) fn from_parts(pid: Pid, started: u64) -> Self {
+        Self { pid, started }
+    }
+
+    pub(super) fn started(self) -> u64 {
+        self.started
+    }
+
+    /// Whether this is a later process of the same id.
+    fn is_another(&self, stat: &Stat) -> bool {
+        stat.pid == self.pid.as_raw_nonzero().get() && self.started != 0 && stat.starttime != self.started
     }
 
     /// Whether it still lives (a zombie does not).
@@ -58,12 +87,44 @@ pub(crate) struct Usage {
     pub(crate) members: Vec<Member>,
 }
 
-/// What a command uses: its leader, what that started, and, if it leads a group and `thorough` is asked for, whoever else
-/// is in the group. Being thorough looks at every process of the machine.
-pub(crate) fn usage(leader: Pid, group: Option<Pid>, thorough: bool) -> Usage {
-    let stats = match group {
-        Some(group) if thorough => tree_of_all(leader, Some(group)),
-        _ => tree_by_children(leader).unwrap_or_else(|| tree_of_all(leader, None)),
+/// Whose processes are meant: those of a command, wherever they are.
+#[derive(Clone, Debug)]
+pub(crate) struct Kin {
+    /// The process that the command was started as. It may be gone.
+    pub(super) leader: Member,
+    /// Whether it leads a process group.
+    pub(super) leads: bool,
+    /// The sessions of the command.
+    pub(super) sessions: Vec<Member>,
+}
+
+impl Kin {
+    /// Those of these that are in the command's group and sessions. An id that belongs to another process by now means nobody.
+    fn of<'a>(&self, stats: &'a [Stat]) -> Vec<&'a Stat> {
+        let group = self.leader.pid.as_raw_nonzero().get();
+        let leads = self.leads && stats.iter().all(|stat| !self.leader.is_another(stat));
+        let mut found: Vec<_> = stats.iter().filter(|stat| leads && stat.pgrp == group).collect();
+        let sessions = of_sessions(&self.sessions, stats);
+        found.extend(sessions.filter(|stat| !(leads && stat.pgrp == group)));
+        found
+    }
+
+    /// The living among them that are not in the leader's group.
+    fn outside_the_group(&self) -> Vec<Member> {
+        let stats: Vec<_> = all_stats().collect();
+        let group = self.leader.pid.as_raw_nonzero().get();
+        self.of(&stats).into_iter().filter(|stat| stat.pgrp != group && !is_dead(stat)).filter_map(Member::of).collect()
+    }
+}
+
+/// What a command uses: its leader, what that started, and, if `thorough` is asked for, whoever else is in its group and sessions.
+/// Being thorough looks at every process of the machine.
+pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
+    let leader = kin.leader.pid;
+    let stats = if thorough {
+        tree_of_all(leader, Some(kin))
+    } else {
+        tree_by_children(leader).unwrap_or_else(|| tree_of_all(leader, None))
     };
     let page = rustix::param::page_size() as u64;
     let mut usage = Usage::default();
@@ -85,21 +146,23 @@ pub(super) fn descendants(root: Pid) -> Vec<Member> {
     stats.iter().filter(|stat| stat.pid != root.as_raw_nonzero().get()).filter_map(Member::of).collect()
 }
 
-/// The living members of process groups, by group. Looks at every process of the machine.
-pub(crate) fn group_members(groups: &[Pid]) -> HashMap<Pid, Vec<Member>> {
-    let mut found: HashMap<Pid, Vec<Member>> = HashMap::new();
-    let mut given_away = Vec::new();
-    for stat in all_stats() {
-        let Some(group) = Pid::from_raw(stat.pgrp).filter(|group| groups.contains(group)) else { continue };
-        if stat.pid == stat.pgrp {
-            // A process of the group's own id: the id belongs to somebody else now, and so does the group.
-            given_away.push(group);
-        } else if !is_dead(&stat) {
-            found.entry(group).or_default().extend(Member::of(&stat));
-        }
-    }
-    found.retain(|group, _| !given_away.contains(group));
-    found
+/// The living members of commands' groups and sessions, in their order. Looks at every process of the machine.
+pub(crate) fn members(kins: &[Kin]) -> Vec<Vec<Member>> {
+    let stats: Vec<_> = all_stats().collect();
+    let living = |kin: &Kin| kin.of(&stats).into_iter().filter(|stat| !is_dead(stat)).filter_map(Member::of).collect();
+    kins.iter().map(living).collect()
+}
+
+/// Those of these sessions that have members.
+pub(super) fn living_sessions(sessions: &[Member]) -> Vec<Member> {
+    let stats: Vec<_> = all_stats().collect();
+    let lives = |session: &&Member| {
+        // One that is about to be made is its process so far.
+        let id = session.pid.as_raw_nonzero().get();
+        stats.iter().all(|stat| !session.is_another(stat))
+            && stats.iter().any(|stat| stat.session == id || stat.pid == id)
+    };
+    sessions.iter().filter(lives).copied().collect()
 }
 
 /// What this process has adopted, where it adopts orphans: what is below it, was not started by itself, is not dead and still in its
@@ -157,6 +220,48 @@ pub(super) fn kill_tree(root: Pid) {
     }
 }
 
+/// Signals the members of a command's sessions that are not in its leader's group.
+pub(super) fn signal_outside(kin: &Kin, signal: Signal) {
+    for member in kin.outside_the_group() {
+        member.signal(signal);
+    }
+}
+
+/// Whether a command's sessions have living members that are not in its leader's group.
+pub(super) fn has_outside(kin: &Kin) -> bool {
+    !kin.outside_the_group().is_empty()
+}
+
+/// Kills sessions, which may become more meanwhile. Each process is stopped before others are looked for, so that nothing new appears
+/// behind our back.
+pub(super) fn kill_sessions(sessions: impl Fn() -> Vec<Member>) {
+    // Far more than it takes: who is stopped starts nothing.
+    const ROUNDS: usize = 1000;
+    let mut all: Vec<Member> = Vec::new();
+    for _ in 0..ROUNDS {
+        let stats: Vec<_> = all_stats().collect();
+        let members = of_sessions(&sessions(), &stats).filter(|stat| !is_dead(stat)).filter_map(Member::of);
+        let new: Vec<_> = members.filter(|member| !all.contains(member)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for member in &new {
+            member.signal(Signal::STOP);
+        }
+        all.extend(new);
+    }
+    for member in all {
+        member.signal(Signal::KILL);
+    }
+}
+
+/// Those of these that are in sessions. An id that belongs to another process by now means nobody.
+fn of_sessions<'a>(sessions: &[Member], stats: &'a [Stat]) -> impl Iterator<Item = &'a Stat> + use<'a> {
+    let theirs = sessions.iter().filter(|session| stats.iter().all(|stat| !session.is_another(stat)));
+    let ids: Vec<_> = theirs.map(|session| session.pid.as_raw_nonzero().get()).collect();
+    stats.iter().filter(move |stat| ids.contains(&stat.session))
+}
+
 fn cpu_time(stat: &Stat) -> Duration {
     let waited = u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0);
     let ticks = stat.utime.saturating_add(stat.stime).saturating_add(waited);
@@ -190,13 +295,14 @@ fn tree_by_children(root: Pid) -> Option<Vec<Stat>> {
     Some(found)
 }
 
-/// A process, everything below it, and whoever is in `group`, by looking at every process.
-fn tree_of_all(root: Pid, group: Option<Pid>) -> Vec<Stat> {
+/// A process, everything below it, and whoever is of `kin`, by looking at every process.
+fn tree_of_all(root: Pid, kin: Option<&Kin>) -> Vec<Stat> {
     let mut others: Vec<Stat> = all_stats().collect();
+    let kin: Vec<i32> = kin.iter().flat_map(|kin| kin.of(&others)).map(|stat| stat.pid).collect();
     let mut found: Vec<Stat> = Vec::new();
     let belongs = |stat: &Stat, found: &[Stat]| {
         stat.pid == root.as_raw_nonzero().get()
-            || group.is_some_and(|group| stat.pgrp == group.as_raw_nonzero().get())
+            || kin.contains(&stat.pid)
             || found.iter().any(|parent| parent.pid == stat.ppid)
     };
     loop {
@@ -243,7 +349,8 @@ mod tests {
         let (mut child, pid) = shell(&["-c", script, script, "5"]);
         assert_eq!(descendants(pid).len(), 5);
         assert_eq!(tree_of_all(pid, None).len(), 6);
-        let usage = usage(pid, None, false);
+        let kin = Kin { leader: Member::any(pid), leads: false, sessions: Vec::new() };
+        let usage = usage(&kin, false);
         assert_eq!((usage.processes, usage.members.len()), (6, 6));
         assert!(usage.resident > 0);
         kill_tree(pid);
@@ -263,7 +370,8 @@ mod tests {
         kill_tree(pid);
         child.wait().unwrap();
         assert!(descendants(pid).is_empty());
-        assert_eq!(usage(pid, None, false).processes, 0);
+        let kin = Kin { leader: Member::any(pid), leads: false, sessions: Vec::new() };
+        assert_eq!(usage(&kin, false).processes, 0);
     }
 
     #[test]

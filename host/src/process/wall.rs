@@ -1,27 +1,31 @@
 //! The wall around a command: what the kernel denies it, and everything it starts.
 //!
-//! Three parts, each of which a program keeps for good: no new privileges, so that set-uid programs are plain ones;
-//! Landlock, which leaves it the directories and TCP ports it was granted; and seccomp filters, which deny plainly dangerous system
-//! calls. All of it is made before the child is born, because there nothing may be allocated.
+//! Four parts, each of which a program keeps for good: no new privileges, so that set-uid programs are plain ones; of root's
+//! capabilities only those over files; Landlock, which leaves it the directories and TCP ports it was granted; and seccomp filters,
+//! which let the usual system calls through. All of it is made before the child is born, because there nothing may be allocated. The
+//! child leads a session, which the filters let nobody leave: so its limits count whatever it starts.
+
+mod calls;
+mod filters;
 
 use std::{
-    collections::BTreeMap,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
 };
-use rustix::fs;
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+use rustix::{
+    fs,
+    thread::{CapabilitySet, capabilities, set_capabilities},
 };
+use seccompiler::{BpfProgram, TargetArch};
 
-use crate::spec::Sandboxing;
+use super::sessions::Handover;
+use crate::spec::{Access, Sandboxing};
 
 /// What a walled command may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,10 +34,18 @@ pub(crate) struct WallSpec {
     pub(crate) best_effort: bool,
     /// The program itself.
     pub(crate) program: Option<Planned>,
-    pub(crate) read: Vec<Planned>,
-    pub(crate) write: Vec<Planned>,
+    pub(crate) dirs: Vec<WalledDir>,
     /// TCP ports that may be connected to. Empty: no network at all.
     pub(crate) ports: Vec<u16>,
+}
+
+/// A directory that a walled command is granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WalledDir {
+    pub(crate) dir: Planned,
+    pub(crate) access: Access,
+    /// Whether the files in it may be run.
+    pub(crate) runs: bool,
 }
 
 /// A wall that is ready to be put around a child.
@@ -41,6 +53,10 @@ pub(crate) struct WallSpec {
 pub(crate) struct Wall {
     ruleset: Option<OwnedFd>,
     filters: Vec<BpfProgram>,
+    /// Asks about new sessions, through a listener.
+    asking: Option<BpfProgram>,
+    /// Whether it must be there.
+    is_strict: bool,
 }
 
 /// The newest version of Landlock that this was tested with.
@@ -164,10 +180,13 @@ impl WallSpec {
 
     /// What it leaves the command, a line each.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let read = self.read.iter().map(|dir| format!("directory {} (read)", dir.path.display()));
-        let write = self.write.iter().map(|dir| format!("directory {} (write)", dir.path.display()));
-        let ports = self.ports.iter().map(|port| format!("TCP port {port}"));
-        read.chain(write).chain(ports).collect()
+        let of = |access: Access| self.dirs.iter().filter(move |granted| granted.access == access);
+        let dirs = of(Access::Read).chain(of(Access::Write));
+        let dirs = dirs.map(|WalledDir { dir, access, runs }| {
+            let but = if *runs { "" } else { ", nothing to run" };
+            format!("directory {} ({access}{but})", dir.path.display())
+        });
+        dirs.chain(self.ports.iter().map(|port| format!("TCP port {port}"))).collect()
     }
 
     /// What this kernel cannot do of it.
@@ -211,12 +230,18 @@ impl WallSpec {
         } else {
             None
         };
-        let filters = match self.filters() {
-            Ok(filters) => filters,
-            Err(_) if self.best_effort => Vec::new(),
+        let filters = TargetArch::try_from(std::env::consts::ARCH)
+            .and_then(|arch| filters::filters(arch, self.may_write(), !self.ports.is_empty()));
+        let (filters, asking) = match filters {
+            Ok(filters) => (filters, Some(filters::asking())),
+            Err(_) if self.best_effort => (Vec::new(), None),
             Err(error) => return Err(io::Error::other(error)),
         };
-        Ok(Wall { ruleset, filters })
+        Ok(Wall { ruleset, filters, asking, is_strict: !self.best_effort })
+    }
+
+    fn may_write(&self) -> bool {
+        self.dirs.iter().any(|granted| granted.access == Access::Write)
     }
 
     fn ruleset(&self) -> Result<Option<OwnedFd>, WallError> {
@@ -240,8 +265,11 @@ impl WallSpec {
         let systems = SYSTEM.iter().map(|path| (path, read)).chain(SINKS.iter().map(|path| (path, sink)));
         let mut opened: Vec<_> =
             systems.filter_map(|(path, access)| Some((open_path(Path::new(path)).ok()?, access))).collect();
-        let granted = self.read.iter().chain(&self.program).map(|planned| (planned, read));
-        for (planned, access) in granted.chain(self.write.iter().map(|planned| (planned, all))) {
+        let granted = self.dirs.iter().map(|WalledDir { dir, access, runs }| {
+            let rights = if *access == Access::Write { all } else { read };
+            (dir, if *runs { rights } else { rights & !AccessFs::Execute })
+        });
+        for (planned, access) in granted.chain(self.program.iter().map(|program| (program, read))) {
             let failed = |error| io::Error::other(super::AtPath { what: "a grant", path: planned.path.clone(), error });
             opened.push((planned.open().map_err(failed)?, access));
         }
@@ -255,199 +283,24 @@ impl WallSpec {
         }
         Ok(rules.into())
     }
-
-    fn filters(&self) -> Result<Vec<BpfProgram>, BackendError> {
-        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
-        let when = |argument: u8, length: Length, compare: Compare, value: u64| {
-            SeccompRule::new(vec![SeccompCondition::new(argument, length, compare, value)?])
-        };
-        // Typing into the terminal of whoever runs the host.
-        let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(1, Length::Dword, Compare::Eq, request));
-        denied.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
-        let namespaces = NAMESPACES.iter().map(|flag| {
-            let flag = u64::from(flag.unsigned_abs());
-            when(0, Length::Qword, Compare::MaskedEq(flag), flag)
-        });
-        denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
-        if self.ports.is_empty() {
-            denied.insert(libc::SYS_socket, Vec::new());
-        } else {
-            // Plain TCP, which is what ports are held of: no other family, type or protocol.
-            let is_not = |argument: u8, value: i32| {
-                SeccompCondition::new(argument, Length::Dword, Compare::Ne, u64::from(value.unsigned_abs()))
-            };
-            let mut sockets = vec![
-                SeccompRule::new(vec![is_not(0, libc::AF_INET)?, is_not(0, libc::AF_INET6)?])?,
-                SeccompRule::new(vec![is_not(2, 0)?, is_not(2, libc::IPPROTO_TCP)?])?,
-            ];
-            const TYPE: u64 = 0xf;
-            let stream = u64::from(libc::SOCK_STREAM.unsigned_abs());
-            for other in (0..=TYPE).filter(|kind| *kind != stream) {
-                sockets.push(when(1, Length::Dword, Compare::MaskedEq(TYPE), other)?);
-            }
-            denied.insert(libc::SYS_socket, sockets);
-            denied.insert(libc::SYS_listen, Vec::new());
-            // A connection that begins with data is made without `connect`.
-            let fast = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
-            for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-                denied.insert(call, vec![when(flags, Length::Dword, Compare::MaskedEq(fast), fast)?]);
-            }
-        }
-        // The limits and the turns of other processes.
-        for (call, process) in OF_PROCESSES {
-            denied.insert(*call, vec![when(*process, Length::Dword, Compare::Ne, 0)?]);
-        }
-        if self.write.is_empty() {
-            // Landlock does not know who may change a file's mode, owner and times.
-            denied.extend(METADATA.iter().map(|call| (*call, Vec::new())));
-        }
-        let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
-        let refused = SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), arch)?;
-        // As if the kernel did not have them: programs fall back to older calls, whose arguments can be looked at.
-        let absent =
-            [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-        let absent = absent.map(|call| (call, Vec::new())).into_iter().collect();
-        let absent = SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
-        let mut filters = vec![BpfProgram::try_from(refused)?, BpfProgram::try_from(absent)?];
-        if arch == TargetArch::x86_64 {
-            filters.push(no_x32());
-        }
-        Ok(filters)
-    }
 }
-
-/// Denies the calls of the x32 interface, which have the same architecture and other numbers: load the number; from
-/// 0x4000_0000 on, as if it were not there; else allowed.
-fn no_x32() -> BpfProgram {
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_AT_LEAST: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    const X32: u32 = 0x4000_0000;
-    const ERRNO: u32 = 0x0005_0000;
-    const ALLOW: u32 = 0x7fff_0000;
-    let instruction = |code, jf, k| sock_filter { code, jt: 0, jf, k };
-    vec![
-        instruction(LOAD, 0, 0),
-        instruction(JUMP_IF_AT_LEAST, 1, X32),
-        instruction(RETURN, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
-        instruction(RETURN, 0, ALLOW),
-    ]
-}
-
-/// Calls about processes, and the argument that says which: 0 is the caller.
-const OF_PROCESSES: &[(i64, u8)] = &[
-    (libc::SYS_prlimit64, 0),
-    (libc::SYS_sched_setaffinity, 0),
-    (libc::SYS_sched_setscheduler, 0),
-    (libc::SYS_sched_setparam, 0),
-    (libc::SYS_sched_setattr, 0),
-    (libc::SYS_setpriority, 1),
-    (libc::SYS_ioprio_set, 1),
-];
-
-/// Calls that change what Landlock does not look at, by path.
-const METADATA: &[i64] = &[
-    libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_chmod,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_chown,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_lchown,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_utime,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_utimes,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_futimesat,
-];
-
-const NAMESPACES: &[i32] = &[
-    libc::CLONE_NEWUSER,
-    libc::CLONE_NEWNS,
-    libc::CLONE_NEWPID,
-    libc::CLONE_NEWNET,
-    libc::CLONE_NEWIPC,
-    libc::CLONE_NEWUTS,
-    libc::CLONE_NEWCGROUP,
-];
-
-/// Plainly dangerous system calls: other processes' memory, mounts and namespaces, the kernel itself, keys, files by handle, the
-/// machine's time and name.
-const DENIED: &[i64] = &[
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_setns,
-    libc::SYS_unshare,
-    libc::SYS_kexec_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_fanotify_init,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_syslog,
-    libc::SYS_vhangup,
-    libc::SYS_move_pages,
-    libc::SYS_shmget,
-    libc::SYS_shmat,
-    libc::SYS_msgget,
-    libc::SYS_semget,
-    libc::SYS_mq_open,
-    libc::SYS_migrate_pages,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_iopl,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_ioperm,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_modify_ldt,
-];
 
 impl Wall {
     /// Goes behind the wall. Async-signal-safe: system calls only.
-    pub(super) fn enter(&self) -> Result<(), rustix::io::Errno> {
-        let last_error =
-            || rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO);
+    pub(super) fn enter(&self, handover: Option<&Handover>) -> Result<(), rustix::io::Errno> {
+        // What root may do to files, and to be another user; not to limits, priorities, the network or the machine.
+        const KEPT: CapabilitySet = CapabilitySet::CHOWN
+            .union(CapabilitySet::DAC_OVERRIDE)
+            .union(CapabilitySet::DAC_READ_SEARCH)
+            .union(CapabilitySet::FOWNER)
+            .union(CapabilitySet::KILL)
+            .union(CapabilitySet::SETGID)
+            .union(CapabilitySet::SETUID);
+        let mut own = capabilities(None)?;
+        own.permitted &= KEPT;
+        own.effective &= KEPT;
+        own.inheritable &= KEPT;
+        set_capabilities(None, own)?;
         // SAFETY: system calls on numbers, and on filters that outlive the calls; they change this process only.
         unsafe {
             if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
@@ -459,17 +312,32 @@ impl Wall {
                 return Err(last_error());
             }
             for filter in &self.filters {
-                let program = libc::sock_fprog {
-                    len: u16::try_from(filter.len()).unwrap_or(0),
-                    // The same in memory: both are the kernel's `struct sock_filter`. It is only read.
-                    filter: filter.as_ptr().cast_mut().cast(),
-                };
-                let program = &raw const program;
-                if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0 as libc::c_ulong, program) != 0 {
-                    return Err(last_error());
+                install(filter, 0)?;
+            }
+            if let (Some(filter), Some(handover)) = (&self.asking, handover) {
+                match install(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) {
+                    Ok(listener) => handover.give(OwnedFd::from_raw_fd(listener).as_fd())?,
+                    Err(_) if !self.is_strict => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Puts a filter around this process. Returns what the kernel answers: a descriptor, if a listener is asked for.
+fn install(filter: &BpfProgram, flags: libc::c_ulong) -> Result<libc::c_int, rustix::io::Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or(0),
+        // The same in memory: both are the kernel's `struct sock_filter`. It is only read.
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: a system call on a filter that outlives it; it changes this process only.
+    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if answer < 0 { Err(last_error()) } else { Ok(libc::c_int::try_from(answer).unwrap_or(-1)) }
+}
+
+fn last_error() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     outcome::{LimitKind, StageExit},
-    process::{Launch, Rlimits, Spawner, Status},
+    process::{Grouping, Launch, Rlimits, Spawner, Status},
 };
 
 /// How many compilers run at once: their memory adds up.
@@ -98,7 +98,7 @@ impl Compilers {
             stdin: copy(&input)?,
             stdout: copy(&output)?,
             stderr: copy(&messages)?,
-            own_group: true,
+            grouping: Grouping::Group,
             rlimits: Rlimits {
                 file_size: Some(most),
                 address_space: limits.compile_memory,

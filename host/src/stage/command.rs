@@ -21,8 +21,8 @@ use crate::{
     pipeline::{Event, Events},
     plan::{CommandWork, PlannedStage},
     process::{
-        AtPath, Cgroup, CgroupParent, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of, usage,
-        writes_to,
+        AtPath, Cgroup, CgroupParent, Grouping, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of,
+        usage, writes_to,
     },
     spec::{Eof, to_text},
 };
@@ -160,6 +160,11 @@ impl CommandStage {
             }
             None => (None, None),
         };
+        let grouping = match (&work.wall, around.own_groups) {
+            (Some(_), _) => Grouping::Session,
+            (None, true) => Grouping::Group,
+            (None, false) => Grouping::Shared,
+        };
         let launch = Launch {
             program: work.program.clone(),
             arguments: work.arguments.clone(),
@@ -168,7 +173,7 @@ impl CommandStage {
             stdin: stdin.file,
             stdout: stdout.file,
             stderr: stderr.file,
-            own_group: around.own_groups,
+            grouping,
             rlimits: Rlimits {
                 open_files: work.limits.rlimits.open_files.or(around.open_files),
                 ..work.limits.rlimits
@@ -378,13 +383,13 @@ impl RunningCommand {
             Some(StopReason::Signal(number)) => Signal::from_named_raw(number).unwrap_or(Signal::TERM),
             _ => Signal::TERM,
         };
-        if !self.around.own_groups {
+        if self.leader.group().is_none() {
             // Once the leader is gone, nothing says what was below it.
-            let usage = usage(self.leader.pid(), None, false);
+            let usage = usage(&self.leader.kin(), false);
             self.measured().members = usage.members;
         }
         // In the terminal's group it got a key's signal when we did.
-        if self.around.own_groups || !stop.came_from_terminal() {
+        if self.leader.group().is_some() || !stop.came_from_terminal() {
             self.leader.ask(signal);
         }
         let mut ended = self.ends_within(self.around.kill_after, stop).await;
@@ -434,7 +439,7 @@ impl RunningCommand {
             if !watched {
                 interval = (interval * 2).min(RARELY);
             }
-            let usage = usage(self.leader.pid(), self.leader.group(), watched);
+            let usage = usage(&self.leader.kin(), watched);
             let mut measured = self.measured();
             if usage.resident > 0 {
                 measured.peak_memory = measured.peak_memory.max(Some(usage.resident));

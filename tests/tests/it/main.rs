@@ -22,4 +22,5 @@ mod surroundings;
 mod terminal;
 mod traps;
 mod trust;
+mod walls;
 mod words;

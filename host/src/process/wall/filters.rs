@@ -1,0 +1,253 @@
+//! The seccomp filters of the wall around a command, made of the tables of calls.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, sock_filter,
+};
+
+use super::calls::{ALLOWED, METADATA, NAMESPACES, OF_PROCESSES, REFUSED, REQUESTS};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters of a command. All of them hold: each call meets the strictest answer.
+pub(super) fn filters(arch: TargetArch, may_write: bool, may_connect: bool) -> Result<Vec<BpfProgram>, BackendError> {
+    let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
+    let always = |calls: &[i64]| -> Rules { calls.iter().map(|call| (*call, Vec::new())).collect() };
+    let mut refused = always(REFUSED);
+    refused.extend(refused_by_arguments()?);
+    refused.extend(sockets(may_connect)?);
+    refused.extend(if may_write { privileged_modes()? } else { always(METADATA) });
+    let mut known = always(ALLOWED);
+    known.extend(always(METADATA));
+    known.extend(refused.keys().map(|call| (*call, Vec::new())));
+    let filters = [
+        SeccompFilter::new(known, errno(libc::ENOSYS), SeccompAction::Allow, arch)?,
+        SeccompFilter::new(refused, SeccompAction::Allow, errno(libc::EPERM), arch)?,
+        SeccompFilter::new(unknown_requests()?, SeccompAction::Allow, errno(libc::ENOTTY), arch)?,
+    ];
+    let mut filters: Vec<BpfProgram> =
+        filters.into_iter().map(BpfProgram::try_from).collect::<Result<_, BackendError>>()?;
+    if arch == TargetArch::x86_64 {
+        filters.push(no_x32());
+    }
+    Ok(filters)
+}
+
+fn condition(argument: u8, compare: Compare, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, Length::Dword, compare, value)
+}
+
+fn is_not(argument: u8, value: i32) -> Result<SeccompCondition, BackendError> {
+    condition(argument, Compare::Ne, u64::from(value.unsigned_abs()))
+}
+
+/// Whether these bits are all set.
+fn has(argument: u8, bits: u32) -> Result<SeccompCondition, BackendError> {
+    condition(argument, Compare::MaskedEq(bits.into()), bits.into())
+}
+
+/// Refused for some arguments: what is about other processes, and new namespaces.
+fn refused_by_arguments() -> Result<Rules, BackendError> {
+    let mut refused = Rules::new();
+    for (call, process) in OF_PROCESSES {
+        refused.insert(*call, vec![SeccompRule::new(vec![is_not(*process, 0)?])?]);
+    }
+    // Itself only; neither its group nor all processes of its user.
+    const ITSELF: i32 = 1;
+    for (call, one_process) in [(libc::SYS_setpriority, libc::PRIO_PROCESS as i32), (libc::SYS_ioprio_set, ITSELF)] {
+        refused.insert(
+            call,
+            vec![SeccompRule::new(vec![is_not(0, one_process)?])?, SeccompRule::new(vec![is_not(1, 0)?])?],
+        );
+    }
+    let namespaces = NAMESPACES.iter().map(|flag| SeccompRule::new(vec![has(0, flag.unsigned_abs())?]));
+    refused.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    Ok(refused)
+}
+
+/// No network at all, or plain TCP, which is what ports are held of: no other family, type or protocol.
+fn sockets(may_connect: bool) -> Result<Rules, BackendError> {
+    let mut refused = Rules::new();
+    if !may_connect {
+        refused.insert(libc::SYS_socket, Vec::new());
+        return Ok(refused);
+    }
+    let mut sockets = vec![
+        SeccompRule::new(vec![is_not(0, libc::AF_INET)?, is_not(0, libc::AF_INET6)?])?,
+        SeccompRule::new(vec![is_not(2, 0)?, is_not(2, libc::IPPROTO_TCP)?])?,
+    ];
+    const TYPE: u64 = 0xf;
+    let stream = u64::from(libc::SOCK_STREAM.unsigned_abs());
+    for other in (0..=TYPE).filter(|kind| *kind != stream) {
+        sockets.push(SeccompRule::new(vec![condition(1, Compare::MaskedEq(TYPE), other)?])?);
+    }
+    refused.insert(libc::SYS_socket, sockets);
+    refused.insert(libc::SYS_listen, Vec::new());
+    // A connection that begins with data is made without `connect`.
+    let fast = libc::MSG_FASTOPEN.unsigned_abs();
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        refused.insert(call, vec![SeccompRule::new(vec![has(flags, fast)?])?]);
+    }
+    Ok(refused)
+}
+
+/// Files that run with the rights of their owner or group are for nobody to make, even where files may be written.
+fn privileged_modes() -> Result<Rules, BackendError> {
+    let mut refused = Rules::new();
+    let mut refuse = |call: i64, mode: u8, when: &[(u8, u32)]| -> Result<(), BackendError> {
+        for bit in [libc::S_ISUID, libc::S_ISGID] {
+            let when = when.iter().map(|(argument, bits)| has(*argument, *bits));
+            let rule = when.chain([has(mode, bit)]).collect::<Result<_, _>>()?;
+            refused.entry(call).or_default().push(SeccompRule::new(rule)?);
+        }
+        Ok(())
+    };
+    let create = libc::O_CREAT.unsigned_abs();
+    // The one bit of it that says so; the other is O_DIRECTORY.
+    let unnamed = (libc::O_TMPFILE & !libc::O_DIRECTORY).unsigned_abs();
+    for making in [create, unnamed] {
+        refuse(libc::SYS_openat, 3, &[(2, making)])?;
+        #[cfg(target_arch = "x86_64")]
+        refuse(libc::SYS_open, 2, &[(1, making)])?;
+    }
+    for (call, mode) in
+        [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_fchmodat2, 2), (libc::SYS_mknodat, 2)]
+    {
+        refuse(call, mode, &[])?;
+    }
+    #[cfg(target_arch = "x86_64")]
+    for call in [libc::SYS_chmod, libc::SYS_creat, libc::SYS_mknod] {
+        refuse(call, 1, &[])?;
+    }
+    Ok(refused)
+}
+
+/// Requests of `ioctl` that are named nowhere.
+fn unknown_requests() -> Result<Rules, BackendError> {
+    let unknown = REQUESTS.iter().map(|request| condition(1, Compare::Ne, *request)).collect::<Result<_, _>>()?;
+    Ok(Rules::from([(libc::SYS_ioctl, vec![SeccompRule::new(unknown)?])]))
+}
+
+/// Has the kernel ask the host before a process makes a session of its own: load the number; if it is that call, ask.
+pub(super) fn asking() -> BpfProgram {
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    // Everywhere the number of a system call fits.
+    let setsid = u32::try_from(libc::SYS_setsid).unwrap_or(0);
+    vec![
+        instruction(LOAD, 0, 0),
+        instruction(JUMP_IF_EQUAL, 1, setsid),
+        instruction(RETURN, 0, ASK),
+        instruction(RETURN, 0, ALLOW),
+    ]
+}
+
+const LOAD: u16 = 0x20;
+const RETURN: u16 = 0x06;
+const ALLOW: u32 = 0x7fff_0000;
+
+/// One instruction of a filter: what it does, how many are skipped if a comparison fails, and its constant.
+fn instruction(code: u16, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt: 0, jf, k }
+}
+
+/// Denies the calls of the x32 interface, which have the same architecture and other numbers: load the number; from
+/// 0x4000_0000 on, as if it were not there; else allowed.
+fn no_x32() -> BpfProgram {
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const X32: u32 = 0x4000_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    vec![
+        instruction(LOAD, 0, 0),
+        instruction(JUMP_IF_AT_LEAST, 1, X32),
+        instruction(RETURN, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
+        instruction(RETURN, 0, ALLOW),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Behind the filters, makes each call of the kernel's table that is not let through, and more, with arguments that are good for
+    /// none. Returns the answers: numbers of calls with error numbers.
+    fn answers() -> Vec<(i64, i32)> {
+        const BEYOND: i64 = 700;
+        // `uretprobe` and `uprobe` (x86-64) pass every filter, and kill whoever makes them by hand: kernel/seccomp.c.
+        const PROBES: [i64; 2] = if cfg!(target_arch = "x86_64") { [335, 336] } else { [-1, -1] };
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let filters = filters(arch, false, false).unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let tried: Vec<i64> = (0..BEYOND).filter(|call| !ALLOWED.contains(call) && !PROBES.contains(call)).collect();
+        // SAFETY: the child makes system calls only, and ends.
+        match unsafe { libc::fork() } {
+            -1 => panic!("no process"),
+            0 => {
+                // SAFETY: they change this process only.
+                unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+                let is_walled = filters.iter().all(|filter| super::super::install(filter, 0).is_ok());
+                for call in tried.iter().filter(|_| is_walled) {
+                    // SAFETY: no call does anything with these; and none gets so far.
+                    let error = match unsafe { libc::syscall(*call, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64) } {
+                        // SAFETY: this thread's own number.
+                        -1 => unsafe { *libc::__errno_location() },
+                        _ => 0,
+                    };
+                    let mut answer = [0; 12];
+                    answer[..8].copy_from_slice(&call.to_le_bytes());
+                    answer[8..].copy_from_slice(&error.to_le_bytes());
+                    let _ = rustix::io::write(&writer, &answer);
+                }
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                drop(writer);
+                let mut all = Vec::new();
+                reader.read_to_end(&mut all).unwrap();
+                // SAFETY: waits for the child.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+                let answers = all.chunks_exact(12).map(|answer| {
+                    let (call, error) = answer.split_at(8);
+                    (i64::from_le_bytes(call.try_into().unwrap()), i32::from_le_bytes(error.try_into().unwrap()))
+                });
+                let answers: Vec<_> = answers.collect();
+                assert_eq!(answers.iter().map(|(call, _)| *call).collect::<Vec<_>>(), tried);
+                answers
+            }
+        }
+    }
+
+    #[test]
+    fn the_whole_table_of_calls_is_let_through_or_refused() {
+        for (call, error) in answers() {
+            let right = if REFUSED.contains(&call) || METADATA.contains(&call) || call == libc::SYS_socket {
+                libc::EPERM
+            } else {
+                libc::ENOSYS
+            };
+            assert_eq!(error, right, "call {call}");
+        }
+        for call in REFUSED.iter().chain(METADATA) {
+            assert!(!ALLOWED.contains(call), "call {call} is in two tables");
+        }
+        // What has to stay out, whatever is added: newer ways to do what the tables refuse.
+        for call in [
+            libc::SYS_clone3,
+            libc::SYS_openat2,
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_io_uring_register,
+            libc::SYS_inotify_init1,
+            libc::SYS_inotify_add_watch,
+            libc::SYS_process_mrelease,
+            libc::SYS_personality,
+        ] {
+            assert!(!ALLOWED.contains(&call) && !REFUSED.contains(&call), "call {call}");
+        }
+    }
+}
