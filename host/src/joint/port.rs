@@ -110,7 +110,7 @@ impl InputPort {
         lock(&self.0.state).source.as_ref().is_some_and(Source::is_terminal)
     }
 
-    /// Whether the guest waits for input that is not there. Whoever asks is woken when some comes.
+    /// Whether the guest waits for input that it has not seen. Whoever asks is woken when some comes, at once if it is there.
     pub(crate) fn is_waited_for(&self, cx: &mut Context<'_>) -> bool {
         if !lock(&self.0.state).waiting {
             return false;
@@ -123,8 +123,10 @@ impl InputPort {
         });
         if ready.is_ready() {
             lock(&self.0.state).waiting = false;
+            // By looking we may have taken the wake that was meant for the guest: it is to look, too, before its clock goes on.
+            cx.waker().wake_by_ref();
         }
-        ready.is_pending()
+        true
     }
 
     /// Waits until the input failed. Cancel safe.
@@ -574,5 +576,37 @@ mod tests {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    /// Looking whether a guest waits takes the wake that was meant for it: so what is there by then is passed on.
+    #[test]
+    fn who_looks_for_a_guest_wakes_it() {
+        let pool = stagehost_ring::Pool::new(1 << 20);
+        let (mut writer, reader) = stagehost_ring::ring(&pool, stagehost_ring::Options::default());
+        let passing = Passing { exact: true, ..Passing::default() };
+        let port = InputPort::new(Source::Ring(reader), false, passing);
+        assert!(port.poll_read(&mut Context::from_waker(Waker::noop()), &mut [0; 8]).is_pending());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let woke = || woken.0.swap(0, std::sync::atomic::Ordering::SeqCst);
+        assert!(port.is_waited_for(&mut Context::from_waker(&waker)));
+        assert_eq!(woke(), 0);
+        assert_eq!(writer.write(b"x").ok(), Some(1));
+        writer.finish();
+        woke();
+        // What came was seen by nobody yet.
+        assert!(port.is_waited_for(&mut Context::from_waker(&waker)));
+        assert_eq!(woke(), 1);
+        assert!(!port.is_waited_for(&mut Context::from_waker(&waker)));
     }
 }
