@@ -7,12 +7,42 @@ use rustix::{
     process::{Pid, WaitId, WaitIdOptions, waitid},
 };
 
-static STARTED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+static STARTED: Mutex<Started> = Mutex::new(Started { starting: 0, living: Vec::new() });
 
-/// Those that are not reaped. Whoever starts one holds this from before it is there until it is in it, so that nobody takes it for an
-/// orphan.
-pub(super) fn started() -> MutexGuard<'static, Vec<Pid>> {
+#[derive(Debug)]
+struct Started {
+    /// How many are being started: they may be there already.
+    starting: usize,
+    /// Those that are not reaped.
+    living: Vec<Pid>,
+}
+
+fn started() -> MutexGuard<'static, Started> {
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts one. Nothing else waits meanwhile: a program may lie on a disk that does not answer.
+pub(super) fn start<T>(start: impl FnOnce() -> T, pid: impl FnOnce(&T) -> Option<Pid>) -> T {
+    started().starting += 1;
+    let born = start();
+    let mut started = started();
+    started.starting -= 1;
+    started.living.extend(pid(&born));
+    born
+}
+
+/// Reaps a child that was left to this process, unless that is not sure.
+pub(super) fn reap_orphan(pid: Pid) {
+    let started = started();
+    if started.starting == 0 && !started.living.contains(&pid) {
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+/// Whether this process started it, or may have.
+pub(super) fn is_ours(pid: Pid) -> bool {
+    let started = started();
+    started.starting > 0 || started.living.contains(&pid)
 }
 
 /// Reaps one that has ended. Returns whether it is gone; it is not while it still runs.
@@ -22,7 +52,7 @@ pub(super) fn reap(pid: Pid) -> bool {
     // An error: somebody else has reaped it.
     let gone = !matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(None));
     if gone {
-        started.retain(|other| *other != pid);
+        started.living.retain(|other| *other != pid);
     }
     gone
 }

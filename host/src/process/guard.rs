@@ -107,7 +107,8 @@ impl Guard {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // SAFETY: there is one thread, so the child is a whole copy of this process and may do what this one may. It never
         // returns from `watch`.
-        match unsafe { libc::fork() } {
+        let forked = children::start(|| unsafe { libc::fork() }, |pid| Pid::from_raw(*pid).filter(|_| *pid > 0));
+        match forked {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(ours);
@@ -115,7 +116,6 @@ impl Guard {
             }
             pid => {
                 let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork gave no process id"))?;
-                children::started().push(pid);
                 let link = Mutex::new(Some(GuardLink(Arc::new(Ends { socket: ours, bell, away: Once::new() }))));
                 Ok(Self(Arc::new(Process { link, pid, reaped: AtomicBool::new(false) })))
             }

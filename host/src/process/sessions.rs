@@ -6,6 +6,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -30,9 +31,16 @@ use crate::joint::watch_descriptor;
 /// The sessions of a command that were made, and may be there still.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    known: Mutex<Vec<Member>>,
+    known: Mutex<Known>,
     guard: Option<GuardLink>,
     server: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    sessions: Vec<Member>,
+    /// When it was last seen which of them are there still.
+    looked: Option<Instant>,
 }
 
 /// Where a child hands over its listener, and where the host takes it.
@@ -54,27 +62,30 @@ impl Sessions {
 
     /// Those that may be there.
     pub(super) fn all(&self) -> Vec<Member> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).sessions.clone()
     }
 
     /// Takes in a process that is about to lead a session. `false`: there are too many.
     fn add(&self, leader: Member) -> bool {
-        const OFTEN: usize = 16;
+        const FEW: usize = 16;
         const MOST: usize = 1024;
+        // It looks at every process of the machine.
+        const RARELY: Duration = Duration::from_millis(200);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(&leader) {
+        if known.sessions.contains(&leader) {
             return true;
         }
-        if known.len() >= MOST || known.len() >= OFTEN && known.len().is_power_of_two() {
-            let living = tree::living_sessions(&known);
-            for gone in known.extract_if(.., |session| !living.contains(session)) {
+        if known.sessions.len() >= FEW && known.looked.is_none_or(|looked| looked.elapsed() >= RARELY) {
+            let living = tree::living_sessions(&known.sessions);
+            for gone in known.sessions.extract_if(.., |session| !living.contains(session)) {
                 self.tell_gone(gone);
             }
+            known.looked = Some(Instant::now());
         }
-        if known.len() >= MOST {
+        if known.sessions.len() >= MOST {
             return false;
         }
-        known.push(leader);
+        known.sessions.push(leader);
         if let Some(guard) = &self.guard {
             guard.session(leader);
         }
@@ -89,7 +100,7 @@ impl Sessions {
 
     /// Lets the guard forget them.
     pub(super) fn forget(&self) {
-        for session in self.known.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for session in self.known.lock().unwrap_or_else(PoisonError::into_inner).sessions.drain(..) {
             self.tell_gone(session);
         }
     }
@@ -118,7 +129,17 @@ impl Handover {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let files = [listener];
         control.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(&self.0, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL).map(drop)
+        // As long as too many descriptors are on their way, of this user's other processes: they arrive soon.
+        const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        const ROUNDS: u32 = 50;
+        let mut rounds = 0;
+        loop {
+            match sendmsg(&self.0, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL) {
+                Err(Errno::TOOMANYREFS) if rounds < ROUNDS => _ = poll(&mut [], Some(&PAUSE)),
+                sent => return sent.map(drop),
+            }
+            rounds += 1;
+        }
     }
 
     /// What was given; `None`: nothing was. Does not wait: the child gives it before it runs its program.
@@ -134,6 +155,10 @@ impl Handover {
 }
 
 async fn serve(listener: AsyncFd<OwnedFd>, sessions: Weak<Sessions>) {
+    // A command that does nothing but ask is not to keep a thread of the host's busy.
+    const BATCH: usize = 16;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut answered = 0_usize;
     while let Ok(mut ready) = listener.readable().await {
         let mut asked = [PollFd::new(&listener, PollFlags::IN)];
         if poll(&mut asked, Some(&Timespec::default())).is_err() {
@@ -143,6 +168,11 @@ async fn serve(listener: AsyncFd<OwnedFd>, sessions: Weak<Sessions>) {
         if asked.contains(PollFlags::IN) {
             let Some(sessions) = sessions.upgrade() else { return };
             answer(&listener, &sessions);
+            drop(sessions);
+            answered += 1;
+            if answered.is_multiple_of(BATCH) {
+                tokio::time::sleep(PAUSE).await;
+            }
         } else if asked.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
             return;
         } else {

@@ -500,24 +500,17 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Born> {
     if let Some(guard) = &child.guard {
         guard.wait_until_away();
     }
-    let mut started = children::started();
     let top = stack.0.as_mut_ptr_range().end;
-    // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
-    // is done with both. Signals are held meanwhile, so that no handler runs on the shared memory.
-    let pid = unsafe {
-        let held = Held::new();
+    let clone = || {
+        let _held = Held::new();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let pid = libc::clone(begin, top.cast(), flags, (&raw mut child).cast());
-        let error = io::Error::last_os_error();
-        drop(held);
-        if pid < 0 {
-            return Err(error);
-        }
-        pid
+        // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
+        // is done with both. Signals are held meanwhile, so that no handler runs on the shared memory.
+        let pid = unsafe { libc::clone(begin, top.cast(), flags, (&raw mut child).cast()) };
+        // A failure is a negative number, which is nobody's id.
+        if pid > 0 { Pid::from_raw(pid).ok_or_else(io::Error::last_os_error) } else { Err(io::Error::last_os_error()) }
     };
-    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without an id"))?;
-    started.push(pid);
-    drop(started);
+    let pid = children::start(clone, |pid| pid.as_ref().ok().copied())?;
     match child.failed.load(SeqCst) {
         0 => Ok(Born { pid, listener: taken.and_then(|taken| taken.take()) }),
         error => {

@@ -3,9 +3,7 @@
 use std::{fs, time::Duration};
 
 use procfs::process::{Process, Stat};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::children;
 
@@ -172,12 +170,10 @@ pub(crate) fn orphans() -> Vec<Member> {
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     let below = tree_by_children(own).unwrap_or_else(|| tree_of_all(own, None));
     let mut living = Vec::new();
-    // What was started since we looked is in it too.
-    let started = children::started();
     for stat in below.iter().filter(|stat| stat.pid != own.as_raw_nonzero().get()) {
-        let Some(member) = Member::of(stat).filter(|member| !started.contains(&member.pid)) else { continue };
+        let Some(member) = Member::of(stat).filter(|member| !children::is_ours(member.pid)) else { continue };
         if is_dead(stat) && stat.ppid == own.as_raw_nonzero().get() {
-            let _ = waitid(WaitId::Pid(member.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            children::reap_orphan(member.pid);
         } else if !is_dead(stat) && stat.pgrp == group {
             living.push(member);
         }
@@ -237,21 +233,24 @@ pub(super) fn has_outside(kin: &Kin) -> bool {
 pub(super) fn kill_sessions(sessions: impl Fn() -> Vec<Member>) {
     // Far more than it takes: who is stopped starts nothing.
     const ROUNDS: usize = 1000;
-    let mut all: Vec<Member> = Vec::new();
+    // Who was not stopped yet may have woken others. Dying takes a moment, too.
+    const KILLS: usize = 20;
+    let mut stopped: Vec<Member> = Vec::new();
+    let mut kills = 0;
     for _ in 0..ROUNDS {
         let stats: Vec<_> = all_stats().collect();
         let members = of_sessions(&sessions(), &stats).filter(|stat| !is_dead(stat)).filter_map(Member::of);
-        let new: Vec<_> = members.filter(|member| !all.contains(member)).collect();
-        if new.is_empty() {
-            break;
+        let living: Vec<_> = members.collect();
+        let new: Vec<_> = living.iter().filter(|member| !stopped.contains(member)).copied().collect();
+        if living.is_empty() || kills == KILLS {
+            return;
         }
-        for member in &new {
-            member.signal(Signal::STOP);
+        let (whom, signal) = if new.is_empty() { (&living, Signal::KILL) } else { (&new, Signal::STOP) };
+        kills += usize::from(new.is_empty());
+        for member in whom {
+            member.signal(signal);
         }
-        all.extend(new);
-    }
-    for member in all {
-        member.signal(Signal::KILL);
+        stopped.extend(&new);
     }
 }
 

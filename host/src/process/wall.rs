@@ -1,9 +1,9 @@
 //! The wall around a command: what the kernel denies it, and everything it starts.
 //!
 //! Four parts, each of which a program keeps for good: no new privileges, so that set-uid programs are plain ones; of root's
-//! capabilities only those over files; Landlock, which leaves it the directories and TCP ports it was granted; and seccomp filters,
+//! capabilities only those over files, signals and ids; Landlock, which leaves it the directories and TCP ports it was granted; and seccomp filters,
 //! which let the usual system calls through. All of it is made before the child is born, because there nothing may be allocated. The
-//! child leads a session, which the filters let nobody leave: so its limits count whatever it starts.
+//! child leads a session, and the host is asked before there is another: so its limits count whatever it starts.
 
 mod calls;
 mod filters;

@@ -210,6 +210,11 @@ fn nothing_leaves_what_a_walled_commands_limits_count() {
     let daemon = "setsid sh -c 'setsid sleep 1000 & sleep 1000' > /dev/null 2>&1 & sleep 0.3; echo end";
     strict(&place, &["sh", "-c", daemon], "").code(0).prints("end\n").says(&["3 processes left behind"]);
     assert_eq!(leaks::marked(&place.path("")), [""; 0]);
+    // Sessions come and go, more than are remembered at first; and who only asks for them ends like everybody.
+    let many = "for i in $(seq 60); do setsid true; done; echo all";
+    strict(&place, &["sh", "-c", many], "").code(0).prints("all\n").is_quiet();
+    let storm = "use POSIX; setsid; while (1) { setsid }";
+    strict(&place, &["perl", "-e", storm], r#", "limits": {"wall_time": "1s"}"#).code(124).says(&["wall_time"]);
     // A killed host takes them with it.
     let daemon = "setsid sh -c 'setsid sleep 1000 & sleep 1000' > /dev/null 2>&1 & sleep 0.3; > write/begun; wait";
     let command = serde_json::to_string(&["sh", "-c", daemon]).unwrap();
