@@ -206,6 +206,8 @@ fn nothing_leaves_what_a_walled_commands_limits_count() {
     let raise = "ulimit -n 4096 2> /dev/null && echo more files; ulimit -f unlimited 2> /dev/null && echo longer ones; echo done";
     let kernels = r#", "limits": {"open_files": 64, "file_size": "1MiB"}"#;
     strict(&place, &["bash", "-c", raise], kernels).code(0).prints("done\n");
+    // Nor does it take turns before others, whoever it is run by.
+    strict(&place, &["sh", "-c", "nice -n -5 nice 2> /dev/null"], "").code(0).prints("0\n");
     // What is left is found, and nothing outlives the run.
     let daemon = "setsid sh -c 'setsid sleep 1000 & sleep 1000' > /dev/null 2>&1 & sleep 0.3; echo end";
     strict(&place, &["sh", "-c", daemon], "").code(0).prints("end\n").says(&["3 processes left behind"]);
