@@ -24,6 +24,7 @@
 compile_error!("stagehost runs on Linux (5.10 or later) only");
 
 mod builder;
+mod fair;
 pub mod function;
 mod joint;
 mod lock;

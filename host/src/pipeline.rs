@@ -86,7 +86,7 @@ pub(crate) struct Shared {
     open_files: Option<(u64, u64)>,
     adopts_orphans: bool,
     admission: Admission,
-    turns: Arc<Turns>,
+    turns: Turns,
 }
 
 /// How a [`Host`] is made.
@@ -333,7 +333,7 @@ impl Host {
             open_files: options.open_files,
             adopts_orphans: options.adopts_orphans && process::adopt_orphans().is_ok(),
             admission: Admission::new(options.max_runs),
-            turns: Arc::new(Turns::new(threads)),
+            turns: Turns::new(threads),
         });
         Ok(Self(Arc::new(Inner {
             shared,
@@ -369,10 +369,11 @@ impl Host {
             running.retain(|run| run.strong_count() > 0);
             running.push(Arc::downgrade(&state));
         }
-        let run = run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached };
+        let turns = self.0.shared.turns.of_run();
+        let run =
+            run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached, turns };
         *self.0.active.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let counted = Counted(self.0.active.clone());
-        let takes_turns = self.0.shared.turns.count();
         let (sender, ended) = oneshot::channel();
         let started = Instant::now();
         let Some(runtime) = &self.0.runtime else { unreachable!("the runtime is taken only by drop") };
@@ -382,7 +383,7 @@ impl Host {
             let over = events::Over(run.state.events.clone());
             let outcome = run.run(plan).await;
             drop(over);
-            drop((counted, takes_turns));
+            drop(counted);
             // Nobody may be left to hear of it.
             let _ = sender.send(outcome);
         });
@@ -395,8 +396,7 @@ impl Shared {
     fn sandbox(&self) -> Result<Arc<Sandbox>, String> {
         let made = self.sandbox.get_or_init(|| {
             let compilers = self.compiler.clone().map(|command| Compilers::new(command, self.spawner.clone()));
-            let made =
-                Sandbox::new(self.cache.as_deref(), self.turns.clone(), compilers).map_err(|error| error.to_string());
+            let made = Sandbox::new(self.cache.as_deref(), compilers).map_err(|error| error.to_string());
             made.map(|(sandbox, warning)| (Arc::new(sandbox), warning))
         });
         made.as_ref().map(|(sandbox, _)| sandbox.clone()).map_err(Clone::clone)

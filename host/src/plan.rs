@@ -43,8 +43,8 @@ use crate::{
     policy::Policy,
     sandbox::Limits,
     spec::{
-        Bound, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, StageSpec, StderrSpec,
-        StdinSpec, StdoutSpec, Upstream, to_path, to_text,
+        Bound, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, Span, StageSpec,
+        StderrSpec, StdinSpec, StdoutSpec, Upstream, to_path, to_text,
     },
 };
 
@@ -206,8 +206,12 @@ impl Plan {
         let began = Instant::now();
         let Parts { functions, matchers, stdin, stdout } = parts;
         let root = Place::root();
+        let said = spec.timeout.and_then(Bound::value);
         let mut planner = Planner {
             options,
+            began,
+            timeout: said.into_iter().chain(options.policy.timeout).map(|span| span.0).min(),
+            given: 0,
             functions,
             is_shorthand: spec.is_shorthand,
             files: HashMap::new(),
@@ -346,6 +350,11 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 /// What planning has found so far.
 struct Planner<'a> {
     options: &'a PlanOptions,
+    began: Instant,
+    /// The run's, of which planning is a part.
+    timeout: Option<Duration>,
+    /// Bytes of nested files, and of the variables and arguments that stages are given.
+    given: usize,
     /// Whether the pipeline was written in shorthand.
     is_shorthand: bool,
     functions: Vec<Option<Function>>,
@@ -355,7 +364,30 @@ struct Planner<'a> {
     groups: Vec<Group>,
 }
 
+/// The most bytes of nested files, and of the variables and arguments that all stages together are given.
+const MOST_GIVEN: usize = 64 << 20;
+
 impl Planner<'_> {
+    /// Counts what a stage is given or a file holds, and looks whether there is still time: whatever a file is made of, planning it
+    /// ends.
+    fn spend(&mut self, bytes: usize, place: &Place) -> Result<(), PlanError> {
+        self.given = self.given.saturating_add(bytes);
+        if self.given > MOST_GIVEN {
+            let message = format!(
+                "nested files, and the variables and arguments of all stages, have more than {} MiB",
+                MOST_GIVEN >> 20
+            );
+            return Err(PlanError::new(PlanErrorKind::Pipeline, place, message).code(ErrorCode::TooLarge));
+        }
+        match self.timeout {
+            Some(timeout) if self.began.elapsed() > timeout => {
+                let message = format!("the timeout of {} was over before the run could begin", Span(timeout));
+                Err(PlanError::new(PlanErrorKind::Timeout, place, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Plans one stage that is no nested pipeline.
     fn stage(
         &mut self,
@@ -365,6 +397,9 @@ impl Planner<'_> {
         place: &Place,
     ) -> Result<PlannedStage, PlanError> {
         let mut layers = layers.with(stage);
+        let size = |(key, value): (&str, Option<&str>)| key.len() + value.map_or(0, str::len);
+        let arguments = stage.args.iter().chain(&stage.command).flatten().map(String::len).sum::<usize>();
+        self.spend(layers.env().map(size).sum::<usize>() + arguments, place)?;
         let number = (self.stages.len() + 1).to_string();
         let is_meant = |named: &str| named == name || named == number;
         for (named, limits) in layers.overrides.limits.iter().filter(|(named, _)| named.is_none()).chain(

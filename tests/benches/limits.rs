@@ -126,6 +126,27 @@ fn beside(host: &Host, good: &str, hostile: &[String], runs: usize) -> Duration 
     Duration::from_secs_f64(median)
 }
 
+/// A good run of one stage beside one hostile run of so many that never end; the median times alone and beside it.
+fn beside_stages(host: &Host, good: &str, spinning: &str, stages: usize) -> (f64, f64) {
+    let time = || {
+        let started = Instant::now();
+        let outcome = host.run(plan(good), &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        started.elapsed().as_secs_f64()
+    };
+    let times = || median((0..number("PAIRS", 9)).map(|_| time()).collect());
+    let alone = times();
+    let all = vec![spinning; stages].join(", ");
+    let hostile = format!(r#"{{"version": 1, "stages": [{all}], "stdin": "null", "stdout": "null"}}"#);
+    let hostile = host.start(plan(&hostile), &RunOptions::default());
+    // Its stages have begun by then.
+    std::thread::sleep(Duration::from_millis(300));
+    let beside = times();
+    hostile.cancel();
+    drop(hostile.wait());
+    (alone, beside)
+}
+
 fn main() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let host = host(directory.path());
@@ -181,4 +202,21 @@ fn main() {
         println!("  median alone {alone:.2?}, beside hostile ones {among:.2?}");
     }
     println!("median of the ratios: {:.2}", median(ratios));
+
+    println!(
+        "\na good run of one stage on two threads beside one hostile run (aim: at most 2 times alone, and a slice of 5 ms)"
+    );
+    let short = directory.path().join("short");
+    fs::write(&short, line.repeat(32)).expect("room on the disk");
+    let counting = format!(
+        r#"{{"version": 1, "stages": [{bytes}], "stdin": {{"file": "{}"}}, "stdout": "null"}}"#,
+        short.display()
+    );
+    let spinning = guests::preview1(&place, "spinning.wasm", "(loop $spin (br $spin))");
+    let spinning = format!(r#"{{"wasm": "{}"}}"#, spinning.display());
+    for stages in [1, 20, 300] {
+        let (alone, beside) = beside_stages(&host, &counting, &spinning, stages);
+        let ratio = (beside - 0.005) / alone;
+        println!("  {stages:3} stages: {:.1} ms alone, {:.1} ms beside them: {ratio:.2}", alone * 1e3, beside * 1e3);
+    }
 }

@@ -71,6 +71,12 @@ impl Named {
         })
     }
 
+    /// How many bytes the file has.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        let file = fs::File::from(self.open(OFlags::PATH, Mode::empty())?);
+        Ok(file.metadata()?.len())
+    }
+
     /// Reads it: a regular file of so many bytes at most.
     ///
     /// # Errors

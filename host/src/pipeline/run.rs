@@ -23,6 +23,7 @@ use crate::{
     outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
     plan::{Outlet, Plan},
     process,
+    sandbox::RunTurns,
     stage::Surroundings,
 };
 
@@ -32,6 +33,7 @@ pub(super) struct Run {
     pub(super) options: RunOptions,
     pub(super) state: Arc<RunState>,
     pub(super) attached: Attached,
+    pub(super) turns: RunTurns,
 }
 
 impl Run {
@@ -167,6 +169,7 @@ impl Run {
                     stages: &stages,
                     around: &around,
                     commands: &self.attached.commands,
+                    turns: &self.turns,
                     input_name,
                     stop,
                 };

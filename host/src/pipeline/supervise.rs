@@ -15,7 +15,7 @@ use crate::{
     joint::{DescriptorSink, DescriptorSource, Fate, Kept, Sink, Source, Stop, StopReason},
     outcome::{StageExit, Verdict},
     plan::{JointKind, Plan, PlannedJoint, PlannedStage, Work},
-    sandbox::GuestSpec,
+    sandbox::{GuestSpec, RunTurns},
     spec::{OnFailure, Upstream},
     stage::{
         ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, InProcess, StageEnd, Surroundings, WasmStage,
@@ -29,6 +29,7 @@ pub(super) struct Stages<'a> {
     pub(super) stages: &'a [Arc<PlannedStage>],
     pub(super) around: &'a Surroundings,
     pub(super) commands: &'a Commands,
+    pub(super) turns: &'a RunTurns,
     pub(super) input_name: String,
     pub(super) stop: &'a Stop,
 }
@@ -237,7 +238,7 @@ impl Stages<'_> {
                 let (asked, untold) = (work.asked.clone(), work.untold.clone());
                 let reads_text = work.inspection.section.text;
                 let stage = WasmStage { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text };
-                running.spawn(stage.run(sandbox, self.stop.clone()));
+                running.spawn(stage.run(sandbox, self.turns.clone(), self.stop.clone()));
             }
             Work::Function(function) => {
                 let function = function.lock().ok().and_then(|mut function| function.take());

@@ -43,6 +43,8 @@ pub enum PlanErrorKind {
     Refused,
     /// An end cannot be used.
     End,
+    /// The run's time was over before it could begin.
+    Timeout,
 }
 
 /// What is wrong, for programs: these words stay as they are, whatever the messages say.
@@ -80,6 +82,8 @@ pub enum ErrorCode {
     NotDeterministic,
     /// This system cannot do it.
     Unsupported,
+    /// Planning took longer than the run may take.
+    TimedOut,
 }
 
 impl ErrorCode {
@@ -97,6 +101,7 @@ impl PlanError {
             PlanErrorKind::NotFound => ErrorCode::NotFound,
             PlanErrorKind::Refused => ErrorCode::NotAStage,
             PlanErrorKind::End => ErrorCode::Inaccessible,
+            PlanErrorKind::Timeout => ErrorCode::TimedOut,
         };
         Self { place: place.into(), message: message.into(), hint: None, kind, code, path: None, is_sentence: false }
     }
@@ -154,6 +159,7 @@ impl PlanError {
             PlanErrorKind::NotFound => ExitCode::NotFound,
             PlanErrorKind::Refused => ExitCode::Refused,
             PlanErrorKind::End => ExitCode::Host,
+            PlanErrorKind::Timeout => ExitCode::TimedOut,
         }
     }
 }

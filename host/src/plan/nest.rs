@@ -113,6 +113,7 @@ impl Planner<'_> {
         let text = named
             .read(MAX_FILE_BYTES as u64)
             .map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
+        self.spend(text.len(), &place)?;
         let spec = spec::parse(&text).map_err(|error| PlanError {
             hint: error.hint.clone(),
             ..bad(format!("{pipeline} is no good pipeline: {error}"))

@@ -17,7 +17,7 @@ use crate::{
     process::Planned,
     sandbox::{
         DirRight, HOSTCALL_COPY, Inspection, LISTINGS_AT_ONCE, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, Shape,
-        Source, TABLES, advice_on_imports, compile_time, inspect, validate, weigh,
+        Source, TABLES, Weight, advice_on_imports, compile_time, inspect, validate, weigh, work,
     },
     spec::{
         Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest, to_os, to_path,
@@ -58,10 +58,10 @@ impl WasmWork {
     /// What it is compiled from.
     pub(crate) fn code(&self) -> Source {
         let (bytes, digest, shape) = (self.bytes.clone(), self.digest, self.inspection.shape);
-        Source { bytes, digest, shape, is_ours: self.source.starts_with("builtin:") }
+        Source { bytes, digest, shape, is_ours: self.source.starts_with("builtin:"), kept: self.limits.kept }
     }
 
-    /// Checks the whole component as its compiler would. Compiles nothing.
+    /// Checks the whole component as its compiler would, and what compiling it would take. Compiles nothing.
     ///
     /// # Errors
     ///
@@ -70,14 +70,11 @@ impl WasmWork {
         if self.path.is_none() {
             return Ok(());
         }
-        validate(&self.bytes).map_err(|refused| PlanError {
-            hint: refused.hint,
-            ..PlanError::new(
-                PlanErrorKind::Refused,
-                format!("{place}.wasm"),
-                format!("{}: {}", self.source, refused.message),
-            )
-        })
+        let refused = |message: String| {
+            PlanError::new(PlanErrorKind::Refused, format!("{place}.wasm"), format!("{}: {message}", self.source))
+        };
+        validate(&self.bytes).map_err(|error| PlanError { hint: error.hint, ..refused(error.message) })?;
+        work(&self.bytes).map(drop).map_err(|why| refused(format!("it is too costly to compile: {why}")))
     }
 
     /// The descriptors that the stage may take for itself.
@@ -93,7 +90,7 @@ impl WasmWork {
 }
 
 /// A `.wasm` file that was read and looked at.
-pub(super) type Found = (Bytes, [u8; 32], Inspection);
+pub(super) type Found = (Bytes, [u8; 32], Inspection, Weight);
 
 impl Planner<'_> {
     pub(super) fn wasm(
@@ -111,10 +108,11 @@ impl Planner<'_> {
             policy.check_digest(stage.sha256.is_some(), place)?;
         }
         let key = if wasm.starts_with("builtin:") { wasm.into() } else { path.clone() };
-        let (bytes, digest, inspection) = match self.files.get(&key) {
+        let most = limits(layers).component_size;
+        let (bytes, digest, inspection, weight) = match self.files.get(&key) {
             Some(found) => found.clone(),
             None => {
-                let found = self.find(wasm, &path, &place.key("wasm"))?;
+                let found = self.find(wasm, &path, most, place)?;
                 self.files.insert(key, found.clone());
                 found
             }
@@ -147,20 +145,15 @@ impl Planner<'_> {
         let beyond = suggest(&mut limits, &suggested, layers);
         limits.memories = inspection.memories.clamp(MEMORIES.0, MEMORIES.1);
         limits.tables = inspection.tables.clamp(TABLES.0, TABLES.1);
+        (limits.state, limits.kept) = (weight.state, weight.kept);
         limits.list_bytes = if inspection.is_plain { LONGEST_LIST } else { HOSTCALL_COPY };
         if layers.limit(|limits| limits.compile_time).is_none() {
             let most = policy.limits.as_ref().and_then(|most| most.compile_time).and_then(Bound::value);
             let usual = compile_time(bytes.len() as u64);
             limits.compile_time = Some(most.map_or(usual, |most| most.0.min(usual)));
         }
-        if bytes.len() as u64 > limits.component_size {
-            let message = format!("{wasm} has {} bytes, over the limit of {}", bytes.len(), limits.component_size);
-            return Err(PlanError::new(PlanErrorKind::Refused, place.key("limits").key("component_size"), message)
-                .code(ErrorCode::TooLarge)
-                .hint(format!(
-                    "if you trust it: raise `{}`, or --limit component_size=…",
-                    place.key("limits").key("component_size")
-                )));
+        if bytes.len() as u64 > most {
+            return Err(too_large(wasm, bytes.len() as u64, most, place));
         }
         let grants = stage.grants.clone().unwrap_or_default();
         let rights = rights(&grants, layers, policy, &place.key("grants"))?;
@@ -305,6 +298,14 @@ fn is_the_systems(path: &Path) -> bool {
         || kind.is_ok_and(|kind| [PROC, SYS, DEVPTS].contains(&kind))
 }
 
+/// The error for a component of more bytes than it may have.
+fn too_large(wasm: &str, bytes: u64, most: u64, stage: &Place) -> PlanError {
+    let place = stage.key("limits").key("component_size");
+    PlanError::new(PlanErrorKind::Refused, &place, format!("{wasm} has {bytes} bytes, over the limit of {most}"))
+        .code(ErrorCode::TooLarge)
+        .hint(format!("if you trust it: raise `{place}`, or --limit component_size=…"))
+}
+
 /// The limits that count for a stage.
 fn limits(layers: &Layers<'_>) -> Limits {
     /// The word on a limit, or the default.
@@ -407,22 +408,22 @@ fn suggest(limits: &mut Limits, suggested: &LimitsSpec, layers: &Layers<'_>) -> 
 }
 
 impl Planner<'_> {
-    fn find(&self, wasm: &str, path: &Path, place: &Place) -> Result<Found, PlanError> {
+    /// Reads a component of at most that many bytes, and looks at it. `stage` is its place.
+    fn find(&self, wasm: &str, path: &Path, most: u64, stage: &Place) -> Result<Found, PlanError> {
+        let place = &stage.key("wasm");
         let bytes = match wasm.strip_prefix("builtin:") {
             Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
-            None => self.read_stage(wasm, path, place)?.into(),
+            None => self.read_stage(wasm, path, most, stage)?.into(),
         };
         let inspection = inspect(&bytes).map_err(|refused| PlanError {
             hint: refused.hint,
             ..PlanError::new(PlanErrorKind::Refused, place, format!("{wasm}: {}", refused.message))
         })?;
-        if !wasm.starts_with("builtin:") {
-            weigh(&bytes).map_err(|why| {
-                PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
-            })?;
-        }
+        let weight = weigh(&bytes).map_err(|why| {
+            PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
+        })?;
         let digest = Sandbox::digest(&bytes);
-        Ok((bytes, digest, inspection))
+        Ok((bytes, digest, inspection, weight))
     }
 
     /// A stock stage's name as the pipeline's author types it.
@@ -448,9 +449,15 @@ impl Planner<'_> {
         })
     }
 
-    fn read_stage(&self, wasm: &str, path: &Path, place: &Place) -> Result<Vec<u8>, PlanError> {
+    fn read_stage(&self, wasm: &str, path: &Path, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
+        let place = &stage.key("wasm");
         let named = self.options.policy.check_plugin(path, place)?;
-        named.read(MAX_COMPONENT_BYTES).map_err(|error| {
+        // Its size is asked before it is read.
+        named.read(most.min(MAX_COMPONENT_BYTES)).map_err(|error| {
+            if error.kind() == io::ErrorKind::FileTooLarge {
+                let size = named.size().unwrap_or(most.saturating_add(1));
+                return too_large(wasm, size, most.min(MAX_COMPONENT_BYTES), stage);
+            }
             if error.kind() != io::ErrorKind::NotFound {
                 return PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} cannot be read: {error}"))
                     .code(ErrorCode::Inaccessible);

@@ -10,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+/// Threads that a limit of processes leaves room for: for each of them, and besides.
+const TASKS_OF_ONE: u64 = 4;
+const TASKS_BESIDES: u64 = 16;
+
 /// A directory in which control groups for commands are made.
 #[derive(Clone, Debug)]
 pub(crate) struct CgroupParent(PathBuf);
@@ -33,9 +37,9 @@ impl CgroupParent {
         Ok(Self(directory.to_owned()))
     }
 
-    /// Makes a group that holds at most this many bytes, if memory can be limited here, and the file that puts a process
-    /// into it.
-    pub(crate) fn group(&self, memory: Option<u64>) -> io::Result<(Cgroup, OwnedFd)> {
+    /// Makes a group that holds at most this many bytes and processes, if these can be limited here, and the file that puts a process
+    /// into it. The kernel counts threads: there may be some for each process, and what is over the limit is seen by looking.
+    pub(crate) fn group(&self, memory: Option<u64>, processes: Option<u64>) -> io::Result<(Cgroup, OwnedFd)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("stagehost-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let path = self.0.join(name);
@@ -45,6 +49,10 @@ impl CgroupParent {
             let _ = fs::write(group.0.join("memory.max"), bytes.to_string());
             let _ = fs::write(group.0.join("memory.swap.max"), "0");
             let _ = fs::write(group.0.join("memory.oom.group"), "1");
+        }
+        if let Some(processes) = processes {
+            let tasks = processes.saturating_mul(TASKS_OF_ONE).saturating_add(TASKS_BESIDES);
+            let _ = fs::write(group.0.join("pids.max"), tasks.to_string());
         }
         let processes = fs::OpenOptions::new().write(true).open(group.0.join("cgroup.procs"))?;
         Ok((group, processes.into()))

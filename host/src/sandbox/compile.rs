@@ -17,20 +17,19 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     process::{Resource, getrlimit},
 };
-use tokio::sync::Semaphore;
 
 use super::{
+    component::Source,
     engine::{self, Counting, EngineKind},
     inspect::Shape,
     limits::Limits,
 };
 use crate::{
+    fair::Slot,
     outcome::{LimitKind, StageExit},
     process::{Grouping, Launch, Rlimits, Spawner, Status},
 };
 
-/// How many compilers run at once: their memory adds up.
-const AT_ONCE: usize = 2;
 /// The most bytes of compiled code that are taken, for each byte of the file, and besides.
 const EXPANSION: u64 = 64;
 const BESIDES: u64 = 16 << 20;
@@ -45,13 +44,12 @@ pub(crate) struct Compilers {
     /// The program and its first arguments.
     command: Vec<OsString>,
     spawner: Arc<Spawner>,
-    turns: Semaphore,
 }
 
 impl Compilers {
     /// `command` is a program, and its first arguments, that calls [`compile_worker`] with the rest of them.
     pub(crate) fn new(command: Vec<OsString>, spawner: Arc<Spawner>) -> Self {
-        Self { command, spawner, turns: Semaphore::new(AT_ONCE) }
+        Self { command, spawner }
     }
 
     /// Compiles a file.
@@ -66,12 +64,12 @@ impl Compilers {
     pub(super) async fn compile(
         &self,
         kind: EngineKind,
-        shape: Shape,
-        file: &[u8],
+        code: &Source,
         limits: &Limits,
+        _turn: Slot,
     ) -> Result<Vec<u8>, StageExit> {
         let failed = |message: String| StageExit::HostError { message: format!("the compiler: {message}"), path: None };
-        let _turn = self.turns.acquire().await.map_err(|_| failed("it is gone".into()))?;
+        let file = &code.bytes[..];
         let memory = |name: &str| {
             let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
             file.map(File::from).map_err(|error| failed(error.to_string()))
@@ -84,12 +82,14 @@ impl Compilers {
             Counting::EpochsAndFuel => "epochs-and-fuel",
             Counting::Fuel => "fuel",
         };
-        let shape = if shape == Shape::ModuleP1 { "module" } else { "component" };
+        let shape = if code.shape == Shape::ModuleP1 { "module" } else { "component" };
         let mut arguments = self.command.clone();
         let memories = if kind.small { "small" } else { "reserved" };
         arguments.extend([counting.into(), memories.into(), shape.into()]);
         let most = (file.len() as u64).saturating_mul(EXPANSION).saturating_add(BESIDES).min(MOST_CODE);
-        let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        // The kernel counts in nanoseconds, and nobody waits longer than a year.
+        const YEAR: u64 = 365 * 24 * 3600;
+        let seconds = |time: Duration| time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).min(YEAR);
         let launch = Launch {
             program: self.command.first().cloned().unwrap_or_default().into(),
             arguments,

@@ -4,23 +4,17 @@
 //! go, and they end when it is done. How many are under way at once is bounded for the whole process, those that nobody waits for
 //! among them.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, LazyLock},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use wasmtime::{Engine, Module, component::Component};
 
 use super::artifact::Code;
+use crate::fair::Slot;
 
-/// How many compilations this process has under way at once.
-pub(crate) const AT_ONCE: usize = 4;
 /// How many threads each of them has, at most.
 const THREADS: usize = 4;
-
-static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
 
 /// Why nothing was compiled.
 #[derive(Debug)]
@@ -31,7 +25,7 @@ pub(super) enum Uncompiled {
     NoThreads(String),
 }
 
-/// Compiles a file, and makes what is kept of it on disk.
+/// Compiles a file, and makes what is kept of it on disk; `turn` is given back when the compilation is over.
 ///
 /// # Cancel safety
 ///
@@ -41,9 +35,9 @@ pub(super) async fn compile(
     file: Bytes,
     is_module: bool,
     keep: bool,
+    turn: Slot,
 ) -> Result<(Code, Option<Vec<u8>>), Uncompiled> {
     let lost = |error: &dyn std::fmt::Display| Uncompiled::NoThreads(error.to_string());
-    let turn = TURNS.clone().acquire_owned().await.map_err(|error| lost(&error))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // A pool for each: dropped below, it ends with the one thing it does. The compiler would otherwise start one for the whole process.
     let pool = rayon::ThreadPoolBuilder::new()

@@ -1,6 +1,6 @@
 //! Loading: bytes to compiled code that can be instantiated, once per digest.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime_wasi::{p2, p3};
@@ -14,8 +14,18 @@ use super::{
     proposals::validate,
     store::Guest,
     trap,
+    turns::RunTurns,
+    weigh::work,
 };
-use crate::outcome::StageExit;
+use crate::{fair::Slot, outcome::StageExit};
+
+/// What is compiled in less time waits for nothing that takes longer.
+const QUICK: Duration = Duration::from_millis(300);
+
+/// How long compiling a file would take, in the words of who refuses it.
+fn time_of(bytes: &[u8]) -> Result<Duration, NotAStage> {
+    work(bytes).map_err(|why| NotAStage { message: format!("it is too costly to compile: {why}"), hint: None })
+}
 
 /// A file's SHA-256 digest.
 pub(crate) type Digest = [u8; 32];
@@ -68,11 +78,16 @@ impl Sandbox {
         kind: EngineKind,
         code: &Source,
         limits: &Limits,
+        turns: &RunTurns,
     ) -> Result<Loaded, StageExit> {
         let failed = |error: SandboxError| StageExit::HostError { message: error.to_string(), path: None };
         let machine = self.machine(kind).map_err(failed)?;
         let cell = machine.cell(code.digest);
-        let entry = cell.get_or_try_init(|| self.enter(machine.clone(), kind, code, limits)).await?.clone();
+        let enter = async || {
+            let entry = self.enter(machine.clone(), kind, code, limits, turns).await?;
+            Ok((entry, usize::try_from(code.kept).unwrap_or(usize::MAX)))
+        };
+        let (entry, _) = cell.get_or_try_init(enter).await?.clone();
         Ok(Loaded { machine, entry })
     }
 
@@ -83,19 +98,22 @@ impl Sandbox {
         kind: EngineKind,
         code: &Source,
         limits: &Limits,
+        turns: &RunTurns,
     ) -> Result<Entry, StageExit> {
+        // Ours are.
+        let mut is_quick = code.is_ours;
         // Refused in our words, and without compiling, where there is nothing compiled.
         if !code.is_ours && !self.has(&machine, code) {
             let bytes = code.bytes.clone();
-            let validating = tokio::task::spawn_blocking(move || validate(&bytes));
+            let validating = tokio::task::spawn_blocking(move || validate(&bytes).and_then(|()| time_of(&bytes)));
             let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
             let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false, path: None };
-            validating.await.map_err(lost)?.map_err(refused)?;
+            is_quick = validating.await.map_err(lost)?.map_err(refused)? <= QUICK;
         }
         let found = match &self.compilers {
             // Ours too where address space is short: what runs out of it here ends the host.
             Some(compilers) if (!code.is_ours || is_space_short()) && !self.has(&machine, code) => {
-                let bytes = compilers.compile(kind, code.shape, &code.bytes, limits).await?;
+                let bytes = compilers.compile(kind, code, limits, turns.compiler(is_quick).await).await?;
                 self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes))
                     .await?
             }
@@ -103,7 +121,7 @@ impl Sandbox {
                 match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await?
                 {
                     Some(found) => found,
-                    None => self.compile_here(&machine, code).await?,
+                    None => self.compile_here(&machine, code, turns.compiling_here(is_quick).await).await?,
                 }
             }
         };
@@ -123,10 +141,10 @@ impl Sandbox {
         working.await.map_err(lost)?
     }
 
-    async fn compile_here(&self, machine: &Machine, code: &Source) -> Result<Code, StageExit> {
+    async fn compile_here(&self, machine: &Machine, code: &Source, turn: Slot) -> Result<Code, StageExit> {
         let is_module = code.shape == Shape::ModuleP1;
-        let compiling =
-            compile_here::compile(machine.engine.clone(), code.bytes.clone(), is_module, self.artifacts.is_some());
+        let (engine, keep) = (machine.engine.clone(), self.artifacts.is_some());
+        let compiling = compile_here::compile(engine, code.bytes.clone(), is_module, keep, turn);
         let (found, bytes) = compiling.await.map_err(|uncompiled| match uncompiled {
             Uncompiled::Refused(error) => refused(&error),
             Uncompiled::NoThreads(why) => {
@@ -191,6 +209,8 @@ pub(crate) struct Source {
     pub(crate) shape: Shape,
     /// Whether it is one of the stock stages.
     pub(crate) is_ours: bool,
+    /// What is kept of it besides its code, in bytes.
+    pub(crate) kept: u64,
 }
 
 /// Says in our words that an import is missing, which is what people need to know of a linker's error.

@@ -25,10 +25,9 @@ use super::{
     files,
     kept::Kept,
     limits::HOST_STACK,
-    listing, lists,
-    meter::Turns,
-    net, paths, preview1,
+    listing, lists, net, paths, preview1,
     store::Guest,
+    streams,
     trap::MAX_FRAMES,
 };
 
@@ -94,7 +93,6 @@ pub(crate) struct Sandbox {
     pub(super) artifacts: Option<Artifacts>,
     /// What compiles strangers' code; `None`: this process.
     pub(super) compilers: Option<Compilers>,
-    pub(super) turns: Arc<Turns>,
     ticker: Ticker,
 }
 
@@ -103,7 +101,8 @@ pub(super) struct Machine {
     pub(super) engine: Engine,
     pub(super) components: Linker<Guest>,
     pub(super) modules: wasmtime::Linker<Guest>,
-    compiled: Mutex<Kept<Entry>>,
+    /// With how many bytes are kept of each besides its code.
+    compiled: Mutex<Kept<(Entry, usize)>>,
 }
 
 /// Why the sandbox could not be set up.
@@ -116,7 +115,6 @@ impl Sandbox {
     /// second value says why.
     pub(crate) fn new(
         cache: Option<&Path>,
-        turns: Arc<Turns>,
         compilers: Option<Compilers>,
     ) -> Result<(Self, Option<String>), SandboxError> {
         let mut unused = None;
@@ -128,7 +126,7 @@ impl Sandbox {
             }
         });
         let ticker = Ticker::start().map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { machines: Mutex::default(), artifacts, compilers, turns, ticker }, unused))
+        Ok((Self { machines: Mutex::default(), artifacts, compilers, ticker }, unused))
     }
 
     /// Whether `compile_time` holds: what strangers' code is compiled by is a process.
@@ -190,14 +188,16 @@ impl Machine {
         paths::add_to_linker(&mut components)?;
         lists::add_to_linker(&mut components)?;
         listing::add_to_linker(&mut components)?;
+        streams::add_to_linker(&mut components)?;
         let mut modules = wasmtime::Linker::new(&engine);
         preview1::add_to_linker(&mut modules)?;
         Ok(Self { engine, components, modules, compiled: Mutex::default() })
     }
 
     /// The place of a compiled component.
-    pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<Entry>> {
-        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest, Entry::code_bytes)
+    pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<(Entry, usize)>> {
+        let size = |(entry, kept): &(Entry, usize)| entry.code_bytes().saturating_add(*kept);
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest, size)
     }
 }
 

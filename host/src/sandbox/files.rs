@@ -3,11 +3,8 @@
 //! The stock host keeps guests inside; but it opens whatever it finds there, and opening a FIFO or some device waits on a thread
 //! that nothing can take back. So every opening looks first, and so does setting times, which opens too: only files,
 //! directories and links are opened. A guest cannot make anything else; one that renames a FIFO into the place of a file
-//! between the look and the opening pins a thread, and no more than [`AT_ONCE`] of them.
+//! between the look and the opening pins the thread that it is polled on, and no other.
 
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
 use wasmtime::component::{Accessor, Linker, Resource};
 use wasmtime_wasi::{
     WasiView,
@@ -17,19 +14,6 @@ use wasmtime_wasi::{
 };
 
 use super::{rights::Refusal, store::Guest};
-
-/// How many openings one guest may have under way.
-const AT_ONCE: usize = 4;
-
-/// A guest's turns to open files.
-#[derive(Clone, Debug)]
-pub(super) struct Openings(Arc<Semaphore>);
-
-impl Default for Openings {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE)))
-    }
-}
 
 type Open3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::OpenFlags, fs3::DescriptorFlags);
 type Times3 = (Resource<Descriptor>, fs3::PathFlags, String, fs3::NewTimestamp, fs3::NewTimestamp);
@@ -42,7 +26,6 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
         |store: &Accessor<Guest>, (dir, follow, path, how, flags): Open3| {
             Box::pin(async move {
                 use fs3::HostDescriptorWithStore as Stock;
-                let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
                 let writes = flags.contains(fs3::DescriptorFlags::WRITE)
                     || how.intersects(fs3::OpenFlags::CREATE | fs3::OpenFlags::TRUNCATE);
                 let is_special = !may_open3(store, &dir, follow, &path).await;
@@ -59,7 +42,6 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
                         <WasiFilesystem as Stock<Guest>>::open_at(&files, dir, follow, named, how, flags).await;
                     opened.map_or_else(|error| error.downcast().map(Err), |opened| Ok(Ok(opened)))?
                 };
-                drop(turn);
                 let refused = match opened {
                     Err(_) if is_special => Some(Refusal::Special),
                     Err(fs3::ErrorCode::NotPermitted | fs3::ErrorCode::Access) if writes && is_read_only => {
@@ -78,15 +60,12 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
         |store: &Accessor<Guest>, (dir, follow, path, accessed, modified): Times3| {
             Box::pin(async move {
                 use fs3::HostDescriptorWithStore as Stock;
-                let turn = store.with(|mut access| access.get().held.openings.0.clone()).acquire_owned().await;
                 if !may_open3(store, &dir, follow, &path).await {
                     return Ok((Err(fs3::ErrorCode::NotPermitted),));
                 }
                 let files = store.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
                 let set = <WasiFilesystem as Stock<Guest>>::set_times_at(&files, dir, follow, path, accessed, modified);
-                let set = set.await;
-                drop(turn);
-                set.map_or_else(|error| Ok((Err(error.downcast()?),)), |()| Ok((Ok(()),)))
+                set.await.map_or_else(|error| Ok((Err(error.downcast()?),)), |()| Ok((Ok(()),)))
             })
         },
     )

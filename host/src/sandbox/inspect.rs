@@ -105,7 +105,6 @@ const RUST_HINT: &str = "with Rust: `cargo build --target wasm32-wasip2`";
 /// [`NotAStage`] with what the file is instead, if it is nothing that can be run.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
     refuse_strangers(bytes)?;
-    const MOST_SECTION: usize = 1 << 20;
     let outline = Outline::read(bytes).map_err(|error| {
         not_a_stage(format!("the file is no valid WebAssembly: {error}"), "it may be cut short or damaged")
     })?;
@@ -131,9 +130,6 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
             "a stage is a command: a component that exports `wasi:cli/run`",
         ));
     };
-    if outline.section.as_ref().is_some_and(|section| section.len() > MOST_SECTION) {
-        return Err(not_a_stage(format!("its `stagehost` section has more than {MOST_SECTION} bytes"), ""));
-    }
     let section: Section = match &outline.section {
         Some(json) => serde_json::from_slice(json)
             .map_err(|error| not_a_stage(format!("its `stagehost` section is not what it should be: {error}"), ""))?,
@@ -208,6 +204,9 @@ fn refuse_strangers(bytes: &[u8]) -> Result<(), NotAStage> {
     })
 }
 
+/// The most bytes of a `stagehost` section.
+const MOST_SECTION: usize = 1 << 20;
+
 /// The most bytes that the names of imports and exports may have together.
 const MOST_NAMES: usize = 4 << 20;
 
@@ -246,12 +245,19 @@ struct Outline {
     /// Whether it has built-ins of streams, futures or tasks, or strings that are not UTF-8.
     has_more: bool,
     section: Option<Vec<u8>>,
+    /// How many bytes its names have, with what each takes.
+    names: usize,
 }
 
 impl Outline {
-    /// How many bytes its names have.
-    fn names(&self) -> usize {
-        self.imports.iter().chain(&self.exports).map(String::len).sum()
+    /// Counts a name, before it is kept.
+    fn count(&mut self, name: &str) -> Result<(), String> {
+        const EACH: usize = 64;
+        self.names = self.names.saturating_add(name.len() + EACH);
+        if self.names > MOST_NAMES {
+            return Err(format!("its names have more than {MOST_NAMES} bytes, {EACH} for each counted too"));
+        }
+        Ok(())
     }
 
     fn is_plain(&self) -> bool {
@@ -282,13 +288,16 @@ impl Outline {
                 Payload::ComponentImportSection(imports) if outermost => {
                     for import in imports {
                         let name = import.map_err(text)?.name.name.to_owned();
+                        outline.count(&name)?;
                         outline.not_offered.extend(offers::interface(&name));
                         outline.imports.push(name);
                     }
                 }
                 Payload::ComponentExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export.map_err(text)?.name.name.to_owned());
+                        let name = export.map_err(text)?.name.name;
+                        outline.count(name)?;
+                        outline.exports.push(name.to_owned());
                     }
                 }
                 Payload::ImportSection(imports) if outermost => {
@@ -296,6 +305,8 @@ impl Outline {
                         let import = import.map_err(text)?;
                         let (module, name) = (import.module.to_owned(), import.name.to_owned());
                         outline.not_offered.extend(offers::function(&module, &name));
+                        outline.count(&module)?;
+                        outline.count(&name)?;
                         outline.imports.push(format!("{module}::{name}"));
                     }
                 }
@@ -308,18 +319,20 @@ impl Outline {
                 Payload::TableSection(tables) => outline.tables += tables.count() as usize,
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
-                        outline.exports.push(export.map_err(text)?.name.to_owned());
+                        let name = export.map_err(text)?.name;
+                        outline.count(name)?;
+                        outline.exports.push(name.to_owned());
                     }
                 }
                 Payload::CustomSection(custom) if custom.name() == "stagehost" && outline.section.is_none() => {
+                    if custom.data().len() > MOST_SECTION {
+                        return Err(format!("its `stagehost` section has more than {MOST_SECTION} bytes"));
+                    }
                     outline.section = Some(custom.data().to_vec());
                 }
                 Payload::CodeSectionStart { size, .. } => {
                     bytes = bytes.get(size as usize..).ok_or("it ends inside its code")?;
                     parser.skip_section();
-                }
-                Payload::End(_) if outermost && outline.names() > MOST_NAMES => {
-                    return Err(format!("its names have more than {MOST_NAMES} bytes"));
                 }
                 Payload::End(_) => match around.pop() {
                     Some(outer) => parser = outer,

@@ -6,7 +6,7 @@ use tokio::sync::OnceCell;
 
 use super::component::Digest;
 
-/// How many components an engine keeps, and how many bytes of code.
+/// How many components an engine keeps, and how many bytes of code and of what belongs to it.
 const MOST: usize = 256;
 const MOST_CODE: usize = 512 << 20;
 

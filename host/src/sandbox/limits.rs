@@ -50,6 +50,10 @@ pub(crate) struct Limits {
     pub(crate) tables: usize,
     /// Bytes that one call may hand over; not in files.
     pub(crate) list_bytes: usize,
+    /// What the host needs for its instances, besides their memories, in bytes; not in files.
+    pub(crate) state: u64,
+    /// What is kept of it once it is compiled, besides its code, in bytes; not in files.
+    pub(crate) kept: u64,
     /// The component's file, in bytes.
     pub(crate) component_size: u64,
     /// Processor time of its compilation.
@@ -75,6 +79,8 @@ impl Default for Limits {
             memories: MEMORIES.0,
             tables: TABLES.0,
             list_bytes: HOSTCALL_COPY,
+            state: 0,
+            kept: 0,
             component_size: 256 << 20,
             compile_time: Some(compile_time(0)),
             compile_memory: Some(4 << 30),
@@ -112,10 +118,13 @@ impl Limits {
         }
     }
 
-    /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data. Shown in the
-    /// plan; not part of the guest's own limit.
+    /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data, the state of its
+    /// instances, and what is kept of its component. Shown in the plan; not part of the guest's own limit.
     pub(crate) fn allowance(&self) -> u64 {
         let fixed = HOSTCALL_COPY + HOST_STACK + self.stack;
-        (self.handles as u64).saturating_mul(HANDLE).saturating_add(fixed as u64)
+        (self.handles as u64)
+            .saturating_mul(HANDLE)
+            .saturating_add(fixed as u64)
+            .saturating_add(self.state.saturating_add(self.kept))
     }
 }

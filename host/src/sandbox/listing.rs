@@ -9,7 +9,6 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    future::Future,
     io, iter,
     mem::MaybeUninit,
     os::fd::OwnedFd,
@@ -24,7 +23,7 @@ use rustix::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    task::JoinHandle,
+    task::coop::poll_proceed,
 };
 use wasmtime::{
     StoreContextMut,
@@ -72,11 +71,10 @@ struct Piece {
 }
 
 /// A directory that a guest lists.
-#[derive(Clone)]
 struct Listing {
     dir: Arc<File>,
     /// The directory, opened for this listing alone: it knows what was read of it.
-    opened: Arc<OwnedFd>,
+    opened: OwnedFd,
 }
 
 impl Listing {
@@ -84,7 +82,7 @@ impl Listing {
     fn open(dir: Arc<File>) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(&dir, c".", flags, Mode::empty())?;
-        Ok(Self { dir, opened: Arc::new(opened) })
+        Ok(Self { dir, opened })
     }
 
     /// Reads on, until there is something or the end. Blocks as long as the file system does.
@@ -138,7 +136,7 @@ pub(super) fn add_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<
                 (Ok(dir), Ok(turn)) => {
                     let next = Next::Open(dir);
                     let denials = guest.denials.clone();
-                    StreamReader::new(&mut store, Streamed { next, told: Some(told), turn: Arc::new(turn), denials })?
+                    StreamReader::new(&mut store, Streamed { next, told: Some(told), _turn: turn, denials })?
                 }
                 (dir, _) => {
                     let refused = dir.err().unwrap_or(fs3::ErrorCode::InsufficientMemory);
@@ -157,8 +155,8 @@ struct Streamed {
     next: Next,
     /// Where its end is told to; `None`: it was.
     told: Option<oneshot::Sender<Result<(), fs3::ErrorCode>>>,
-    /// Comes back when the last that is done for this listing is done, though nobody wait for it.
-    turn: Arc<OwnedSemaphorePermit>,
+    /// Comes back with the listing's end.
+    _turn: OwnedSemaphorePermit,
     denials: Denials,
 }
 
@@ -168,7 +166,6 @@ enum Next {
     Read(Listing),
     /// Nothing: it was read to its end.
     End,
-    Reading(JoinHandle<rustix::io::Result<(Listing, Piece)>>),
 }
 
 impl Streamed {
@@ -183,10 +180,6 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if let Next::Reading(reading) = &self.next {
-            // What has not begun does not.
-            reading.abort();
-        }
         // What the guest did not read is no error.
         let _ = self.end(Ok(()));
     }
@@ -210,29 +203,19 @@ impl<D: 'static> StreamProducer<D> for Streamed {
         if destination.remaining(&mut store) == Some(0) {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        let turn = self.turn.clone();
-        let reading = match std::mem::replace(&mut self.next, Next::End) {
-            Next::End => return self.end(Ok(())),
-            Next::Open(dir) => tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                let listing = Listing::open(dir)?;
-                listing.read().map(|piece| (listing, piece))
-            }),
-            Next::Read(listing) => tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                listing.read().map(|piece| (listing, piece))
-            }),
-            Next::Reading(reading) => reading,
-        };
-        self.next = Next::Reading(reading);
-        let Next::Reading(reading) = &mut self.next else { unreachable!("it was put there") };
-        let read = match Pin::new(reading).poll(cx) {
+        let budget = match poll_proceed(cx) {
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
-            read => ready!(read),
+            budget => ready!(budget),
         };
-        let (listing, piece) = match read.map_err(io::Error::other).and_then(|read| read.map_err(io::Error::from)) {
+        budget.made_progress();
+        let listing = match std::mem::replace(&mut self.next, Next::End) {
+            Next::End => return self.end(Ok(())),
+            Next::Open(dir) => Listing::open(dir),
+            Next::Read(listing) => Ok(listing),
+        };
+        let (listing, piece) = match listing.and_then(|listing| listing.read().map(|piece| (listing, piece))) {
             Ok(read) => read,
-            Err(error) => return self.end(Err(error.into())),
+            Err(error) => return self.end(Err(io::Error::from(error).into())),
         };
         if piece.left_out {
             self.denials.note_name_left_out();
@@ -284,10 +267,9 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                     Descriptor::Dir(dir) => dir.dir.clone(),
                     Descriptor::File(_) => return Ok((Err(fs2::ErrorCode::NotDirectory),)),
                 };
-                let opened = blocking(move || Listing::open(dir)).await;
-                let listing = match opened {
+                let listing = match Listing::open(dir) {
                     Ok(listing) => Held { listing, piece: VecDeque::new(), over: None },
-                    Err(error) => return Ok((Err(error),)),
+                    Err(error) => return Ok((Err(io::Error::from(error).into()),)),
                 };
                 let listing = store.data_mut().wasi.ctx().table.push(listing)?;
                 Ok((Ok(Resource::<ReaddirIterator>::new_own(listing.rep())),))
@@ -308,8 +290,8 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                         // An error is told once.
                         return Ok((std::mem::replace(over, Ok(())).map(|()| None),));
                     }
-                    let listing = listing.clone();
-                    let read = blocking(move || listing.read()).await;
+                    let read = listing.read();
+                    tokio::task::consume_budget().await;
                     if read.as_ref().is_ok_and(|read| read.left_out) {
                         store.data().denials.note_name_left_out();
                     }
@@ -319,19 +301,12 @@ fn add_resources(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
                             held.piece = read.entries;
                             held.over = read.is_last.then_some(Ok(()));
                         }
-                        Err(error) => held.over = Some(Err(error)),
+                        Err(error) => held.over = Some(Err(io::Error::from(error).into())),
                     }
                 }
             })
         },
     )
-}
-
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> rustix::io::Result<T> + Send + 'static,
-) -> Result<T, fs2::ErrorCode> {
-    let called = tokio::task::spawn_blocking(call).await;
-    called.map_err(io::Error::other)?.map_err(|error| io::Error::from(error).into())
 }
 
 fn entry2((kind, name): Entry) -> fs2::DirectoryEntry {

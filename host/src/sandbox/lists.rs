@@ -162,6 +162,7 @@ async fn write_file(
         if moved < length || done == bytes.len() {
             return Ok((Ok(done as u64),));
         }
+        tokio::task::consume_budget().await;
     }
 }
 

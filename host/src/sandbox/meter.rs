@@ -1,25 +1,33 @@
 //! Processor time of a guest, and whose turn it is to use it.
 //!
 //! A guest is a future. Its time is what passes on a thread's own clock while that future is polled: its own code, and what
-//! the host does for it there. A guest that uses up a full slice needs a permit for its next one whenever there are other
-//! runs, and there are fewer permits than threads: whoever only asks for a moment finds a thread.
+//! the host does for it there. A run that used more than others needs a turn for the next slice of each of its guests, and there are
+//! fewer turns than threads: whoever only asks for a moment finds a thread.
 
 use std::{
     cell::Cell,
     future::poll_fn,
+    panic::resume_unwind,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
-    task::Poll,
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
+use atomic_waker::AtomicWaker;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
 
-use super::engine::EPOCH;
+use super::{engine::EPOCH, turns::RunTurns};
+
+/// A future that can be handed from thread to thread.
+pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// This thread's own clock, to the nanosecond. A system call.
 pub(super) fn thread_time() -> Duration {
@@ -59,6 +67,8 @@ pub(crate) struct Usage {
     pub(super) fuel: OnceLock<u64>,
     /// The last growth of memory that was refused.
     pub(super) refused: Mutex<Option<Denied>>,
+    /// Whether nobody waits for the guest any more.
+    pub(super) gone: AtomicBool,
 }
 
 /// A growth of memory that was refused, in bytes.
@@ -135,11 +145,6 @@ impl Meter {
         }
     }
 
-    /// Counts what another thread did for the guest.
-    pub(super) fn add(&self, took: Duration) {
-        self.used.fetch_add(nanos(took), Relaxed);
-    }
-
     fn begin(&self) {
         self.began.store(nanos(about_thread_time()), Relaxed);
     }
@@ -149,42 +154,6 @@ impl Meter {
         let took = nanos(about_thread_time()).saturating_sub(self.began.load(Relaxed));
         self.used.fetch_add(took, Relaxed);
         Duration::from_nanos(took)
-    }
-}
-
-/// The turns of guests that use full slices.
-#[derive(Debug)]
-pub(crate) struct Turns {
-    permits: Arc<Semaphore>,
-    /// Runs that go on.
-    runs: AtomicUsize,
-}
-
-/// A run that goes on, as long as this lives.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<Turns>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.runs.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Turns {
-    /// Turns on that many threads.
-    pub(crate) fn new(threads: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(threads.saturating_sub(1).max(1))), runs: AtomicUsize::new(0) }
-    }
-
-    /// Counts a run.
-    pub(crate) fn count(self: &Arc<Self>) -> Counted {
-        self.runs.fetch_add(1, Relaxed);
-        Counted(self.clone())
-    }
-
-    /// Whether there is anybody to take turns with.
-    fn are_needed(&self) -> bool {
-        self.runs.load(Relaxed) > 1
     }
 }
 
@@ -198,38 +167,129 @@ pub(super) fn is_full_slice(took: Duration) -> bool {
 
 /// Runs a guest's future under its meter, in its turns. Cancel safe.
 pub(super) async fn metered<T, E: From<CpuTimeUsed>>(
-    guest: Pin<&mut (impl Future<Output = Result<T, E>> + ?Sized)>,
+    mut guest: BoxFuture<Result<T, E>>,
     meter: &Meter,
-    turns: &Turns,
-    mut idle: impl FnMut(),
+    turns: &RunTurns,
+    idle: impl Fn(),
 ) -> Result<T, E> {
-    let mut guest = guest;
-    let mut must_wait = false;
     loop {
-        // The semaphore is never closed.
-        let mut permit = if must_wait { turns.permits.clone().acquire_owned().await.ok() } else { None };
+        let mut turn = if turns.must_wait() { Some(turns.processor().await) } else { None };
+        let mut has_waited = false;
         let slice = poll_fn(|cx| {
+            // Whatever wakes the guest while it waits for its turn is not lost: it is polled when that comes.
+            if has_waited && turns.must_wait() {
+                return Poll::Ready(None);
+            }
             meter.begin();
             let polled = guest.as_mut().poll(cx);
             let took = meter.end();
-            permit = None;
+            turns.used(took);
+            (turn, has_waited) = (None, true);
             if let Poll::Ready(ended) = polled {
                 return Poll::Ready(Some(ended));
             }
             // Whatever it waits for, it writes nothing meanwhile.
             idle();
-            if let Err(used) = meter.check(Duration::ZERO) {
-                return Poll::Ready(Some(Err(used.into())));
+            match meter.check(Duration::ZERO) {
+                Err(used) => Poll::Ready(Some(Err(used.into()))),
+                Ok(()) if is_full_slice(took) && turns.must_wait() => Poll::Ready(None),
+                Ok(()) => Poll::Pending,
             }
-            if is_full_slice(took) && turns.are_needed() {
-                // Whatever wakes the guest while it waits for its turn is not lost: it is polled when that comes.
-                return Poll::Ready(None);
-            }
-            Poll::Pending
         });
-        match slice.await {
-            Some(ended) => return ended,
-            None => must_wait = true,
+        if let Some(ended) = slice.await {
+            return ended;
         }
+    }
+}
+
+/// The same for a guest that may use files, which wait for disks: it is polled on threads that may wait, and never on the runtime's own.
+/// So its work on files is a part of what it does itself, on its clock and on one thread. If it is stuck there when this is
+/// dropped, that thread drops it as soon as it comes back.
+pub(super) async fn metered_apart<T: Send + 'static, E: From<CpuTimeUsed> + Send + 'static>(
+    mut guest: BoxFuture<Result<T, E>>,
+    usage: Arc<Usage>,
+    turns: &RunTurns,
+    idle: impl Fn(),
+) -> Result<T, E> {
+    let _gone = SetGone(usage.clone());
+    let noting = Arc::new(Noting::default());
+    loop {
+        // In this order: whoever has a turn does not wait for others.
+        let thread = turns.file_thread().await;
+        let mut turn = if turns.must_wait() { Some(turns.processor().await) } else { None };
+        let (seen, of) = (noting.clone(), usage.clone());
+        let mut slice = tokio::task::spawn_blocking(move || {
+            let waker = Waker::from(seen.clone());
+            of.meter.begin();
+            let polled = loop {
+                seen.woken.store(false, Release);
+                // Under the runtime, each poll of a task has a budget; so has each of these.
+                let one = poll_fn(|_| Poll::Ready(guest.as_mut().poll(&mut Context::from_waker(&waker))));
+                let polled = Handle::current().block_on(one);
+                // One that is to be polled again is, here, as long as its slice lasts: the way there and back is not for nothing.
+                let goes_on = polled.is_pending() && seen.woken.load(Acquire) && !of.gone.load(Relaxed);
+                if !goes_on || is_full_slice(of.meter.in_this_poll()) {
+                    break polled;
+                }
+            };
+            let took = of.meter.end();
+            drop(thread);
+            (guest, polled, took)
+        });
+        // One that waits for a disk keeps nobody else from the processors.
+        let ended = match turn {
+            Some(_) => match tokio::time::timeout(LONG_SLICE, &mut slice).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    turn = None;
+                    slice.await
+                }
+            },
+            None => slice.await,
+        };
+        drop(turn);
+        let polled;
+        let took;
+        (guest, polled, took) = ended.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(error) => unreachable!("nobody aborts it: {error}"),
+        });
+        turns.used(took);
+        if let Poll::Ready(ended) = polled {
+            return ended;
+        }
+        idle();
+        usage.meter.check(Duration::ZERO)?;
+        poll_fn(|cx| {
+            noting.task.register(cx.waker());
+            if noting.woken.load(Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// How long a slice takes at most that waits for no disk: several times its own time.
+const LONG_SLICE: Duration = EPOCH.saturating_mul(4);
+
+/// Notes whether a guest was woken, and wakes the task that polls it.
+#[derive(Default)]
+struct Noting {
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Noting {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Release);
+        self.task.wake();
+    }
+}
+
+/// Says, when it is dropped, that nobody waits for the guest any more.
+struct SetGone(Arc<Usage>);
+
+impl Drop for SetGone {
+    fn drop(&mut self) {
+        self.0.gone.store(true, Relaxed);
     }
 }

@@ -25,7 +25,7 @@ use wasmtime_wasi::{
         ip_name_lookup as names3,
         types::{self as sockets3, IpAddress as IpAddress3},
     },
-    sockets::{SocketAddrUse, WasiSocketsView},
+    sockets::{SocketAddrUse, UdpSocket, WasiSockets, WasiSocketsView},
 };
 
 use super::{
@@ -35,6 +35,8 @@ use super::{
 };
 use crate::spec::NetGrant;
 
+/// The most bytes of a datagram.
+const LONGEST_DATAGRAM: u64 = 64 << 10;
 /// The most addresses that are kept of one name.
 const MOST_ADDRESSES: usize = 32;
 
@@ -225,6 +227,22 @@ fn add_sockets_to_linker(components: &mut Linker<Guest>) -> wasmtime::Result<()>
         },
     )?;
     let mut sockets = components.instance("wasi:sockets/types@0.3.0")?;
+    sockets.func_wrap_concurrent(
+        "[method]udp-socket.receive",
+        |store: &Accessor<Guest>, (socket,): (Resource<UdpSocket>,)| {
+            Box::pin(async move {
+                use sockets3::HostUdpSocketWithStore as Stock;
+                // The stock function holds a whole datagram's room for each call that waits.
+                let Ok(room) = store.with(|mut access| access.get().memory.hold(LONGEST_DATAGRAM)) else {
+                    return Ok((Err(sockets3::ErrorCode::OutOfMemory),));
+                };
+                let sockets = store.with_getter::<WasiSockets>(WasiSocketsView::sockets);
+                let received = <WasiSockets as Stock<Guest>>::receive(&sockets, socket).await;
+                drop(room);
+                received.map_or_else(|error| Ok((Err(error.downcast()?),)), |received| Ok((Ok(received),)))
+            })
+        },
+    )?;
     sockets.func_wrap(
         "[static]tcp-socket.create",
         |mut store: StoreContextMut<'_, Guest>,

@@ -36,6 +36,9 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
             let Call { guest, mut memory, fuel } = enter(&mut caller)?;
             match guest.held.clock.clone() {
                 Some(clock) => polling::poll_virtually(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
+                None if polling::answered::<types::Subscription>(&mut guest.wasi, &mut memory, fuel, args).await? => {
+                    Ok(0)
+                }
                 None => stock::poll_oneoff(&mut guest.wasi, &mut memory, args.0, args.1, args.2, args.3).await,
             }
         })
@@ -45,6 +48,11 @@ pub(super) fn add_to_linker(modules: &mut Linker<Guest>) -> wasmtime::Result<()>
             let Call { guest, mut memory, fuel } = enter(&mut caller)?;
             match guest.held.clock.clone() {
                 Some(clock) => polling::poll_older(&mut guest.wasi, &clock, &mut memory, fuel, args).await,
+                None if polling::answered::<p0::types::Subscription>(&mut guest.wasi, &mut memory, fuel, args)
+                    .await? =>
+                {
+                    Ok(0)
+                }
                 None => {
                     let (wasi, memory) = (&mut guest.wasi, &mut memory);
                     p0::wasi_unstable::poll_oneoff(wasi, memory, args.0, args.1, args.2, args.3).await

@@ -11,7 +11,6 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::{
     clock::{Hand, VirtualClock},
-    files::Openings,
     listing::Listings,
     net::Net,
     preview1::directory::Place,
@@ -163,7 +162,6 @@ impl Denials {
 pub(super) struct Held {
     pub(super) clock: Option<Arc<VirtualClock>>,
     pub(super) net: Arc<Net>,
-    pub(super) openings: Openings,
     pub(super) listings: Listings,
     /// Where a preview1 guest stopped listing.
     pub(super) listed: Option<Place>,
@@ -175,6 +173,8 @@ pub(super) struct Held {
 ///
 /// A directory that cannot be opened.
 pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -> wasmtime::Result<Held> {
+    // Guests with directories are polled where one may wait: see `metered_apart`.
+    wasi.allow_blocking_current_thread(!rights.dirs.is_empty());
     for dir in &rights.dirs {
         let permissions = match dir.access {
             Access::Read => FsPerms::ReadOnly,
@@ -210,5 +210,5 @@ pub(super) fn apply(wasi: &mut WasiCtxBuilder, rights: &Rights, net: Arc<Net>) -
     wasi.allow_tcp(true)
         .allow_udp(true)
         .socket_addr_check(move |address, using| Box::pin(std::future::ready(check.allows(address, using))));
-    Ok(Held { clock, net, openings: Openings::default(), listings: Listings::default(), listed: None })
+    Ok(Held { clock, net, listings: Listings::default(), listed: None })
 }

@@ -3,16 +3,16 @@
 //! Every limit of a guest is applied in [`new_store`]; clippy refuses `Store::new` anywhere else.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
-        Arc, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -22,16 +22,17 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use super::{
-    clock,
+    clock::{self, VirtualClock},
     component::{Entry, Loaded},
-    engine::{Counting, EngineKind, Sandbox, is_space_short, prepare_thread},
+    engine::{Counting, EngineKind, is_space_short, prepare_thread},
     limits::{Limits, MAX_RANDOM},
     lines,
-    meter::{Denied, Usage, is_full_slice, metered},
+    meter::{BoxFuture, Denied, Usage, is_full_slice, metered, metered_apart},
     net::Net,
     rights::{self, Denials, Held, Rights},
     stdio::{Stdio, Told},
     trap,
+    turns::RunTurns,
 };
 use crate::{
     joint::{Countdown, Stop},
@@ -94,6 +95,17 @@ pub(super) struct MemoryLimiter {
     pub(super) denied: Option<Denied>,
     /// What the host made for the guest and has not handed over yet: it counts too.
     lent: Vec<Weak<Vec<u8>>>,
+    /// Bytes of what the host made room for while it waits for others.
+    waiting: Arc<AtomicU64>,
+}
+
+/// Bytes that the host holds for a guest while it waits for others; they count to the guest as long as this lives.
+pub(super) struct Room(Arc<AtomicU64>, u64);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Relaxed);
+    }
 }
 
 /// The guest asked for more bytes than it has memory for.
@@ -106,7 +118,7 @@ impl MemoryLimiter {
     fn has_room(&mut self, bytes: u64) -> bool {
         self.lent.retain(|lent| lent.strong_count() > 0);
         let lent: u64 = self.lent.iter().filter_map(Weak::upgrade).map(|lent| lent.len() as u64).sum();
-        let used = self.used.saturating_add(lent);
+        let used = self.used.saturating_add(lent).saturating_add(self.waiting.load(Relaxed));
         match self.limit {
             Some(limit) if used.saturating_add(bytes) > limit => {
                 let denied = Denied { limit, used, asked: bytes };
@@ -121,6 +133,13 @@ impl MemoryLimiter {
     /// Sees that the host may make that many bytes for the guest.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), NoRoom> {
         if self.has_room(bytes) { Ok(()) } else { Err(NoRoom) }
+    }
+
+    /// Makes room for that many bytes as long as what comes back lives.
+    pub(super) fn hold(&mut self, bytes: u64) -> Result<Room, NoRoom> {
+        self.make_room(bytes)?;
+        self.waiting.fetch_add(bytes, Relaxed);
+        Ok(Room(self.waiting.clone(), bytes))
     }
 
     /// Counts bytes to the guest as long as somebody holds them.
@@ -225,6 +244,7 @@ fn new_store(
         pending: 0,
         denied: None,
         lent: Vec::new(),
+        waiting: Arc::default(),
     };
     let mut wasi = wasi.build_p1();
     let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
@@ -245,7 +265,7 @@ fn new_store(
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
         let guest = store.data();
-        if guest.stop.is_requested() {
+        if guest.stop.is_requested() || guest.usage.gone.load(Relaxed) {
             return Err(Stopped.into());
         }
         let took = guest.usage.meter.in_this_poll();
@@ -262,7 +282,7 @@ fn new_store(
 
 /// A guest that is ready to run.
 pub(crate) struct GuestRun {
-    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) turns: RunTurns,
     pub(crate) loaded: Loaded,
     pub(crate) spec: GuestSpec,
     pub(crate) stdio: Stdio,
@@ -279,9 +299,9 @@ pub(crate) struct GuestRun {
 ///
 /// Dropping the future ends the guest wherever it is and frees its store.
 pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
-    let GuestRun { sandbox, loaded, spec, stdio, stop, usage, denials, file } = guest;
+    let GuestRun { turns, loaded, spec, stdio, stop, usage, denials, file } = guest;
     let net = Arc::new(Net::resolve(&spec.rights.net, denials.clone()).await);
-    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
+    let store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
         Ok(store) => store,
         Err(error) => {
             let path = error.downcast_ref::<AtPath>().map(|at| to_text(&at.path));
@@ -290,34 +310,18 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
         }
     };
     let clock = store.data().held.clock.clone();
-    let unfinished = AtomicBool::new(false);
-    let ran = {
-        let running: Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>> = match loaded.entry {
-            Entry::P3(command) => Box::pin(run_p3(&mut store, command, &stdio, spec.linger, &unfinished)),
-            Entry::P2(command) => Box::pin(run_p2(&mut store, command)),
-            Entry::P1(module) => Box::pin(run_p1(&mut store, module)),
-        };
-        let mut running = pin!(running);
-        // What a 0.2 stream handed over is on its way, whatever the guest does meanwhile.
-        let mut running = pin!(poll_fn(|cx| {
-            // It may run on another thread each time.
-            if let Err(error) = prepare_thread() {
-                return Poll::Ready(Err(error.into()));
-            }
-            let polled = running.as_mut().poll(cx);
-            if polled.is_pending() {
-                for output in [&stdio.stdout, &stdio.stderr] {
-                    if output.queued() > 0 && output.poll_drain(cx).is_ready() {
-                        // Who waits for room is to look again.
-                        cx.waker().wake_by_ref();
-                    }
-                }
-            }
-            polled
-        }));
-        let waits = |cx: &mut Context<'_>| stdio.waits(cx);
-        let mut running = pin!(clock::in_its_time(running.as_mut(), clock, waits));
-        metered(running.as_mut(), &usage.meter, &sandbox.turns, || stdio.stdout.idle()).await
+    let unfinished = Arc::new(AtomicBool::new(false));
+    let left = Left::default();
+    let running = enter(store, loaded.entry, stdio.clone(), spec.linger, unfinished.clone(), left.clone());
+    let running = in_its_surroundings(running, stdio.clone(), clock);
+    let idle = || stdio.stdout.idle();
+    let ran = match spec.rights.dirs.is_empty() {
+        true => metered(running, &usage.meter, &turns, idle).await,
+        false => metered_apart(running, usage.clone(), &turns, idle).await,
+    };
+    let Some(store) = left.take() else {
+        let message = "the sandbox lost a guest".to_owned();
+        return GuestEnd { exit: StageExit::HostError { message, path: None }, ..GuestEnd::default() };
     };
     let ran = match ran {
         // A 0.2 stream takes bytes before they are written; they are part of what a good end promises.
@@ -331,7 +335,7 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     if let Ok(left) = store.get_fuel() {
         let _ = usage.fuel.set(spec.limits.fuel.unwrap_or(u64::MAX).saturating_sub(left));
     }
-    let unfinished = unfinished.into_inner();
+    let unfinished = unfinished.load(Relaxed);
     let error = match ran {
         Ok(()) => return GuestEnd { unfinished, ..GuestEnd::default() },
         Err(error) => error,
@@ -354,6 +358,77 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
         _ => None,
     };
     GuestEnd { exit, frames, note, unfinished }
+}
+
+/// What is left of a guest whose future is gone, however it went.
+#[derive(Clone, Default)]
+struct Left(Arc<Mutex<Option<Store<Guest>>>>);
+
+impl Left {
+    fn take(&self) -> Option<Store<Guest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A store that is left when this is dropped.
+struct Leaving {
+    /// Always there but in `drop`.
+    store: Option<Store<Guest>>,
+    left: Left,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = self.store.take();
+    }
+}
+
+/// Instantiates a guest and calls its `run`.
+fn enter(
+    store: Store<Guest>,
+    entry: Entry,
+    stdio: Stdio,
+    linger: Duration,
+    unfinished: Arc<AtomicBool>,
+    left: Left,
+) -> BoxFuture<wasmtime::Result<()>> {
+    let mut leaving = Leaving { store: Some(store), left };
+    Box::pin(async move {
+        let Some(store) = &mut leaving.store else { return Ok(()) };
+        match entry {
+            Entry::P3(command) => run_p3(store, command, &stdio, linger, &unfinished).await,
+            Entry::P2(command) => run_p2(store, command).await,
+            Entry::P1(module) => run_p1(store, module).await,
+        }
+    })
+}
+
+/// What is done for a guest whenever it is polled, on the thread that polls it.
+fn in_its_surroundings(
+    mut guest: BoxFuture<wasmtime::Result<()>>,
+    stdio: Stdio,
+    clock: Option<Arc<VirtualClock>>,
+) -> BoxFuture<wasmtime::Result<()>> {
+    Box::pin(async move {
+        // What a 0.2 stream handed over is on its way, whatever the guest does meanwhile.
+        let mut running = pin!(poll_fn(|cx| {
+            // It may run on another thread each time.
+            if let Err(error) = prepare_thread() {
+                return Poll::Ready(Err(error.into()));
+            }
+            let polled = guest.as_mut().poll(cx);
+            if polled.is_pending() {
+                for output in [&stdio.stdout, &stdio.stderr] {
+                    if output.queued() > 0 && output.poll_drain(cx).is_ready() {
+                        // Who waits for room is to look again.
+                        cx.waker().wake_by_ref();
+                    }
+                }
+            }
+            polled
+        }));
+        clock::in_its_time(running.as_mut(), clock, |cx| stdio.waits(cx)).await
+    })
 }
 
 /// How a guest ended.

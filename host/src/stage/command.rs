@@ -155,9 +155,10 @@ impl CommandStage {
             },
         };
         let (cgroup, procs) = match &around.cgroups {
-            Some(parent) => {
-                parent.group(work.limits.memory).map(|(group, procs)| (Some(group), Some(procs))).map_err(failed)?
-            }
+            Some(parent) => parent
+                .group(work.limits.memory, work.limits.processes)
+                .map(|(group, procs)| (Some(group), Some(procs)))
+                .map_err(failed)?,
             None => (None, None),
         };
         let grouping = match (&work.wall, around.own_groups) {

@@ -10,7 +10,7 @@ use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
-    sandbox::{Denials, Denied, GuestRun, GuestSpec, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
+    sandbox::{Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
     spec::Size,
 };
 
@@ -38,14 +38,14 @@ impl WasmStage {
     /// # Cancel safety
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
-    pub(crate) async fn run(self, sandbox: Arc<Sandbox>, stop: Stop) -> StageEnd {
+    pub(crate) async fn run(self, sandbox: Arc<Sandbox>, turns: RunTurns, stop: Stop) -> StageEnd {
         let Self { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text } = self;
         let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
-        let loading = sandbox.load(spec.engine(), &code, &limits);
+        let loading = sandbox.load(spec.engine(), &code, &limits, &turns);
         let (mut dumps, mut frames) = (None, Vec::new());
         // Where nothing bounds it, the run's own timeout does.
         let compiling = sandbox.bounds_compiling().then(|| stop.compiling());
@@ -63,7 +63,7 @@ impl WasmStage {
             Err(exit) => exit,
             Ok(loaded) => {
                 let running = run_guest(GuestRun {
-                    sandbox,
+                    turns,
                     loaded,
                     spec,
                     stdio: stdio.clone(),

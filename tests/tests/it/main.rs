@@ -4,6 +4,7 @@
 mod bytes;
 mod cli;
 mod commands;
+mod counted;
 mod endings;
 mod files;
 mod findings;

@@ -7,7 +7,6 @@ use std::{
     collections::VecDeque,
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
-    io,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     sync::Arc,
@@ -25,7 +24,6 @@ use wasmtime_wasi::{
 use wiggle::GuestPtr;
 
 use super::Call;
-use crate::sandbox::meter::thread_time;
 
 /// What the kernel hands over at once, in bytes.
 const PIECE: usize = 8 << 10;
@@ -79,19 +77,14 @@ pub(super) async fn list(
     let mut last = call.guest.held.listed.take();
     let mut found = false;
     while filled < place.len() {
-        let (dirs, kept) = (dirs.clone(), last.take());
+        let kept = last.take();
         let room = (place.len() - filled) as usize;
-        let listing = tokio::task::spawn_blocking(move || {
-            let began = thread_time();
-            let at = match kept {
-                Some(place) if found => Ok(place),
-                kept => Place::at(kept, &dirs, known.ino, cookie.cast_unsigned()),
-            };
-            let listed = at.and_then(|mut place| place.read(room).map(|(bytes, left_out)| (place, bytes, left_out)));
-            (listed, thread_time().saturating_sub(began))
-        });
-        let (listed, took) = listing.await.map_err(io::Error::other)?;
-        call.guest.usage.meter.add(took);
+        let at = match kept {
+            Some(place) if found => Ok(place),
+            kept => Place::at(kept, &dirs, known.ino, cookie.cast_unsigned()),
+        };
+        let listed = at.and_then(|mut place| place.read(room).map(|(bytes, left_out)| (place, bytes, left_out)));
+        tokio::task::consume_budget().await;
         let (kept, bytes, left_out) = match listed {
             Ok(listed) => listed,
             Err(Errno::BADF) => return Ok(types::Errno::Badf as i32),

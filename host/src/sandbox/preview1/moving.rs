@@ -164,6 +164,7 @@ pub(super) async fn write(
         if moved < length || buffers.left.is_empty() {
             break;
         }
+        tokio::task::consume_budget().await;
     }
     call.memory.write(GuestPtr::<u32>::new(result.cast_unsigned()), written)?;
     Ok(SUCCESS)
@@ -217,6 +218,7 @@ pub(super) async fn read(
         if !is_file {
             break;
         }
+        tokio::task::consume_budget().await;
     }
     call.memory.write(GuestPtr::<u32>::new(result.cast_unsigned()), read)?;
     Ok(SUCCESS)

@@ -5,13 +5,14 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use wasmtime_wasi::{
     p0::types as older,
     p1::{
         WasiP1Ctx, types,
-        wasi_snapshot_preview1::{self as stock},
+        wasi_snapshot_preview1::{self as stock, WasiSnapshotPreview1},
     },
 };
 use wiggle::{GuestMemory, GuestPtr};
@@ -22,6 +23,86 @@ use crate::sandbox::clock::{Sleep, VirtualClock};
 /// The sizes of a subscription and of an event in the guest's memory.
 const SUBSCRIPTION: usize = 48;
 const EVENT: u32 = 32;
+
+/// A subscription of either preview.
+pub(super) trait Subscribed: wiggle::GuestType {
+    fn plain(self) -> types::Subscription;
+}
+
+impl Subscribed for types::Subscription {
+    fn plain(self) -> types::Subscription {
+        self
+    }
+}
+
+impl Subscribed for older::Subscription {
+    fn plain(self) -> types::Subscription {
+        let u = match self.u {
+            older::SubscriptionU::Clock(clock) => types::SubscriptionU::Clock(clock.into()),
+            older::SubscriptionU::FdRead(read) => types::SubscriptionU::FdRead(read.into()),
+            older::SubscriptionU::FdWrite(write) => types::SubscriptionU::FdWrite(write.into()),
+        };
+        types::Subscription { userdata: self.userdata, u }
+    }
+}
+
+/// Answers what the stock function would hold threads for: one sleep alone, which it sleeps where it is called, and files,
+/// which are always ready. `false`: it is neither.
+pub(super) async fn answered<S: Subscribed>(
+    wasi: &mut WasiP1Ctx,
+    memory: &mut GuestMemory<'_>,
+    fuel: usize,
+    (subscriptions, events, count, filled): Poll4,
+) -> wasmtime::Result<bool> {
+    let number = count.cast_unsigned();
+    // The stock function refuses more.
+    if (number as usize).saturating_mul(SUBSCRIPTION + EVENT as usize) > fuel {
+        return Ok(false);
+    }
+    let all = GuestPtr::<S>::new(subscriptions.cast_unsigned()).as_array(number);
+    let mut happened = Vec::new();
+    let happens = |userdata, type_, nbytes, flags| {
+        let fd_readwrite = types::EventFdReadwrite { nbytes, flags };
+        types::Event { userdata, error: types::Errno::Success, type_, fd_readwrite }
+    };
+    for at in all.iter() {
+        let types::Subscription { userdata, u } = memory.read(at?)?.plain();
+        let (type_, fd) = match u {
+            types::SubscriptionU::FdRead(read) => (types::Eventtype::FdRead, read.file_descriptor),
+            types::SubscriptionU::FdWrite(write) => (types::Eventtype::FdWrite, write.file_descriptor),
+            types::SubscriptionU::Clock(clock) => {
+                let absolute = clock.flags.contains(types::Subclockflags::SUBSCRIPTION_CLOCK_ABSTIME);
+                let is_known = matches!(clock.id, types::Clockid::Monotonic | types::Clockid::Realtime);
+                if number == 1 && is_known && !absolute {
+                    tokio::time::sleep(Duration::from_nanos(clock.timeout)).await;
+                    happened.push(happens(userdata, types::Eventtype::Clock, 0, types::Eventrwflags::empty()));
+                }
+                continue;
+            }
+        };
+        // Of nothing else is there a place.
+        if let Ok(place) = wasi.fd_tell(memory, fd) {
+            let is_at_end = type_ == types::Eventtype::FdRead
+                && wasi.fd_filestat_get(memory, fd).await.is_ok_and(|found| found.size <= place);
+            // As the stock function has it.
+            let hangup = types::Eventrwflags::FD_READWRITE_HANGUP;
+            let flags = if is_at_end { hangup } else { types::Eventrwflags::empty() };
+            happened.push(happens(userdata, type_, 1, flags));
+        }
+        tokio::task::consume_budget().await;
+    }
+    let events = GuestPtr::<types::Event>::new(events.cast_unsigned()).as_array(number);
+    let happened_at = events.iter().zip(&happened);
+    for (at, event) in happened_at {
+        memory.write(at?, event.clone())?;
+    }
+    if happened.is_empty() {
+        return Ok(false);
+    }
+    let happened = u32::try_from(happened.len()).unwrap_or(u32::MAX);
+    memory.write(GuestPtr::<u32>::new(filled.cast_unsigned()), happened)?;
+    Ok(true)
+}
 
 /// `poll_oneoff` on a guest's own clock.
 pub(super) async fn poll_virtually(
@@ -126,13 +207,7 @@ pub(super) async fn poll_older(
     let theirs = GuestPtr::<older::Subscription>::new(subscriptions.cast_unsigned()).as_array(number);
     let ours = GuestPtr::<types::Subscription>::new(0).as_array(number);
     for (theirs, ours) in theirs.iter().zip(ours.iter()) {
-        let older::Subscription { userdata, u } = memory.read(theirs?)?;
-        let u = match u {
-            older::SubscriptionU::Clock(clock) => types::SubscriptionU::Clock(clock.into()),
-            older::SubscriptionU::FdRead(read) => types::SubscriptionU::FdRead(read.into()),
-            older::SubscriptionU::FdWrite(write) => types::SubscriptionU::FdWrite(write.into()),
-        };
-        own.write(ours?, types::Subscription { userdata, u })?;
+        own.write(ours?, memory.read(theirs?)?.plain())?;
     }
     let errno = poll_virtually(wasi, clock, &mut own, fuel, (0, its_events, count, its_filled)).await?;
     if errno == types::Errno::Success as i32 {

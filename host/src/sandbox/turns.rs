@@ -1,0 +1,123 @@
+//! Whose turn it is: of runs that want processor time, threads that wait for files, or a compiler.
+//!
+//! Turns go by run, then by stage inside it: three hundred stages of one run get no more than the one of another.
+
+use std::{
+    sync::{
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::fair::{Share, Slot, Slots};
+
+/// Threads that wait for files for guests at once, and those of one run.
+const FILES: usize = 256;
+const FILES_OF_ONE: usize = 32;
+/// Compilers at once, and those of one run: their memory adds up.
+const COMPILERS: usize = 3;
+const COMPILERS_OF_ONE: usize = 2;
+/// Compilers of small files at once, which wait for no large one.
+const QUICK: usize = 1;
+
+/// How many compilations this process has under way at once, where no process of their own does them, and those of one run.
+pub(crate) const COMPILED_HERE: usize = 4;
+const COMPILED_HERE_OF_ONE: usize = 3;
+
+static COMPILING_HERE: LazyLock<Slots> = LazyLock::new(|| Slots::new(COMPILED_HERE, COMPILED_HERE_OF_ONE, true));
+static QUICKLY_HERE: LazyLock<Slots> = LazyLock::new(|| Slots::new(QUICK, QUICK, true));
+
+/// What all runs of a host take turns for.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    processors: Slots,
+    files: Slots,
+    compilers: Slots,
+    quick: Slots,
+    /// Runs that go on.
+    runs: Arc<AtomicUsize>,
+}
+
+impl Turns {
+    /// Turns of stages that run on that many threads.
+    pub(crate) fn new(threads: usize) -> Self {
+        Self {
+            // Whoever only asks for a moment finds a thread.
+            processors: Slots::new(threads.saturating_sub(1), usize::MAX, false),
+            files: Slots::new(FILES, FILES_OF_ONE, true),
+            compilers: Slots::new(COMPILERS, COMPILERS_OF_ONE, true),
+            quick: Slots::new(QUICK, QUICK, true),
+            runs: Arc::default(),
+        }
+    }
+
+    /// The turns of one run.
+    pub(crate) fn of_run(&self) -> RunTurns {
+        self.runs.fetch_add(1, Relaxed);
+        RunTurns(Arc::new(OfRun {
+            processors: self.processors.share(1),
+            files: self.files.share(1),
+            compilers: self.compilers.share(1),
+            quick: self.quick.share(1),
+            here: OnceLock::new(),
+            runs: self.runs.clone(),
+        }))
+    }
+}
+
+/// A run's share of all turns; the run goes on as long as this lives.
+#[derive(Clone, Debug)]
+pub(crate) struct RunTurns(Arc<OfRun>);
+
+#[derive(Debug)]
+struct OfRun {
+    processors: Share,
+    files: Share,
+    compilers: Share,
+    quick: Share,
+    /// Of what is compiled in this process: large and small.
+    here: OnceLock<(Share, Share)>,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Drop for OfRun {
+    fn drop(&mut self) {
+        self.runs.fetch_sub(1, Relaxed);
+    }
+}
+
+impl RunTurns {
+    /// Whether the run has to wait for its turn: it used more than others that wait.
+    pub(super) fn must_wait(&self) -> bool {
+        self.0.runs.load(Relaxed) > 1 && self.0.processors.is_ahead()
+    }
+
+    /// Counts processor time to the run.
+    pub(super) fn used(&self, time: Duration) {
+        if self.0.runs.load(Relaxed) > 1 {
+            self.0.processors.charge(time);
+        }
+    }
+
+    /// A turn to use a processor for a slice of time. Cancel safe.
+    pub(super) async fn processor(&self) -> Slot {
+        self.0.processors.slot().await
+    }
+
+    /// A turn to keep a thread waiting for files. Cancel safe.
+    pub(super) async fn file_thread(&self) -> Slot {
+        self.0.files.slot().await
+    }
+
+    /// A turn to have a process compile something. Cancel safe.
+    pub(super) async fn compiler(&self, is_small: bool) -> Slot {
+        if is_small { self.0.quick.slot().await } else { self.0.compilers.slot().await }
+    }
+
+    /// A turn to compile something in this process. Cancel safe.
+    pub(super) async fn compiling_here(&self, is_small: bool) -> Slot {
+        let (large, small) = self.0.here.get_or_init(|| (COMPILING_HERE.share(1), QUICKLY_HERE.share(1)));
+        if is_small { small.slot().await } else { large.slot().await }
+    }
+}
