@@ -9,7 +9,11 @@ use stagehost::{
     ErrorCode, Event, ExitCode, Host, HostOptions, Observer, Outcome, Plan, PlanOptions, Policy, RunControl,
     RunOptions, StageExit, spec,
 };
-use stagehost_tests::{Place, guests::probe, leaks::checked};
+use stagehost_tests::{
+    Place,
+    guests::{self, probe},
+    leaks::checked,
+};
 
 fn plan(json: &str) -> Plan {
     Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), &PlanOptions::at(".", Policy::allow_all()))
@@ -234,4 +238,121 @@ fn errors_have_a_code_and_their_paths_apart() {
     assert_eq!((outcome.code.as_str(), outcome.exit_code), ("start-failed", 127), "{outcome:?}");
     assert!(outcome.message.contains(secret) && outcome.path.as_ref().is_some_and(|path| path.contains(secret)));
     assert!(!outcome.message_without_path().contains(secret), "{}", outcome.message_without_path());
+}
+
+/// A preview1 module that counts to so many millions.
+fn counting(place: &Place, millions: u32) -> String {
+    let body = format!(
+        "(local $left i64) (local.set $left (i64.const {millions}000000))
+         (loop $more (local.set $left (i64.sub (local.get $left) (i64.const 1))) (br_if $more (i64.ne (local.get $left) (i64.const 0))))"
+    );
+    guests::preview1(place, &format!("count{millions}.wasm"), &body).display().to_string()
+}
+
+#[test]
+fn turns_go_by_run_and_then_by_stage() {
+    checked(|| {
+        let place = Place::new();
+        let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).expect("a host");
+        let (control, good) = (RunControl::default(), counting(&place, 300));
+        let good = format!(r#"{{"version": 1, "stages": [{{"wasm": "{good}"}}], "stdin": "null", "stdout": "null"}}"#);
+        // Compiled, and known from then on.
+        assert!(host.run(plan(&good), &RunOptions::default()).success);
+        let spinning = guests::preview1(&place, "spinning.wasm", "(loop $spin (br $spin))").display().to_string();
+        let stages = vec![format!(r#"{{"wasm": "{spinning}"}}"#); 100].join(", ");
+        let many = format!(r#"{{"version": 1, "stages": [{stages}], "stdin": "null", "stdout": "null"}}"#);
+        let hostile = host.start(plan(&many), &RunOptions { control: control.clone(), ..RunOptions::default() });
+        let outcome = host.run(plan(&good), &RunOptions::default());
+        control.cancel();
+        assert!(outcome.success, "{outcome:?}");
+        let ours = outcome.stages[0].cpu_ms.expect("it ran");
+        let theirs: u64 = hostile.wait().stages.iter().filter_map(|stage| stage.cpu_ms).sum();
+        // By stage it would be a hundred times as much. They may have begun before, and go on for a moment.
+        assert!(theirs < 10 * ours + 500, "{theirs} ms beside {ours} ms");
+    });
+}
+
+#[test]
+fn compilations_of_one_run_hold_up_no_other_run() {
+    checked(|| {
+        let place = Place::new();
+        let compiler = vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()];
+        let options = HostOptions { threads: Some(2), compiler: Some(compiler), ..HostOptions::default() };
+        let host = Host::new(&options).expect("a host");
+        // Each takes its compiler many seconds, and none of its functions is refused.
+        let blocks = |seed: usize| -> String {
+            let one =
+                |number: usize| format!("(if (local.get {number}) (then (local.set {number} (i32.const {seed}))))");
+            (0..1_000).map(one).collect()
+        };
+        let bomb = |seed: usize| {
+            let function =
+                format!("(func (local {}) (loop $l {} (br_if $l (local.get 0))))", "i32 ".repeat(1_000), blocks(seed));
+            let text = format!("(module {} (func (export \"_start\")))", function.repeat(40));
+            guests::text(&place, &format!("bomb{seed}.wasm"), &text).display().to_string()
+        };
+        let stages: Vec<_> = (0..4).map(|seed| format!(r#"{{"wasm": "{}"}}"#, bomb(seed))).collect();
+        let bombs =
+            format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "));
+        let control = RunControl::default();
+        let hostile: Vec<_> = (0..2)
+            .map(|_| host.start(plan(&bombs), &RunOptions { control: control.clone(), ..RunOptions::default() }))
+            .collect();
+        // All compilers but one are busy from here on.
+        let busy = || std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler).count();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while busy() < 3 {
+            assert!(Instant::now() < deadline, "no more than {} compilers were started", busy());
+            thread::yield_now();
+        }
+        let small = counting(&place, 1);
+        let good = format!(r#"{{"version": 1, "stages": [{{"wasm": "{small}"}}], "stdin": "null", "stdout": "null"}}"#);
+        let outcome = host.run(plan(&good), &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        let still = busy();
+        control.cancel();
+        for run in hostile {
+            assert!(!run.wait().success);
+        }
+        assert!(still >= 3, "the small one waited until others were done: {still} are left");
+    });
+}
+
+/// Whether an entry of `/proc` is a compiler that this process started.
+fn is_our_compiler(entry: &std::fs::DirEntry) -> bool {
+    let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+    let parent = read("status").lines().find_map(|line| line.strip_prefix("PPid:").map(str::trim).map(str::to_owned));
+    parent.is_some_and(|parent| parent == std::process::id().to_string()) && read("cmdline").contains("compile-worker")
+}
+
+#[test]
+fn planning_ends_whatever_the_file_is_made_of() {
+    let place = Place::new();
+    // Each stage is given all of the variables.
+    let variables: Vec<_> = (0..20_000).map(|number| format!(r#""V{number}": "{}""#, "x".repeat(100))).collect();
+    let stages = vec![r#"{"wasm": "builtin:cat"}"#; 500].join(", ");
+    let json = format!(r#"{{"version": 1, "env": {{{}}}, "stages": [{stages}]}}"#, variables.join(", "));
+    let spec = spec::parse(json.as_bytes()).expect("a good file");
+    let options = PlanOptions::at(".", Policy::allow_all());
+    let refused = Plan::new(&spec, &options).expect_err("it is too much");
+    assert_eq!((refused.code, refused.exit_code()), (ErrorCode::TooLarge, ExitCode::BadPipeline), "{refused}");
+    // Many nested files, each of a megabyte that says nothing.
+    let nested = format!(r#"{{"version": 1, "description": "{}", "stages": []}}"#, "x".repeat(1 << 20));
+    let stages: Vec<_> = (0..100)
+        .map(|number| {
+            let file = place.write(&format!("nested{number}.json"), &nested);
+            format!(r#"{{"pipeline": "{}"}}"#, file.display())
+        })
+        .collect();
+    let json = format!(r#"{{"version": 1, "stages": [{}]}}"#, stages.join(", "));
+    let spec = spec::parse(json.as_bytes()).expect("a good file");
+    let refused = Plan::new(&spec, &options).expect_err("it is too much");
+    assert_eq!(refused.code, ErrorCode::TooLarge, "{refused}");
+    assert!(refused.message.contains("more than 64 MiB"), "{refused}");
+    // Planning is a part of the run's time.
+    let json = r#"{"version": 1, "timeout": "1ns", "stages": [{"wasm": "builtin:cat"}]}"#;
+    let spec = spec::parse(json.as_bytes()).expect("a good file");
+    let refused = Plan::new(&spec, &options).expect_err("its time is over");
+    assert_eq!((refused.code, refused.exit_code()), (ErrorCode::TimedOut, ExitCode::TimedOut), "{refused}");
+    assert!(refused.to_string().contains("stages[0]: the timeout of 1ns was over"), "{refused}");
 }

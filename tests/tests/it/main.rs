@@ -24,4 +24,5 @@ mod terminal;
 mod traps;
 mod trust;
 mod walls;
+mod weights;
 mod words;
