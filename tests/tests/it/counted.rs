@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use stagehost_tests::{Place, guests::text};
+use stagehost_tests::{Place, guests::text, repository};
 
 /// What a stage is to use, in milliseconds, besides what starting one takes.
 const MEASURED: u64 = 250;
@@ -620,4 +620,46 @@ fn every_call_of_wasi_0_3_on_files_is_counted() {
     for (name, body) in shared().into_iter().chain(calls) {
         check(&place, &format!("{name}-0.3"), &component(&P3, &body));
     }
+}
+
+/// One of `tests/grants`, in a pipeline with grants.
+fn granted(place: &Place, name: &str, grants: &str) {
+    let source = fs::read_to_string(repository().join("tests/grants").join(format!("{name}.wat"))).unwrap();
+    let file = text(place, &format!("{name}.wasm"), &source);
+    let json = format!(
+        r#"{{"version": 1, "stages": [{{"wasm": "{}", "grants": {grants}}}], "stdin": "null"}}"#,
+        file.display()
+    );
+    place.write("pipeline.json", json);
+}
+
+#[test]
+fn thousands_of_operations_at_once_take_no_threads_and_no_descriptors() {
+    let place = Place::new();
+    fs::create_dir(place.path("dir")).unwrap();
+    granted(&place, "p3-syncs", r#"{"dirs": [{"host": "dir", "guest": "/"}]}"#);
+    let mut run = place.stagehost(["run", "pipeline.json"]).start();
+    let (mut threads, mut descriptors) = (0, 0);
+    let (tasks, fds) = (format!("/proc/{}/task", run.id()), format!("/proc/{}/fd", run.id()));
+    run.until("it has ended", || {
+        let count = |of: &str| fs::read_dir(of).map_or(0, Iterator::count);
+        let now = count(&fds);
+        threads = threads.max(count(&tasks));
+        descriptors = descriptors.max(now);
+        // A zombie has none.
+        now == 0
+    });
+    run.done().code(0);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    assert!(threads < processors + 16 && descriptors < 64, "{threads} threads, {descriptors} descriptors");
+}
+
+#[test]
+fn what_the_host_holds_while_it_waits_for_datagrams_counts_to_memory() {
+    let place = Place::new();
+    granted(&place, "p3-receives", r#"{"net": ["udp:127.0.0.1:9"]}"#);
+    // 64 KiB for each, beside the guest's own four pages of as much.
+    let run = |memory: &str| place.stagehost(["run", "pipeline.json", "--limit", memory]).done();
+    run("memory=4MiB").code(60);
+    run("memory=8MiB").code(124);
 }
