@@ -4,6 +4,7 @@
 //! [`PATIENCE`] is killed and fails its test. After every run nothing of it may be left: no process of its group and no
 //! temporary file.
 
+pub mod file_calls;
 pub mod guests;
 pub mod hostile;
 pub mod leaks;

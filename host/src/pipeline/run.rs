@@ -23,7 +23,7 @@ use crate::{
     outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
     plan::{Outlet, Plan},
     process,
-    sandbox::RunTurns,
+    sandbox::{Dumps, RunTurns},
     stage::Surroundings,
 };
 
@@ -125,7 +125,7 @@ impl Run {
             linger: plan.linger,
             adopts_orphans: self.shared.adopts_orphans,
             events: self.state.events.clone(),
-            dumps: self.options.coredump.as_deref().map(Arc::from),
+            dumps: self.options.coredump.as_deref().map(Dumps::at),
         }
     }
 

@@ -4,9 +4,6 @@
 
 use std::{
     future::poll_fn,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -24,6 +21,7 @@ use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use super::{
     clock::{self, VirtualClock},
     component::{Entry, Loaded},
+    dumps::Dumps,
     engine::{Counting, EngineKind, is_space_short, prepare_thread},
     limits::{Limits, MAX_RANDOM},
     lines,
@@ -55,7 +53,7 @@ pub(crate) struct GuestSpec {
     pub(crate) limits: Limits,
     pub(crate) rights: Rights,
     /// Where a core dump goes when it traps.
-    pub(crate) dumps: Option<Arc<Path>>,
+    pub(crate) dumps: Option<Dumps>,
     /// Whether every result must be the same on every run.
     pub(crate) deterministic: bool,
     /// How long what it started may go on when its `run` has returned.
@@ -354,7 +352,7 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
     }
     let dumps = matches!(exit, StageExit::Trap { .. } | StageExit::Limit { .. });
     let note = match &spec.dumps {
-        Some(directory) if dumps => Some(dump(error, store, directory, &spec.name).await),
+        Some(directory) if dumps => Some(directory.write(error, store, &spec.name).await),
         _ => None,
     };
     GuestEnd { exit, frames, note, unfinished }
@@ -457,30 +455,6 @@ async fn add_lines(frames: &mut [String], error: &wasmtime::Error, file: Bytes) 
         {
             frame.push_str(&format!(" ({line})"));
         }
-    }
-}
-
-/// Writes what is left of a guest to a file, in the format that debuggers read. What is said of it comes back.
-async fn dump(error: wasmtime::Error, mut store: Store<Guest>, directory: &Path, name: &str) -> String {
-    static NUMBER: AtomicU64 = AtomicU64::new(1);
-    let name: String = name.chars().map(|c| if c == '/' { '-' } else { c }).collect();
-    let number = NUMBER.fetch_add(1, Relaxed);
-    let path = directory.join(format!("{name}.{}.{number}.coredump", std::process::id()));
-    let writing = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || {
-            let Some(dump) = error.downcast_ref::<wasmtime::WasmCoreDump>() else {
-                return Err(std::io::Error::other("the sandbox kept nothing of it"));
-            };
-            let bytes = dump.serialize(&mut store, &name);
-            // It holds whatever the guest was given.
-            let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(&bytes)
-        })
-    };
-    match writing.await.map_err(std::io::Error::other).flatten() {
-        Ok(()) => format!("its core dump is {}", path.display()),
-        Err(error) => format!("its core dump {} could not be written: {error}", path.display()),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         AtPath, Cgroup, CgroupParent, Grouping, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of,
         usage, writes_to,
     },
+    sandbox::Dumps,
     spec::{Eof, to_text},
 };
 
@@ -44,7 +45,7 @@ pub(crate) struct Surroundings {
     pub(crate) linger: Duration,
     pub(crate) events: Events,
     /// Where core dumps of sandboxed stages go.
-    pub(crate) dumps: Option<Arc<std::path::Path>>,
+    pub(crate) dumps: Option<Dumps>,
 }
 
 /// A program's standard input.

@@ -4,8 +4,35 @@ use std::fs;
 
 use stagehost_tests::{
     Place,
-    guests::{built, preview1, probe},
+    guests::{built, preview1, probe, text},
 };
+
+#[test]
+fn a_core_dump_goes_where_its_directory_was_when_the_run_began() {
+    let place = Place::new();
+    for directory in ["dumps", "outside"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    // One with a directory puts a link in the place of another one before it traps.
+    let guest = r#"(module
+        (import "wasi_snapshot_preview1" "path_rename" (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "path_symlink" (func $symlink (param i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "dumpswasoutside")
+        (func (export "_start")
+            (if (call $rename (i32.const 3) (i32.const 0) (i32.const 5) (i32.const 3) (i32.const 5) (i32.const 3)) (then (return)))
+            (if (call $symlink (i32.const 8) (i32.const 7) (i32.const 3) (i32.const 0) (i32.const 5)) (then (return)))
+            unreachable))"#;
+    let guest = text(&place, "guest.wasm", guest).display().to_string();
+    let dirs = r#"{"dirs": [{"host": ".", "guest": "/", "access": "write"}]}"#;
+    place.write(
+        "p.json",
+        format!(r#"{{"version": 1, "stages": [{{"wasm": "{guest}", "grants": {dirs}}}], "stdin": "null"}}"#),
+    );
+    place.stagehost(["run", "p.json", "--coredump", "dumps"]).done().code(134).says(&["its core dump is dumps/guest."]);
+    let names = |of: &str| fs::read_dir(place.path(of)).unwrap().count();
+    assert_eq!((names("was"), names("outside")), (1, 0));
+}
 
 #[test]
 fn a_panic_of_an_sdk_stage_says_all_there_is_to_say() {

@@ -428,6 +428,19 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
             None,
         ),
         (
+            cat.to_owned(),
+            r#", "stdin": {"text": "x"}, "stdout": {"file": "roots/d/more", "append": true}"#,
+            files,
+            None,
+        ),
+        (
+            r#"{"command": ["sh", "-c", "cat roots/d/only"], "sandbox": "best-effort", "grants": {"dirs": [{"host": "roots/d"}]}}"#
+                .to_owned(),
+            r#", "stdin": "null""#,
+            dirs,
+            Some(0),
+        ),
+        (
             r#"{"command": ["sh", "-c", "echo x >&2"], "stderr": {"file": "roots/d/log"}}"#.to_owned(),
             r#", "stdin": "null""#,
             files,
