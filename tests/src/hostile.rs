@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use stagehost::{LimitKind, StageExit};
 
-use crate::{Place, repository};
+use crate::{
+    Place,
+    file_calls::{P3, component, preview1, preview1_calls, wasi_0_2_calls, wasi_0_3_calls},
+    repository,
+};
 
 /// One guest and what it needs.
 #[derive(Clone, Debug)]
@@ -80,6 +84,23 @@ pub fn write(place: &Place, guest: &Hostile) -> String {
     place.write(&format!("{}.wasm", guest.name), &guest.wasm).display().to_string()
 }
 
+impl Hostile {
+    /// What its stage in a file is granted: one whose name begins with `dir-` has a directory of its own for writing, with a file in it
+    /// that is as it was.
+    pub fn grants(&self, place: &Place) -> String {
+        if !self.name.starts_with("dir-") {
+            return String::new();
+        }
+        let directory = place.path(format!("{}.d", self.name));
+        // Whatever the last run was in the middle of.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).expect("the place is writable");
+        fs::write(directory.join("f"), vec![0; 100_000]).expect("the place is writable");
+        let directory = directory.display();
+        format!(r#", "grants": {{"dirs": [{{"host": "{directory}", "guest": "/", "access": "write"}}]}}"#)
+    }
+}
+
 /// How a stage ended, as the table says it.
 pub fn shown(exit: &StageExit) -> String {
     match exit {
@@ -107,6 +128,9 @@ const RUN_P2: &str = r#"(core module $m (func (export "run") (result i32) (i32.c
 
 /// A guest that no text file holds.
 fn made(name: &str) -> Vec<u8> {
+    if let Some(text) = with_a_directory(name).or_else(|| weighed(name)) {
+        return wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
     let mut text = String::new();
     // Writing to a string cannot fail.
     match name {
@@ -163,6 +187,129 @@ fn made(name: &str) -> Vec<u8> {
         other => panic!("there is no guest {other}"),
     }
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// A guest that does with files what takes time, threads or room.
+fn with_a_directory(name: &str) -> Option<String> {
+    let name = name.strip_prefix("dir-")?;
+    let call = |calls: Vec<(&'static str, String)>, wanted: &str| {
+        calls.into_iter().find(|(name, _)| *name == wanted).map(|(_, text)| text)
+    };
+    if let Some(name) = name.strip_prefix("p1-call-") {
+        return call(preview1_calls(), name);
+    }
+    if let Some(name) = name.strip_prefix("p2-call-") {
+        return call(wasi_0_2_calls(), name);
+    }
+    if let Some(name) = name.strip_prefix("p3-call-") {
+        return call(wasi_0_3_calls(), name);
+    }
+    Some(match name {
+        // A thousand subscriptions to one file.
+        "p1-poll-a-thousand-files" => preview1(
+            "(local.set $file (i32.const 0))
+             (loop $each
+                (memory.copy (i32.add (i32.const 65536) (i32.mul (local.get $file) (i32.const 48))) (i32.const 1024) (i32.const 48))
+                (br_if $each (i32.lt_u (local.tee $file (i32.add (local.get $file) (i32.const 1))) (i32.const 1000))))
+             (call $good (call $poll (i32.const 65536) (i32.const 131072) (i32.const 1000) (i32.const 256)))",
+        ),
+        "p1-sleep" => preview1(
+            "(i32.store8 (i32.const 1032) (i32.const 0)) (i32.store (i32.const 1040) (i32.const 1))
+             (i64.store (i32.const 1048) (i64.const 1000000000000))
+             (call $good (call $poll (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 256)))",
+        ),
+        // A thousand buffers of 64 KiB each.
+        "p1-read-64-mib-at-once" => preview1(
+            "(if (i32.eqz (i32.load (i32.const 8))) (then
+                (memory.copy (i32.const 196608) (i32.const 0) (i32.const 8))
+                (local.set $file (i32.const 1))
+                (loop $each
+                    (memory.copy (i32.add (i32.const 196608) (i32.shl (local.get $file) (i32.const 3))) (i32.const 0) (i32.const 8))
+                    (br_if $each (i32.lt_u (local.tee $file (i32.add (local.get $file) (i32.const 1))) (i32.const 1000))))
+                (local.set $file (i32.const 4)) (i32.store (i32.const 8) (i32.const 1))))
+             (call $good (call $pread (i32.const 4) (i32.const 196608) (i32.const 1000) (i64.const 0) (i32.const 256)))",
+        ),
+        "p3-syncs" => {
+            fs::read_to_string(repository().join("tests/grants/p3-syncs.wat")).expect("the text is there")
+        }
+        // What the host passes on from one to the other, with no guest in between, never ends.
+        "p3-file-appended-to-itself" => component(
+            &P3,
+            "(call $reader (local.get $file) (i64.const 0) (i32.const 32))
+             (call $well (call $appender (local.get $file) (i32.load (i32.const 32))))",
+        ),
+        _ => return None,
+    })
+}
+
+/// A guest that would make its host hold or do much, or just not too much.
+fn weighed(name: &str) -> Option<String> {
+    let name = name.strip_prefix("weigh-")?;
+    let module =
+        |sections: &str| format!("(module {sections} (memory (export \"memory\") 1) (func (export \"_start\")))");
+    let around = |inner: &str| format!("(component {inner} {RUN_P2})");
+    let globals = |count: usize| "(global i32 (i32.const 7))".repeat(count);
+    let numbered = |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<String>();
+    let local = |number: usize| format!("(if (local.get {number}) (then (local.set {number} (i32.const 5))))");
+    let locals = |count: usize| format!("(local {})", "i32 ".repeat(count));
+    Some(match name {
+        "globals-times-instances" => {
+            around(&format!("(core module $g {}) {}", globals(150_000), "(core instance (instantiate $g))".repeat(60)))
+        }
+        "elements-times-instances" => around(&format!(
+            "(core module $g (func $f) (elem func {})) {}",
+            "$f ".repeat(300_000),
+            "(core instance (instantiate $g))".repeat(60)
+        )),
+        "functions-times-instances" => around(&format!(
+            "(core module $g {}) {}",
+            "(func)".repeat(60_000),
+            "(core instance (instantiate $g))".repeat(60)
+        )),
+        "given-module-times-instances" => around(&format!(
+            r#"(component $c (import "m" (core module $m)) {}) (core module $g {})  {}"#,
+            "(core instance (instantiate $m))".repeat(8),
+            globals(150_000),
+            r#"(instance (instantiate $c (with "m" (core module $g))))"#.repeat(8)
+        )),
+        "aliased-module-times-instances" => around(&format!(
+            "(core module $g {}) (component $c (alias outer 1 $g (core module $m)) {}) {}",
+            globals(150_000),
+            "(core instance (instantiate $m))".repeat(8),
+            "(instance (instantiate $c))".repeat(8)
+        )),
+        "types-in-one-group" => module(&format!("(rec {})", "(type (func))".repeat(150_000))),
+        "types-of-many-parameters" => {
+            let bits =
+                |number: usize| numbered(12, &|bit| if number >> bit & 1 == 1 { "i32 ".into() } else { "f64 ".into() });
+            module(&numbered(3_000, &|number| format!("(type (func (param {}{})))", "i64 ".repeat(900), bits(number))))
+        }
+        "types-of-many-fields" => {
+            module(&numbered(100, &|number| format!("(type (struct {}))", "(field i32)".repeat(9_000 + number))))
+        }
+        "names-of-exports" => {
+            module(&numbered(40_000, &|number| format!("(export \"{number}{}\" (memory 0))", "x".repeat(100))))
+        }
+        "constant-expressions" => module(&numbered(100, &|_| {
+            format!("(global i32 (i32.const 0) {})", "(i32.const 1) (i32.add)".repeat(60_000))
+        })),
+        "locals-times-blocks" => {
+            module(&format!("(func {} (loop $l {} (br_if $l (local.get 0))))", locals(5_000), numbered(5_000, &local)))
+        }
+        "locals-times-branches" => {
+            module(&format!("(func {} (block $b (br_table {} (local.get 0))))", locals(10_000), "$b ".repeat(5_000)))
+        }
+        "section-of-2-mib" => {
+            module(&format!("(@custom \"stagehost\" \"{{\\\"summary\\\": \\\"{}\\\"}}\")", "x".repeat(2 << 20)))
+        }
+        // These are much, and not too much.
+        "locals-50000" => module(&format!("(func {})", locals(50_000))),
+        "elements-1000000" => module(&format!("(func $f) (elem func {})", "$f ".repeat(1_000_000))),
+        "globals-100000" => module(&globals(100_000)),
+        "tags-50000" => module(&"(tag)".repeat(50_000)),
+        "data-90000" => module(&"(data \"\")".repeat(90_000)),
+        _ => return None,
+    })
 }
 
 fn blocks(depth: usize) -> String {
