@@ -19,6 +19,7 @@ mod listing;
 mod lists;
 mod meter;
 mod net;
+mod noting;
 mod offers;
 mod paths;
 mod preview1;

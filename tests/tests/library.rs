@@ -10,7 +10,7 @@ use stagehost::{
     RunOptions, StageExit, spec,
 };
 use stagehost_tests::{
-    Place,
+    Place, file_calls,
     guests::{self, probe},
     leaks::checked,
 };
@@ -355,4 +355,38 @@ fn planning_ends_whatever_the_file_is_made_of() {
     let refused = Plan::new(&spec, &options).expect_err("its time is over");
     assert_eq!((refused.code, refused.exit_code()), (ErrorCode::TimedOut, ExitCode::TimedOut), "{refused}");
     assert!(refused.to_string().contains("stages[0]: the timeout of 1ns was over"), "{refused}");
+}
+
+#[test]
+fn a_guest_changes_nothing_after_its_end() {
+    checked(|| {
+        let place = Place::new();
+        let host = Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host");
+        std::fs::create_dir(place.path("dir")).expect("the place is writable");
+        // Counts in its file, for ever.
+        let body = "(i64.store (i32.const 65536) (i64.add (i64.load (i32.const 65536)) (i64.const 1)))
+            (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 8))
+            (call $good (call $pwrite (local.get $file) (i32.const 0) (i32.const 1) (i64.const 0) (i32.const 256)))";
+        let guest = guests::text(&place, "counts.wasm", &file_calls::preview1(body)).display().to_string();
+        let json = format!(
+            r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{guest}", "limits": {{"wall_time": "20ms"}},
+                "grants": {{"dirs": [{{"host": "{}", "guest": "/", "access": "write"}}]}}}}]}}"#,
+            place.path("dir").display()
+        );
+        let (file, mut wrote) = (place.path("dir/f"), 0);
+        for _ in 0..20 {
+            let _ = std::fs::remove_file(place.path("dir/l"));
+            std::fs::write(&file, [0; 8]).expect("the place is writable");
+            let outcome = host.run(plan(&json), &RunOptions::default());
+            let first = std::fs::read(&file).expect("it is there");
+            assert_eq!(outcome.exit_code, ExitCode::TimedOut as u8, "{outcome:?}");
+            wrote += usize::from(first != [0; 8]);
+            // What still ran would be seen by now.
+            let until = Instant::now() + Duration::from_millis(20);
+            while Instant::now() < until {
+                assert_eq!(std::fs::read(&file).expect("it is there"), first, "it was changed after the run's end");
+            }
+        }
+        assert!(wrote > 0, "none of them came to write");
+    });
 }

@@ -8,15 +8,11 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
-use atomic_waker::AtomicWaker;
 use wasmtime::component::{Accessor, HasData, Linker, Resource};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiView,
@@ -25,7 +21,7 @@ use wasmtime_wasi::{
     p3::bindings::clocks::monotonic_clock as clock3,
 };
 
-use super::store::Guest;
+use super::{noting::Noting, store::Guest};
 use crate::spec::ClockSpec;
 
 /// A clock of a guest's own, in nanoseconds, from [`ORIGIN`] on.
@@ -180,20 +176,6 @@ impl HostMonotonicClock for Hand {
     }
 }
 
-/// Notes whether it was woken, and wakes the task.
-#[derive(Default)]
-struct Noting {
-    woken: AtomicBool,
-    task: AtomicWaker,
-}
-
-impl Wake for Noting {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Relaxed);
-        self.task.wake();
-    }
-}
-
 /// Polls a guest; when it does nothing but sleep, moves its clock on. `waits` says whether it waits for input or for room.
 /// Cancel safe.
 pub(super) async fn in_its_time<T>(
@@ -205,12 +187,12 @@ pub(super) async fn in_its_time<T>(
     let noting = Arc::new(Noting::default());
     let waker = Waker::from(noting.clone());
     poll_fn(|cx| {
-        noting.task.register(cx.waker());
-        noting.woken.store(false, Relaxed);
+        noting.register(cx);
+        noting.forget();
         let polled = guest.as_mut().poll(&mut Context::from_waker(&waker));
         // Out of budget the guest was only made to let others run, and nothing that it asked for was looked at.
         let was_heard = tokio::task::coop::has_budget_remaining();
-        if polled.is_pending() && was_heard && !noting.woken.load(Relaxed) && !waits(cx) {
+        if polled.is_pending() && was_heard && !noting.was_woken() && !waits(cx) {
             // Who is due is woken, and the task with it.
             clock.jump();
         }

@@ -16,15 +16,14 @@ use std::{
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use atomic_waker::AtomicWaker;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 
-use super::{engine::EPOCH, turns::RunTurns};
+use super::{engine::EPOCH, noting::Noting, turns::RunTurns};
 
 /// A future that can be handed from thread to thread.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -69,6 +68,9 @@ pub(crate) struct Usage {
     pub(super) refused: Mutex<Option<Denied>>,
     /// Whether nobody waits for the guest any more.
     pub(super) gone: AtomicBool,
+    /// Held by whatever polls the guest on another thread, until the guest is back or dropped there.
+    away: Notify,
+    is_away: AtomicBool,
 }
 
 /// A growth of memory that was refused, in bytes.
@@ -96,6 +98,23 @@ impl Usage {
     /// The last growth of memory that was refused, whatever the guest made of it.
     pub(crate) fn refused(&self) -> Option<Denied> {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a guest that nobody waits for is not polled any more, so that it does nothing after its end. One that a disk holds
+    /// is not waited for long.
+    pub(crate) async fn left(&self) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let back = async {
+            loop {
+                let back = self.away.notified();
+                if !self.is_away.load(Acquire) {
+                    return;
+                }
+                back.await;
+            }
+        };
+        // Whoever is stuck beyond that does nothing before the disk answers, and then ends.
+        let _ = tokio::time::timeout(PATIENCE, back).await;
     }
 
     pub(crate) fn fuel(&self) -> Option<u64> {
@@ -217,24 +236,29 @@ pub(super) async fn metered_apart<T: Send + 'static, E: From<CpuTimeUsed> + Send
         // In this order: whoever has a turn does not wait for others.
         let thread = turns.file_thread().await;
         let mut turn = if turns.must_wait() { Some(turns.processor().await) } else { None };
-        let (seen, of) = (noting.clone(), usage.clone());
+        let (seen, of, away) = (noting.clone(), usage.clone(), Away::new(usage.clone()));
         let mut slice = tokio::task::spawn_blocking(move || {
             let waker = Waker::from(seen.clone());
             of.meter.begin();
             let polled = loop {
-                seen.woken.store(false, Release);
+                // It may have waited for this thread longer than anybody waited for it.
+                if of.gone.load(Relaxed) {
+                    break Poll::Pending;
+                }
+                seen.forget();
                 // Under the runtime, each poll of a task has a budget; so has each of these.
                 let one = poll_fn(|_| Poll::Ready(guest.as_mut().poll(&mut Context::from_waker(&waker))));
                 let polled = Handle::current().block_on(one);
                 // One that is to be polled again is, here, as long as its slice lasts: the way there and back is not for nothing.
-                let goes_on = polled.is_pending() && seen.woken.load(Acquire) && !of.gone.load(Relaxed);
+                let goes_on = polled.is_pending() && seen.was_woken();
                 if !goes_on || is_full_slice(of.meter.in_this_poll()) {
                     break polled;
                 }
             };
             let took = of.meter.end();
             drop(thread);
-            (guest, polled, took)
+            // Dropped in this order, should nobody take it.
+            (guest, polled, took, away)
         });
         // One that waits for a disk keeps nobody else from the processors.
         let ended = match turn {
@@ -248,12 +272,16 @@ pub(super) async fn metered_apart<T: Send + 'static, E: From<CpuTimeUsed> + Send
             None => slice.await,
         };
         drop(turn);
-        let polled;
-        let took;
-        (guest, polled, took) = ended.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(error) => unreachable!("nobody aborts it: {error}"),
-        });
+        let (back, polled, took, away) = match ended {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime is ending, and this with it.
+                Err(_) => return std::future::pending().await,
+            },
+        };
+        guest = back;
+        drop(away);
         turns.used(took);
         if let Poll::Ready(ended) = polled {
             return ended;
@@ -261,8 +289,8 @@ pub(super) async fn metered_apart<T: Send + 'static, E: From<CpuTimeUsed> + Send
         idle();
         usage.meter.check(Duration::ZERO)?;
         poll_fn(|cx| {
-            noting.task.register(cx.waker());
-            if noting.woken.load(Acquire) { Poll::Ready(()) } else { Poll::Pending }
+            noting.register(cx);
+            if noting.was_woken() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -271,17 +299,20 @@ pub(super) async fn metered_apart<T: Send + 'static, E: From<CpuTimeUsed> + Send
 /// How long a slice takes at most that waits for no disk: several times its own time.
 const LONG_SLICE: Duration = EPOCH.saturating_mul(4);
 
-/// Notes whether a guest was woken, and wakes the task that polls it.
-#[derive(Default)]
-struct Noting {
-    woken: AtomicBool,
-    task: AtomicWaker,
+/// A guest that is on another thread, as long as this lives.
+struct Away(Arc<Usage>);
+
+impl Away {
+    fn new(usage: Arc<Usage>) -> Self {
+        usage.is_away.store(true, Release);
+        Self(usage)
+    }
 }
 
-impl Wake for Noting {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Release);
-        self.task.wake();
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.is_away.store(false, Release);
+        self.0.away.notify_waiters();
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice},
+    io::{self, IoSlice, Write as _},
     os::unix::fs::FileExt,
     pin::Pin,
     sync::Arc,
@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::{Errno, ReadWriteFlags, pwritev2},
+};
 use tokio::{sync::oneshot, task::coop::poll_proceed};
 use wasmtime::{
     StoreContextMut,
@@ -91,8 +94,14 @@ impl Open {
 /// Writes at a file's end, wherever that is.
 fn append(file: &File, bytes: &[u8]) -> io::Result<usize> {
     match pwritev2(file, &[IoSlice::new(bytes)], 0, ReadWriteFlags::APPEND) {
-        // File systems that do not know it: nobody else is between these two who is not another program.
-        Err(Errno::NOSYS | Errno::NOTSUP) => file.write_at(bytes, file.metadata()?.len()),
+        // File systems that do not know it. The descriptor is the guest's alone, and the guest waits for this.
+        Err(Errno::NOSYS | Errno::NOTSUP) => {
+            let flags = fcntl_getfl(file)?;
+            fcntl_setfl(file, flags | OFlags::APPEND)?;
+            let written = (&*file).write(bytes);
+            fcntl_setfl(file, flags)?;
+            written
+        }
         written => Ok(written?),
     }
 }

@@ -19,7 +19,7 @@ const FILES_OF_ONE: usize = 32;
 const COMPILERS: usize = 3;
 const COMPILERS_OF_ONE: usize = 2;
 /// Compilers of small files at once, which wait for no large one.
-const QUICK: usize = 1;
+const QUICK: usize = 2;
 
 /// How many compilations this process has under way at once, where no process of their own does them, and those of one run.
 pub(crate) const COMPILED_HERE: usize = 4;

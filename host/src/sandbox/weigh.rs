@@ -6,11 +6,11 @@
 //! in one pass and with a stack of our own. It is an estimate from above of what the file's own text says; what it cannot see is left
 //! to the limits that the compiler runs under.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use wasmparser::{
-    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
-    CompositeInnerType, ElementItems, ElementKind, Encoding, Instance, Operator, Payload, TypeRef,
+    BinaryReader, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
+    CompositeInnerType, ElementItems, ElementKind, Encoding, Instance, Operator, Payload, SubType, TypeRef,
 };
 
 use super::inspect::parser;
@@ -128,7 +128,7 @@ pub(crate) fn weigh(bytes: &[u8]) -> Result<Weight, String> {
     let mut scales = Scales::default();
     for payload in parser().parse_all(bytes) {
         let payload = payload.map_err(|error| error.to_string())?;
-        scales.put(&payload)?;
+        scales.put(bytes, &payload)?;
         scales.check()?;
     }
     scales.weight()
@@ -243,7 +243,7 @@ impl Scales {
         self.scopes.last_mut().ok_or_else(|| "a component's section stands outside of any".to_owned())
     }
 
-    fn put(&mut self, payload: &Payload<'_>) -> Result<(), String> {
+    fn put(&mut self, bytes: &[u8], payload: &Payload<'_>) -> Result<(), String> {
         let text = |error: wasmparser::BinaryReaderError| error.to_string();
         match payload {
             Payload::Version { encoding: Encoding::Module, .. } => {
@@ -275,22 +275,7 @@ impl Scales {
                     }
                 }
             }
-            Payload::TypeSection(types) => {
-                for group in types.clone() {
-                    for (_, of_group) in group.map_err(text)?.into_types_and_offsets() {
-                        self.types += 1;
-                        let fields = match of_group.composite_type.inner {
-                            CompositeInnerType::Func(function) => function.params().len() + function.results().len(),
-                            CompositeInnerType::Struct(fields) => fields.fields.len(),
-                            CompositeInnerType::Array(_) | CompositeInnerType::Cont(_) => 1,
-                        };
-                        self.keep(1, cost::KEPT_TYPE + cost::KEPT_FIELD * fields as u64);
-                        if self.types > MOST_TYPES {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
+            Payload::TypeSection(types) => self.types_of(bytes, types.range())?,
             Payload::ImportSection(imports) => {
                 for import in imports.clone().into_imports() {
                     let import = import.map_err(text)?;
@@ -410,6 +395,34 @@ impl Scales {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Counts a module's types, one at a time: the reader of whole groups would gather a million of them first.
+    fn types_of(&mut self, bytes: &[u8], section: Range<usize>) -> Result<(), String> {
+        const GROUP: u8 = 0x4e;
+        let text = |error: wasmparser::BinaryReaderError| error.to_string();
+        let section = bytes.get(section).ok_or("it ends inside its types")?;
+        let mut reader = BinaryReader::new_features(section, 0, super::proposals::features());
+        for _ in 0..reader.read_var_u32().map_err(text)? {
+            let is_group = section.get(reader.current_position()) == Some(&GROUP);
+            let mut count = 1;
+            if is_group {
+                reader.read_u8().map_err(text)?;
+                count = reader.read_var_u32().map_err(text)?;
+            }
+            for _ in 0..count {
+                let one = reader.read::<SubType>().map_err(text)?;
+                let fields = match one.composite_type.inner {
+                    CompositeInnerType::Func(function) => function.params().len() + function.results().len(),
+                    CompositeInnerType::Struct(fields) => fields.fields.len(),
+                    CompositeInnerType::Array(_) | CompositeInnerType::Cont(_) => 1,
+                };
+                self.types += 1;
+                self.keep(1, cost::KEPT_TYPE + cost::KEPT_FIELD * fields as u64);
+                self.check()?;
+            }
         }
         Ok(())
     }

@@ -82,6 +82,9 @@ impl WasmStage {
                     exit = over_time(wall_time) => Err(exit),
                     end = running => Ok(end),
                 };
+                if ended.is_err() {
+                    usage.left().await;
+                }
                 match ended {
                     Err(exit) => exit,
                     Ok(end) => {
