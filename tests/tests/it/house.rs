@@ -144,7 +144,7 @@ fn only_the_command_line_prints_reads_the_environment_or_exits() {
 fn has_test(text: &str, function: &str) -> bool {
     let Some((before, _)) = text.split_once(&format!("fn {function}(")) else { return false };
     let around: Vec<_> =
-        before.lines().rev().map(str::trim).take_while(|line| !line.is_empty() && *line != "}").collect();
+        before.trim_end().lines().rev().map(str::trim).take_while(|line| !line.is_empty() && *line != "}").collect();
     around.contains(&"#[test]") && !around.iter().any(|line| line.starts_with("#[ignore") || line.starts_with("#[cfg"))
 }
 
