@@ -291,12 +291,14 @@ fn compilations_of_one_run_hold_up_no_other_run() {
             let text = format!("(module {} (func (export \"_start\")))", function.repeat(40));
             guests::text(&place, &format!("bomb{seed}.wasm"), &text).display().to_string()
         };
-        let stages: Vec<_> = (0..4).map(|seed| format!(r#"{{"wasm": "{}"}}"#, bomb(seed))).collect();
-        let bombs =
-            format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "));
+        // Whoever wants what another run compiles already waits for that: each run has its own.
+        let bombs = |run: usize| {
+            let stages: Vec<_> = (0..4).map(|seed| format!(r#"{{"wasm": "{}"}}"#, bomb(4 * run + seed))).collect();
+            format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "))
+        };
         let control = RunControl::default();
         let hostile: Vec<_> = (0..2)
-            .map(|_| host.start(plan(&bombs), &RunOptions { control: control.clone(), ..RunOptions::default() }))
+            .map(|run| host.start(plan(&bombs(run)), &RunOptions { control: control.clone(), ..RunOptions::default() }))
             .collect();
         // All compilers but one are busy from here on.
         let busy = || std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler).count();
