@@ -22,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
 /// How long any one run may take. Generous: tests run beside each other on two busy cores, and a cold cache compiles.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -218,6 +220,22 @@ impl Run<'_> {
         let stdout = child.stdout.take().map(|mut pipe| collect(move |buffer| pipe.read(buffer)));
         let stderr = child.stderr.take().map(|mut pipe| collect(move |buffer| pipe.read(buffer)));
         Running { child, feeding, stdout, stderr, place: self.place.path("") }
+    }
+
+    /// Starts it where these system calls are answered with an error number, for it and for all that it starts.
+    pub fn start_without(self, calls: &[i64], error: u32) -> Running {
+        let refused = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let arch = TargetArch::try_from(std::env::consts::ARCH).expect("there are filters for this processor");
+        let filter = SeccompFilter::new(refused, SeccompAction::Allow, SeccompAction::Errno(error), arch);
+        let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("the filter is right");
+        // The filter holds for this thread and what it starts.
+        thread::scope(|scope| {
+            let starting = scope.spawn(move || {
+                seccompiler::apply_filter(&filter).expect("the kernel knows filters");
+                self.start()
+            });
+            starting.join().expect("it was started")
+        })
     }
 
     /// Runs it to its end.

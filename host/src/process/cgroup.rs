@@ -113,3 +113,24 @@ impl Drop for Cgroup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plain directory takes what the kernel would be told.
+    #[test]
+    fn limits_are_the_kernels_to_hold() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("cgroup.procs"), "").unwrap();
+        let parent = CgroupParent::new(place.path()).unwrap();
+        // Of a file that the kernel would have made there is none: this group is not to be had.
+        assert!(parent.group(Some(5 << 20), Some(10)).is_err());
+        let group = fs::read_dir(place.path()).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap().path();
+        let told = |file: &str| fs::read_to_string(group.join(file)).unwrap();
+        assert_eq!(told("memory.max"), "5242880");
+        assert_eq!((told("memory.swap.max").as_str(), told("memory.oom.group").as_str()), ("0", "1"));
+        assert_eq!(told("pids.max"), "56");
+        assert_eq!(told("cgroup.kill"), "1", "what is in a group goes with it");
+    }
+}

@@ -65,8 +65,8 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).sessions.clone()
     }
 
-    /// Takes in a process that is about to lead a session. `false`: there are too many.
-    fn add(&self, leader: Member) -> bool {
+    /// Takes in a process that is about to lead a session. `false`: there are too many. `living` says which of some have members.
+    fn add(&self, leader: Member, living: impl FnOnce(&[Member]) -> Vec<Member>) -> bool {
         const FEW: usize = 16;
         const MOST: usize = 1024;
         // It looks at every process of the machine.
@@ -76,7 +76,7 @@ impl Sessions {
             return true;
         }
         if known.sessions.len() >= FEW && known.looked.is_none_or(|looked| looked.elapsed() >= RARELY) {
-            let living = tree::living_sessions(&known.sessions);
+            let living = living(&known.sessions);
             for gone in known.sessions.extract_if(.., |session| !living.contains(session)) {
                 self.tell_gone(gone);
             }
@@ -196,11 +196,32 @@ fn answer(listener: &AsyncFd<OwnedFd>, sessions: &Sessions) {
     let asks_still = unsafe { libc::ioctl(file, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const asked.id) } == 0;
     answer.id = asked.id;
     match leader {
-        Some(leader) if asks_still && sessions.add(leader) => {
+        Some(leader) if asks_still && sessions.add(leader, tree::living_sessions) => {
             answer.flags = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(0);
         }
         _ => answer.error = -libc::EPERM,
     }
     // SAFETY: it reads a structure of this type. Whoever asked may be gone.
     unsafe { libc::ioctl(file, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Pid;
+
+    use super::*;
+
+    #[test]
+    fn there_are_so_many_sessions_and_no_more() {
+        let sessions = Sessions::new(None);
+        let member = |number: i32| Member::from_parts(Pid::from_raw(number).unwrap(), 0);
+        let all_live = |known: &[Member]| known.to_vec();
+        assert!((1..=1024).all(|number| sessions.add(member(number), all_live)));
+        assert!(sessions.add(member(1), all_live), "it is known");
+        assert!(!sessions.add(member(1025), all_live));
+        // Those that are gone make room, once they are looked for.
+        sessions.known.lock().unwrap().looked = None;
+        assert!(sessions.add(member(1025), |known| known[1..].to_vec()));
+        assert!(!sessions.add(member(1026), all_live));
+    }
 }

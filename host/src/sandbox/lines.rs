@@ -15,6 +15,7 @@ use bytes::Bytes;
 use gimli::{
     AttributeValue, ColumnType, DebugLine, DebugLineOffset, DebugLineStr, DebugStr, EndianSlice, LittleEndian,
 };
+use tokio::task::JoinHandle;
 use wasmparser::{Encoding, Payload, TypeRef};
 
 use super::inspect::parser;
@@ -44,14 +45,18 @@ pub(super) struct CodePlace {
 ///
 /// The thread that looks gives up soon after.
 pub(super) async fn find(file: Bytes, places: Vec<CodePlace>) -> Vec<Option<String>> {
-    let nothing = vec![None; places.len()];
+    let count = places.len();
     let given_up = GiveUp(Arc::default());
     let stop = given_up.0.clone();
-    let looking = tokio::task::spawn_blocking(move || look(&file, &places, &stop));
+    patiently(tokio::task::spawn_blocking(move || look(&file, &places, &stop)), count).await
+}
+
+/// What was found in time, of so many places.
+async fn patiently(looking: JoinHandle<Vec<Option<String>>>, count: usize) -> Vec<Option<String>> {
     match tokio::time::timeout(PATIENCE, looking).await {
         Ok(Ok(found)) => found,
         // Out of time, or damaged beyond what was foreseen.
-        Ok(Err(_)) | Err(_) => nothing,
+        Ok(Err(_)) | Err(_) => vec![None; count],
     }
 }
 
@@ -244,5 +249,45 @@ mod tests {
             let core = Core { lines: &unit, ..Core::default() };
             core.find(&[Some(0), Some(100)], &mut [None, None], &AtomicBool::new(false));
         }
+    }
+
+    #[test]
+    fn looking_for_lines_is_given_up() {
+        // Far longer than it may take, so that no machine is too slow to tell the two apart.
+        let found = async {
+            let looking = tokio::spawn(async {
+                tokio::time::sleep(60 * PATIENCE.min(Duration::from_secs(1))).await;
+                vec![Some("src/lib.rs:1:1".to_owned())]
+            });
+            patiently(looking, 1).await
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        assert_eq!(runtime.block_on(found), [None]);
+    }
+
+    #[test]
+    fn no_program_is_followed_that_is_too_long() {
+        /// A unit whose program has a row for line 1 at every address, as long as it takes.
+        fn unit(rows: usize) -> Vec<u8> {
+            let mut header = vec![1, 1, 1, 0, 1, 1, 0];
+            header.extend(b"a.rs\0\0\0\0\0");
+            let mut unit = vec![4, 0];
+            unit.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+            unit.extend(header);
+            // Its only opcode: the next address, the same line.
+            unit.extend(std::iter::repeat_n(2, rows));
+            let length = u32::try_from(unit.len()).unwrap().to_le_bytes();
+            [&length[..], &unit].concat()
+        }
+        let find = |lines: &[u8]| {
+            let mut found = [None];
+            Core { lines, ..Core::default() }.find(&[Some(3)], &mut found, &AtomicBool::new(false));
+            let [found] = found;
+            found
+        };
+        assert_eq!(find(&unit(100)).as_deref(), Some("a.rs:1:1"));
+        assert_eq!(find(&unit(MOST_PROGRAM)), None);
+        // What follows one is read.
+        assert!(find(&[unit(MOST_PROGRAM), unit(100)].concat()).is_some());
     }
 }

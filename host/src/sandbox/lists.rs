@@ -42,8 +42,6 @@ const PIECE: usize = 256 << 10;
 const MOST_PERMITTED: usize = 2 << 20;
 /// As WASI 0.2 has it for writes that wait, in bytes.
 const MOST_WAITED_FOR: usize = 4096;
-/// How many pollables one call may wait for.
-const MOST_POLLED: usize = 128 << 10;
 /// How many datagrams one call may send, as the stock host permits.
 const MOST_DATAGRAMS: usize = 16;
 /// The most bytes of a datagram: its length has 16 bits.
@@ -125,9 +123,7 @@ fn add_polling(components: &mut Linker<Guest>) -> wasmtime::Result<()> {
         "poll",
         |mut store: StoreContextMut<'_, Guest>, (polled,): (WasmList<Resource<DynPollable>>,)| {
             Box::new(async move {
-                if polled.len() > MOST_POLLED {
-                    return Err(wasmtime::Error::msg(format!("poll takes {MOST_POLLED} pollables at most")));
-                }
+                // Each takes a handle, of which there are so many.
                 let polled: Vec<_> = polled.iter(&mut store)?.collect::<wasmtime::Result<_>>()?;
                 Ok((poll::Host::poll(store.data_mut().wasi.ctx().table, polled).await?,))
             })

@@ -19,8 +19,6 @@ use super::inspect::parser;
 const MOST_ITEMS: u64 = 100_000;
 /// The most functions. Each costs the compiler some 80 µs and 6 KB, however small it is.
 const MOST_FUNCTIONS: u64 = 100_000;
-/// The most types, of core modules and of components.
-const MOST_TYPES: u64 = 100_000;
 /// How deep components may be nested. What tools make is four deep at most.
 const MOST_DEPTH: usize = 32;
 /// The most bytes of one function. Some of the compiler's work grows faster than the function.
@@ -184,7 +182,6 @@ struct Scales {
     scopes: Vec<Scope>,
     in_module: bool,
     functions: u64,
-    types: u64,
     /// What an instance of the module needs that is being read.
     module: u64,
     /// The most that an instance of any of its modules needs.
@@ -228,9 +225,6 @@ impl Scales {
         }
         if self.functions > MOST_FUNCTIONS {
             return over("functions", MOST_FUNCTIONS);
-        }
-        if self.types > MOST_TYPES {
-            return over("types", MOST_TYPES);
         }
         if self.kept > MOST_KEPT {
             self.weight()?;
@@ -419,7 +413,6 @@ impl Scales {
                     CompositeInnerType::Struct(fields) => fields.fields.len(),
                     CompositeInnerType::Array(_) | CompositeInnerType::Cont(_) => 1,
                 };
-                self.types += 1;
                 self.keep(1, cost::KEPT_TYPE + cost::KEPT_FIELD * fields as u64);
                 self.check()?;
             }
@@ -433,7 +426,6 @@ impl Scales {
     }
 
     fn count_types(&mut self, count: u32) -> Result<(), String> {
-        self.types += u64::from(count);
         self.keep(count, cost::KEPT_TYPE);
         self.scope()?.add(u64::from(count));
         Ok(())

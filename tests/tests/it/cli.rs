@@ -206,6 +206,40 @@ fn an_untrusted_code_cache_is_not_used() {
 }
 
 #[test]
+fn another_owners_code_cache_is_not_used() {
+    let place = Place::new();
+    let directory = match rustix::process::geteuid().is_root() {
+        true => {
+            fs::create_dir(place.path("theirs")).unwrap();
+            std::os::unix::fs::chown(place.path("theirs"), Some(65534), None).unwrap();
+            place.path("theirs")
+        }
+        // Whoever is not root is not its owner.
+        false => "/".into(),
+    };
+    let run = place.shorthand(":cat").input("x").arg("-v").env("STAGEHOST_CACHE_DIR", directory);
+    run.done().code(0).prints("x").says(&["is not used: it belongs to another user"]);
+    // Nor is one file of theirs.
+    let guest = stagehost_tests::guests::preview1(&place, "guest.wasm", "").display().to_string();
+    let run = || place.shorthand(&guest).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", place.path("own"));
+    run().done().code(0);
+    let code = || {
+        let files = fs::read_dir(place.path("own/stagehost-code")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|file| file.file_name().unwrap() != "CACHEDIR.TAG").collect::<Vec<_>>()
+    };
+    let [kept] = &code()[..] else { panic!("one file is kept") };
+    let inode = |file: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(file).unwrap());
+    let first = inode(kept);
+    run().done().code(0);
+    assert_eq!(inode(kept), first, "it is used again");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(kept, Some(65534), None).unwrap();
+        run().done().code(0);
+        assert_ne!(inode(kept), first, "it is compiled again");
+    }
+}
+
+#[test]
 fn quoting_in_the_shorthand_is_the_shells() {
     let place = Place::new();
     let words = r#"'a b' "c  d" e\ f '$x' "g'h" '|' "" "i\"j\\k" x'y'z"#;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use stagehost_tests::{Place, guests::probe};
+use stagehost_tests::{
+    Place,
+    guests::{preview1, probe},
+};
 
 fn mkfifo(place: &Place, name: &str) {
     mknodat(CWD, place.path(name), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -386,4 +389,23 @@ fn without_stages_a_pipe_is_moved_to_a_file() {
     assert_eq!(place.read("log"), "old\n1\n2\n3\n");
     let run = place.shell("ulimit -f 8; seq 300000 | $STAGEHOST run empty.json --stdout out");
     run.done().code(125).says(&["out: File too large"]);
+}
+
+#[test]
+fn what_appears_whole_is_on_the_disk_before() {
+    // `fdatasync`, and an error of the disk.
+    let (sync, broken) = (if cfg!(target_arch = "x86_64") { 75 } else { 83 }, 5);
+    let place = Place::new();
+    place.write("out", "old");
+    let run = place.shorthand("cat").input("new").args(["--stdout", "out"]).start_without(&[sync], broken);
+    run.done().code(125).says(&["out", "Input/output error"]);
+    assert_eq!((place.read("out").as_str(), place.names()), ("old", vec!["out".to_owned()]));
+    // Compiled code that is not on the disk is not kept.
+    let guest = preview1(&place, "guest.wasm", "").display().to_string();
+    let run = || place.shorthand(&guest).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", place.path("cache"));
+    let kept = || fs::read_dir(place.path("cache/stagehost-code")).unwrap().count();
+    run().start_without(&[sync], broken).done().code(0).is_quiet();
+    assert_eq!(kept(), 1, "its tag alone");
+    run().done().code(0).is_quiet();
+    assert_eq!(kept(), 2);
 }

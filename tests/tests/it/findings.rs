@@ -151,3 +151,21 @@ fn zeroes_that_were_permitted_are_written_whatever_other_handles_did() {
     let output = run.done().code(0);
     assert!(output.stdout.len() >= (8 * 64 + 4) << 10 && output.stdout.iter().all(|byte| *byte == 0));
 }
+
+#[test]
+fn numbers_of_a_deterministic_run_have_one_meaning() {
+    let place = Place::new();
+    // A number that is none, added to one; and bytes picked by indices that are too large. Processors differ in both.
+    let guest = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\10\00\00\00\05\00\00\00")
+        (data (i32.const 32) "\00\00\80\3f\01\00\a0\7f")
+        (func (export "_start")
+            (f32.store (i32.const 16) (f32.add (f32.load (i32.const 32)) (f32.load (i32.const 36))))
+            (i32.store8 (i32.const 20) (i8x16.extract_lane_u 0
+                (i8x16.relaxed_swizzle (v128.const i8x16 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7) (v128.const i8x16 16 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0))))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 48)))))"#;
+    let file = text(&place, "guest.wasm", guest).display().to_string();
+    place.shorthand(&file).args(["--stdin", "null", "--deterministic"]).done().code(0).prints(b"\0\0\xc0\x7f\0");
+}

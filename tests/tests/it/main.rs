@@ -1,6 +1,7 @@
 //! Integration tests: the binary, run as its users run it. By theme, one file each.
 #![expect(clippy::unwrap_used, reason = "a test's helpers are part of the test")]
 
+mod bounds;
 mod bytes;
 mod cli;
 mod commands;

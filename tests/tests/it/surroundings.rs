@@ -1,8 +1,7 @@
 //! What the host makes of odd surroundings: denied system calls, few rights, few descriptors, being the first process.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use stagehost_tests::{Place, guests::probe};
 
 /// Starts `run` under a filter that denies what containers deny: newer system calls.
@@ -10,24 +9,8 @@ fn under_filter(run: stagehost_tests::Run<'_>) -> stagehost_tests::Running {
     // pidfd_send_signal, pidfd_open, clone3, close_range, pidfd_getfd, preadv2: the numbers are the same on all
     // architectures but the last.
     let preadv2 = if cfg!(target_arch = "x86_64") { 327 } else { 286 };
-    let denied: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        [424, 434, 435, 436, 438, preadv2].into_iter().map(|call| (call, Vec::new())).collect();
     // What a kernel that does not know them says; also for clone3, where programs then take clone.
-    let filter = SeccompFilter::new(
-        denied,
-        SeccompAction::Allow,
-        SeccompAction::Errno(38),
-        TargetArch::try_from(std::env::consts::ARCH).unwrap(),
-    );
-    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
-    // The filter holds for this thread and what it starts.
-    std::thread::scope(|scope| {
-        let starting = scope.spawn(move || {
-            seccompiler::apply_filter(&filter).unwrap();
-            run.start()
-        });
-        starting.join().unwrap()
-    })
+    run.start_without(&[424, 434, 435, 436, 438, preadv2], 38)
 }
 
 #[test]

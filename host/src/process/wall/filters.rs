@@ -19,6 +19,7 @@ pub(super) fn filters(arch: TargetArch, may_write: bool, may_connect: bool) -> R
     refused.extend(refused_by_arguments()?);
     refused.extend(sockets(may_connect)?);
     refused.extend(if may_write { privileged_modes()? } else { always(METADATA) });
+    // The calls of the x32 interface, which have the same architecture and other numbers, are on no list.
     let mut known = always(ALLOWED);
     known.extend(always(METADATA));
     known.extend(refused.keys().map(|call| (*call, Vec::new())));
@@ -27,12 +28,7 @@ pub(super) fn filters(arch: TargetArch, may_write: bool, may_connect: bool) -> R
         SeccompFilter::new(refused, SeccompAction::Allow, errno(libc::EPERM), arch)?,
         SeccompFilter::new(unknown_requests()?, SeccompAction::Allow, errno(libc::ENOTTY), arch)?,
     ];
-    let mut filters: Vec<BpfProgram> =
-        filters.into_iter().map(BpfProgram::try_from).collect::<Result<_, BackendError>>()?;
-    if arch == TargetArch::x86_64 {
-        filters.push(no_x32());
-    }
-    Ok(filters)
+    filters.into_iter().map(BpfProgram::try_from).collect()
 }
 
 fn condition(argument: u8, compare: Compare, value: u64) -> Result<SeccompCondition, BackendError> {
@@ -151,20 +147,6 @@ const ALLOW: u32 = 0x7fff_0000;
 /// One instruction of a filter: what it does, how many are skipped if a comparison fails, and its constant.
 fn instruction(code: u16, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf, k }
-}
-
-/// Denies the calls of the x32 interface, which have the same architecture and other numbers: load the number; from
-/// 0x4000_0000 on, as if it were not there; else allowed.
-fn no_x32() -> BpfProgram {
-    const JUMP_IF_AT_LEAST: u16 = 0x35;
-    const X32: u32 = 0x4000_0000;
-    const ERRNO: u32 = 0x0005_0000;
-    vec![
-        instruction(LOAD, 0, 0),
-        instruction(JUMP_IF_AT_LEAST, 1, X32),
-        instruction(RETURN, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
-        instruction(RETURN, 0, ALLOW),
-    ]
 }
 
 #[cfg(test)]

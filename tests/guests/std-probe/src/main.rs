@@ -60,7 +60,11 @@ fn main() -> io::Result<()> {
             }
             println!("{}", files.len());
         }
-        "connect" => println!("{:?}", std::net::TcpStream::connect(&args[1]).map(drop).map_err(|error| error.kind())),
+        "connect" => {
+            for address in &args[1..] {
+                println!("{:?}", std::net::TcpStream::connect(address).map(drop).map_err(|error| error.kind()));
+            }
+        }
         "send" => {
             let sent = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"hello", &args[1]));
             println!("{:?}", sent.map_err(|error| error.kind()));

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Breaks every promise once, to see that a test notices. Each patch in tests/mutants breaks one promise, limit, fixed bound, step of
+# durability or table of refused calls, and names the tests of which one has to fail then:
+#
+#   Test: TARGET NAME     TARGET is `lib` (unit tests) or a test target, NAME a test's whole name
+#
+#   scripts/mutants.sh check            whether every patch applies and names a test (quick)
+#   scripts/mutants.sh [NAME…]          builds and tries these, or all: an hour
+#
+# It works in a copy of what was committed last, in target/mutants, with our own packages unoptimised: a mutant takes seconds to build.
+# It ends with 1 if a mutant survives, or if anything is wrong with one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+unset CARGO_TARGET_DIR
+
+mode=try
+if [ "${1:-}" = check ]; then
+    mode=check
+    shift
+fi
+patches=("${@/%/.patch}")
+[ $# -gt 0 ] || patches=($(cd tests/mutants && ls ./*.patch | sed 's,^\./,,'))
+
+# What a patch names, a line each: TARGET NAME.
+tests_of() { sed -n 's/^Test: //p' "$root/tests/mutants/$1"; }
+
+wrong=0
+for patch in "${patches[@]}"; do
+    git apply --check --whitespace=nowarn "tests/mutants/$patch" || { echo "$patch does not apply"; wrong=1; }
+    [ -n "$(tests_of "$patch")" ] || { echo "$patch names no test"; wrong=1; }
+done
+if [ $mode = check ] || [ $wrong != 0 ]; then
+    echo "${#patches[@]} mutants; $([ $wrong = 0 ] && echo "all apply" || echo "something is wrong with some")"
+    exit $wrong
+fi
+
+# The copy keeps what it has built: only files that have changed are touched.
+tree=$root/target/mutants
+log=$root/target/mutants.log
+if [ -d "$tree/.git" ]; then
+    git -C "$tree" fetch --quiet "$root" HEAD
+    git -C "$tree" reset --quiet --hard FETCH_HEAD
+else
+    mkdir -p target
+    git clone --quiet --shared . "$tree"
+fi
+cd "$tree"
+
+# cargo, with our own packages unoptimised and everything else as ever.
+quickly() {
+    cargo "$1" --release --locked --workspace --config profile.release.incremental=true \
+        --config profile.release.opt-level=0 --config 'profile.release.package."*".opt-level=3' "${@:2}"
+}
+
+# Runs one test on the copy as it is. 0: it passed; 1: it failed; 2: there is no such test, or it cannot be built.
+run() {
+    quickly build --bin stagehost > "$log" 2>&1 || return 2
+    local kind=(--test "$1") code=0
+    [ "$1" != lib ] || kind=(--lib)
+    # What a broken host hangs in is noticed too.
+    quickly test "${kind[@]}" --no-run > "$log" 2>&1 || return 2
+    timeout 900 "$BASH" -c "$(declare -f quickly); quickly test \"\$@\"" quickly "${kind[@]}" -- --exact "$2" < /dev/null > "$log" 2>&1 || code=$?
+    [ $code != 124 ] || return 1
+    ! grep -q "^test $2 \.\.\. FAILED$" "$log" || return 1
+    [ $code = 0 ] && grep -q "^test $2 \.\.\. ok$" "$log" || return 2
+}
+
+say_wrong() {
+    echo "$1: WRONG"
+    grep -E "^error|panicked|^test result: ok. 0 passed" -A 6 "$log" | head -n 20 || true
+    wrong=1
+}
+
+echo "building"
+{ scripts/build-guests.sh tests && quickly build && quickly test --no-run; } > "$log" 2>&1 || { tail -n 20 "$log"; exit 1; }
+
+# First: what has to fail passes while nothing is broken.
+declare -A passes
+while read -r target name; do
+    if run "$target" "$name"; then passes["$target $name"]=1; else say_wrong "unbroken, $target $name"; fi
+done < <(for patch in "${patches[@]}"; do tests_of "$patch"; done | sort -u)
+
+survivors=()
+for patch in "${patches[@]}"; do
+    name=${patch%.patch}
+    git apply --whitespace=nowarn "$root/tests/mutants/$patch"
+    verdict=survives
+    while read -r test; do
+        [ -n "${passes[$test]:-}" ] || { verdict=wrong; break; }
+        code=0
+        run ${test} || code=$?
+        [ $code != 1 ] || { verdict=noticed; break; }
+        [ $code != 2 ] || { verdict=wrong; break; }
+    done < <(tests_of "$patch")
+    git reset --quiet --hard
+    case $verdict in
+        wrong) say_wrong "$name" ;;
+        survives)
+            echo "$name: SURVIVES"
+            survivors+=("$name")
+            ;;
+        *) echo "$name: $verdict by ${test#* }" ;;
+    esac
+done
+echo "${#survivors[@]} of ${#patches[@]} mutants survive ($SECONDS s)"
+[ ${#survivors[@]} = 0 ] && [ $wrong = 0 ]
