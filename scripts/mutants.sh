@@ -54,22 +54,25 @@ quickly() {
         --config profile.release.opt-level=0 --config 'profile.release.package."*".opt-level=3' "${@:2}"
 }
 
-# Runs one test on the copy as it is. 0: it passed; 1: it failed; 2: there is no such test, or it cannot be built.
+# Runs tests of a target on the copy as it is, each by its whole name. 0: all passed; 1: one failed; 2: there is no such test, or it cannot
+# be built.
 run() {
-    quickly build --bin stagehost > "$log" 2>&1 || return 2
-    local kind=(--test "$1") code=0
-    [ "$1" != lib ] || kind=(--lib)
+    local target=$1 code=0 name kind=(--test "$1")
+    shift
+    [ "$target" != lib ] || kind=(--lib)
+    { quickly build --bin stagehost && quickly test "${kind[@]}" --no-run; } > "$log" 2>&1 || return 2
     # What a broken host hangs in is noticed too.
-    quickly test "${kind[@]}" --no-run > "$log" 2>&1 || return 2
-    timeout 900 "$BASH" -c "$(declare -f quickly); quickly test \"\$@\"" quickly "${kind[@]}" -- --exact "$2" < /dev/null > "$log" 2>&1 || code=$?
+    timeout 900 "$BASH" -c "$(declare -f quickly); quickly test \"\$@\"" quickly "${kind[@]}" -- --exact "$@" \
+        < /dev/null > "$log" 2>&1 || code=$?
     [ $code != 124 ] || return 1
-    ! grep -q "^test $2 \.\.\. FAILED$" "$log" || return 1
-    [ $code = 0 ] && grep -q "^test $2 \.\.\. ok$" "$log" || return 2
+    ! grep -q "^test .* \.\.\. FAILED$" "$log" || return 1
+    for name in "$@"; do grep -q "^test $name \.\.\. ok$" "$log" || return 2; done
+    return "$code"
 }
 
 say_wrong() {
     echo "$1: WRONG"
-    grep -E "^error|panicked|^test result: ok. 0 passed" -A 6 "$log" | head -n 20 || true
+    grep -E "^error|panicked|FAILED" -A 6 "$log" | head -n 20 || true
     wrong=1
 }
 
@@ -78,9 +81,13 @@ echo "building"
 
 # First: what has to fail passes while nothing is broken.
 declare -A passes
-while read -r target name; do
-    if run "$target" "$name"; then passes["$target $name"]=1; else say_wrong "unbroken, $target $name"; fi
-done < <(for patch in "${patches[@]}"; do tests_of "$patch"; done | sort -u)
+for target in $(for patch in "${patches[@]}"; do tests_of "$patch"; done | cut -d' ' -f1 | sort -u); do
+    mapfile -t names < <(for patch in "${patches[@]}"; do tests_of "$patch"; done | sed -n "s/^$target //p" | sort -u)
+    run "$target" "${names[@]}" || say_wrong "unbroken, $target"
+    for name in "${names[@]}"; do
+        if grep -q "^test $name \.\.\. ok$" "$log"; then passes["$target $name"]=1; else echo "unbroken, $name does not pass"; fi
+    done
+done
 
 survivors=()
 for patch in "${patches[@]}"; do
@@ -88,15 +95,19 @@ for patch in "${patches[@]}"; do
     git apply --whitespace=nowarn "$root/tests/mutants/$patch"
     verdict=survives
     while read -r test; do
-        [ -n "${passes[$test]:-}" ] || { verdict=wrong; break; }
+        [ -n "${passes[$test]:-}" ] || { verdict=untested; break; }
         code=0
-        run ${test} || code=$?
+        run "${test%% *}" "${test#* }" || code=$?
         [ $code != 1 ] || { verdict=noticed; break; }
         [ $code != 2 ] || { verdict=wrong; break; }
     done < <(tests_of "$patch")
     git reset --quiet --hard
     case $verdict in
         wrong) say_wrong "$name" ;;
+        untested)
+            echo "$name: its test does not pass without it either"
+            wrong=1
+            ;;
         survives)
             echo "$name: SURVIVES"
             survivors+=("$name")

@@ -272,51 +272,88 @@ fn turns_go_by_run_and_then_by_stage() {
     });
 }
 
+/// A pipeline of these stages, from nothing to nothing.
+fn pipeline(stages: &[String]) -> String {
+    let stages: Vec<_> = stages.iter().map(|file| format!(r#"{{"wasm": "{file}"}}"#)).collect();
+    format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "))
+}
+
+/// A host that compiles in processes.
+fn compiling_host() -> Host {
+    let compiler = vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()];
+    let options = HostOptions { threads: Some(2), compiler: Some(compiler), ..HostOptions::default() };
+    Host::new(&options).expect("a host")
+}
+
+/// A module that takes its compiler many seconds, and of which no function is refused.
+fn bomb(place: &Place, seed: usize) -> String {
+    let block = |number: usize| format!("(if (local.get {number}) (then (local.set {number} (i32.const {seed}))))");
+    let blocks: String = (0..1_000).map(block).collect();
+    let function = format!("(func (local {}) (loop $l {blocks} (br_if $l (local.get 0))))", "i32 ".repeat(1_000));
+    let text = format!("(module {} (func (export \"_start\")))", function.repeat(40));
+    guests::text(place, &format!("bomb{seed}.wasm"), &text).display().to_string()
+}
+
+fn busy_compilers() -> usize {
+    std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler).count()
+}
+
+fn until_compilers_are_busy(count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while busy_compilers() < count {
+        assert!(Instant::now() < deadline, "no more than {} compilers were started", busy_compilers());
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn compilations_of_one_run_hold_up_no_other_run() {
     checked(|| {
         let place = Place::new();
-        let compiler = vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()];
-        let options = HostOptions { threads: Some(2), compiler: Some(compiler), ..HostOptions::default() };
-        let host = Host::new(&options).expect("a host");
-        // Each takes its compiler many seconds, and none of its functions is refused.
-        let blocks = |seed: usize| -> String {
-            let one =
-                |number: usize| format!("(if (local.get {number}) (then (local.set {number} (i32.const {seed}))))");
-            (0..1_000).map(one).collect()
-        };
-        let bomb = |seed: usize| {
-            let function =
-                format!("(func (local {}) (loop $l {} (br_if $l (local.get 0))))", "i32 ".repeat(1_000), blocks(seed));
-            let text = format!("(module {} (func (export \"_start\")))", function.repeat(40));
-            guests::text(&place, &format!("bomb{seed}.wasm"), &text).display().to_string()
-        };
+        let host = compiling_host();
         // Whoever wants what another run compiles already waits for that: each run has its own.
         let bombs = |run: usize| {
-            let stages: Vec<_> = (0..4).map(|seed| format!(r#"{{"wasm": "{}"}}"#, bomb(4 * run + seed))).collect();
-            format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "))
+            let stages: Vec<_> = (0..4).map(|seed| bomb(&place, 4 * run + seed)).collect();
+            pipeline(&stages)
         };
         let control = RunControl::default();
         let hostile: Vec<_> = (0..2)
             .map(|run| host.start(plan(&bombs(run)), &RunOptions { control: control.clone(), ..RunOptions::default() }))
             .collect();
         // All compilers but one are busy from here on.
-        let busy = || std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler).count();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while busy() < 3 {
-            assert!(Instant::now() < deadline, "no more than {} compilers were started", busy());
-            thread::yield_now();
-        }
-        let small = counting(&place, 1);
-        let good = format!(r#"{{"version": 1, "stages": [{{"wasm": "{small}"}}], "stdin": "null", "stdout": "null"}}"#);
-        let outcome = host.run(plan(&good), &RunOptions::default());
+        until_compilers_are_busy(3);
+        let outcome = host.run(plan(&pipeline(&[counting(&place, 1)])), &RunOptions::default());
         assert!(outcome.success, "{outcome:?}");
-        let still = busy();
+        let still = busy_compilers();
         control.cancel();
         for run in hostile {
             assert!(!run.wait().success);
         }
         assert!(still >= 3, "the small one waited until others were done: {still} are left");
+    });
+}
+
+#[test]
+fn what_one_run_waits_to_have_compiled_is_compiled_for_another_at_once() {
+    checked(|| {
+        let place = Place::new();
+        let host = compiling_host();
+        // Large, so that it is no quick one and is looked at later than the others; and nothing to compile.
+        let nothing = format!("(func {})", "nop ".repeat((1 << 20) - 8)).repeat(6);
+        let text = format!("(module {nothing} (func (export \"_start\")))");
+        let wanted = guests::text(&place, "wanted.wasm", &text).display().to_string();
+        let mut stages: Vec<_> = (0..6).map(|seed| bomb(&place, seed)).collect();
+        stages.push(wanted.clone());
+        let control = RunControl::default();
+        let hostile =
+            host.start(plan(&pipeline(&stages)), &RunOptions { control: control.clone(), ..RunOptions::default() });
+        until_compilers_are_busy(2);
+        let outcome = host.run(plan(&pipeline(&[wanted])), &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        let still = busy_compilers();
+        control.cancel();
+        assert!(!hostile.wait().success);
+        assert!(still >= 2, "it waited for the other run's turns: {still} are left");
     });
 }
 

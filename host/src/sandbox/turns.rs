@@ -110,14 +110,57 @@ impl RunTurns {
         self.0.files.slot().await
     }
 
-    /// A turn to have a process compile something. Cancel safe.
-    pub(super) async fn compiler(&self, is_small: bool) -> Slot {
-        if is_small { self.0.quick.slot().await } else { self.0.compilers.slot().await }
+    /// A turn to compile something. Cancel safe.
+    pub(super) async fn compiler(&self, way: Way, is_small: bool) -> Slot {
+        let here = || self.0.here.get_or_init(|| (COMPILING_HERE.share(1), QUICKLY_HERE.share(1)));
+        let share = match (way, is_small) {
+            (Way::Process, true) => &self.0.quick,
+            (Way::Process, false) => &self.0.compilers,
+            (Way::Here, true) => &here().1,
+            (Way::Here, false) => &here().0,
+        };
+        share.slot().await
+    }
+}
+
+/// What compiles something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// A process of its own.
+    Process,
+    /// This process.
+    Here,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+
+    /// A turn, if there is one at once.
+    fn at_once(turn: impl Future<Output = Slot>) -> Option<Slot> {
+        match pin!(turn).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(turn) => Some(turn),
+            Poll::Pending => None,
+        }
     }
 
-    /// A turn to compile something in this process. Cancel safe.
-    pub(super) async fn compiling_here(&self, is_small: bool) -> Slot {
-        let (large, small) = self.0.here.get_or_init(|| (COMPILING_HERE.share(1), QUICKLY_HERE.share(1)));
-        if is_small { small.slot().await } else { large.slot().await }
+    #[test]
+    fn threads_that_wait_for_files_are_bounded_for_a_run_and_for_all() {
+        let turns = Turns::new(2);
+        let runs: Vec<_> = (0..9).map(|_| turns.of_run()).collect();
+        let mut held = Vec::new();
+        for run in &runs[..8] {
+            held.extend((0..32).map(|_| at_once(run.file_thread()).expect("a run has its share")));
+            assert!(at_once(run.file_thread()).is_none(), "and no more");
+        }
+        // All others wait then, until somebody is done.
+        assert!(at_once(runs[8].file_thread()).is_none());
+        held.pop();
+        assert!(at_once(runs[8].file_thread()).is_some());
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use stagehost_tests::{
     Place,
     file_calls::{P2, component as with_directory},
-    guests::{built, probe, text},
+    guests::{built, preview1, probe, text},
 };
 
 /// What a component for WASI 0.2 is made of that calls one function of the host's, `$f`.
@@ -159,6 +159,52 @@ fn no_call_hands_over_more_than_it_may() {
         let file = text(&place, "writes.wasm", &writes(length, besides)).display().to_string();
         place.shorthand(&file).args(["--stdin", "null"]).done().code(134).says(&[says]);
     }
+}
+
+#[test]
+fn handles_of_one_output_are_permitted_little_together() {
+    let place = Place::new();
+    let imports = r#"
+        (import "wasi:io/error@0.2.0" (instance $failures (export "error" (type (sub resource)))))
+        (alias export $failures "error" (type $e))
+        (import "wasi:io/streams@0.2.0" (instance $io
+            (export "output-stream" (type $output (sub resource)))
+            (export "error" (type $failure (eq $e)))
+            (type $se (variant (case "last-operation-failed" (own $failure)) (case "closed")))
+            (export "stream-error" (type $lost (eq $se)))
+            (export "[method]output-stream.check-write"
+                (func (param "self" (borrow $output)) (result (result u64 (error $lost)))))))
+        (alias export $io "output-stream" (type $output))
+        (import "wasi:cli/stdout@0.2.0" (instance $out
+            (export "output-stream" (type (eq $output))) (export "get-stdout" (func (result (own $output))))))
+        (core func $handle (canon lower (func $out "get-stdout")))
+        (core func $f (canon lower (func $io "[method]output-stream.check-write") (memory (core memory $mem "m"))))"#;
+    // Twenty times as much would fit, for so many of them.
+    let run = "(local $left i32) (local $sum i64) (local.set $left (i32.const 200))
+        (loop $more
+            (call $f (call $handle) (i32.const 16))
+            (local.set $sum (i64.add (local.get $sum) (i64.load (i32.const 24))))
+            (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+        (i64.gt_u (local.get $sum) (i64.const 729088))";
+    let guest = component(&Calls { imports, core: "(param i32 i32)", run, pages: 1 });
+    let file = text(&place, "guest.wasm", &guest).display().to_string();
+    // 512 KiB, and 1 KiB for each.
+    place.shorthand(&file).args(["--stdin", "null"]).done().code(0).is_quiet();
+}
+
+#[test]
+fn little_is_kept_of_standard_error() {
+    let place = Place::new();
+    let body = "(i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 65000))
+        (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 16)))
+        (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 16)))";
+    let guest = preview1(&place, "guest.wasm", body).display().to_string();
+    let run = place.shorthand(&guest).args(["--stdin", "null", "--report", "r.json"]);
+    assert_eq!(run.done().code(0).stderr.len(), 130_000);
+    let report: serde_json::Value = serde_json::from_str(&place.read("r.json")).unwrap();
+    let kept = report["stages"][0]["stderr"].as_str().unwrap();
+    assert_eq!(kept.matches('\0').count(), 64 << 10);
+    assert!(kept.contains("64464 bytes left out"));
 }
 
 #[test]

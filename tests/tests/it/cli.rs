@@ -1,7 +1,5 @@
 //! The verbs of the command line.
 
-use std::fs;
-
 use stagehost_tests::{
     Place,
     guests::{built, probe},
@@ -188,55 +186,6 @@ fn a_digest_pins_a_component() {
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     digest(plan["stages"][0]["sha256"].as_str().unwrap()).code(0).prints("x");
     digest(&"0".repeat(64)).code(126).says(&["stages[0].sha256", "change the digest"]);
-}
-
-#[test]
-fn an_untrusted_code_cache_is_not_used() {
-    let place = Place::new();
-    fs::create_dir(place.path("open")).unwrap();
-    let everyone = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o777);
-    fs::set_permissions(place.path("open"), everyone).unwrap();
-    let run = place.shorthand(":cat").input("x").arg("-v").env("STAGEHOST_CACHE_DIR", place.path("open"));
-    run.done().code(0).prints("x").says(&["is not used: others can write to it"]);
-    assert_eq!(fs::read_dir(place.path("open")).unwrap().count(), 0);
-    let run = place.shorthand(":cat").input("x").env("STAGEHOST_CACHE_DIR", place.path("own"));
-    run.done().code(0).prints("x").is_quiet();
-    let mode = fs::metadata(place.path("own")).unwrap().permissions();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
-}
-
-#[test]
-fn another_owners_code_cache_is_not_used() {
-    let place = Place::new();
-    let directory = match rustix::process::geteuid().is_root() {
-        true => {
-            fs::create_dir(place.path("theirs")).unwrap();
-            std::os::unix::fs::chown(place.path("theirs"), Some(65534), None).unwrap();
-            place.path("theirs")
-        }
-        // Whoever is not root is not its owner.
-        false => "/".into(),
-    };
-    let run = place.shorthand(":cat").input("x").arg("-v").env("STAGEHOST_CACHE_DIR", directory);
-    run.done().code(0).prints("x").says(&["is not used: it belongs to another user"]);
-    // Nor is one file of theirs.
-    let guest = stagehost_tests::guests::preview1(&place, "guest.wasm", "").display().to_string();
-    let run = || place.shorthand(&guest).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", place.path("own"));
-    run().done().code(0);
-    let code = || {
-        let files = fs::read_dir(place.path("own/stagehost-code")).unwrap().map(|file| file.unwrap().path());
-        files.filter(|file| file.file_name().unwrap() != "CACHEDIR.TAG").collect::<Vec<_>>()
-    };
-    let [kept] = &code()[..] else { panic!("one file is kept") };
-    let inode = |file: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(file).unwrap());
-    let first = inode(kept);
-    run().done().code(0);
-    assert_eq!(inode(kept), first, "it is used again");
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(kept, Some(65534), None).unwrap();
-        run().done().code(0);
-        assert_ne!(inode(kept), first, "it is compiled again");
-    }
 }
 
 #[test]

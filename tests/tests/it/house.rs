@@ -1,6 +1,7 @@
 //! Rules of the house that no lint knows.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -148,31 +149,54 @@ fn has_test(text: &str, function: &str) -> bool {
     around.contains(&"#[test]") && !around.iter().any(|line| line.starts_with("#[ignore") || line.starts_with("#[cfg"))
 }
 
+/// Whether there is a test of that path: `theme::name`, or `a::module::tests::name` for a unit test of the host's.
+fn is_test(sources: &[(PathBuf, String)], name: &str) -> bool {
+    let (module, function) = name.rsplit_once("::").unwrap();
+    // A test of the host's own, beside what it tests or in a file of its own; or one of a theme.
+    let unit = module.strip_suffix("::tests").map(|module| format!("host/src/{}", module.replace("::", "/")));
+    sources.iter().any(|(path, text)| {
+        let path = path.with_extension("").display().to_string();
+        let is_meant = match &unit {
+            Some(unit) => path == *unit || path == format!("{unit}/tests"),
+            None => path.starts_with("tests/tests/") && path.ends_with(&format!("/{module}")),
+        };
+        is_meant && has_test(text, function)
+    })
+}
+
 #[test]
-fn security_names_tests_that_exist() {
+fn security_names_tests_and_mutants_that_exist() {
     let text = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
     let sources = sources();
     let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let mut named = 0;
+    let mut named = Vec::new();
     for name in text.split('`').filter(|name| name.contains("::")) {
         if !name.split("::").all(|part| !part.is_empty() && part.chars().all(is_word)) {
             continue;
         }
-        let (module, function) = name.rsplit_once("::").unwrap();
-        // A test of the host's own, beside what it tests or in a file of its own; or one of a theme.
-        let unit = module.strip_suffix("::tests").map(|module| format!("host/src/{}", module.replace("::", "/")));
-        let is_there = |(path, text): &(PathBuf, String)| {
-            let path = path.with_extension("").display().to_string();
-            let is_meant = match &unit {
-                Some(unit) => path == *unit || path == format!("{unit}/tests"),
-                None => path.starts_with("tests/tests/") && path.ends_with(&format!("/{module}")),
-            };
-            is_meant && has_test(text, function)
-        };
-        assert!(sources.iter().any(is_there), "SECURITY.md names `{name}`, which is no test that runs");
-        named += 1;
+        assert!(is_test(&sources, name), "SECURITY.md names `{name}`, which is no test that runs");
+        named.push(name);
     }
-    assert!(named > 60, "{named}");
+    assert!(named.len() > 60, "{}", named.len());
+
+    let known: BTreeSet<_> = text.split('`').filter_map(|name| name.strip_prefix('~').map(str::to_owned)).collect();
+    let mut there = BTreeSet::from(["name".to_owned()]);
+    for entry in fs::read_dir(repository().join("tests/mutants")).unwrap() {
+        let path = entry.unwrap().path();
+        let patch = fs::read_to_string(&path).unwrap();
+        let tests: Vec<_> = patch.lines().filter_map(|line| line.strip_prefix("Test: ")).collect();
+        assert!(!tests.is_empty(), "{} names no test", path.display());
+        for test in tests {
+            let (target, name) = test.split_once(' ').unwrap();
+            let name =
+                if matches!(target, "it" | "lib" | "parity") { name.to_owned() } else { format!("{target}::{name}") };
+            assert!(is_test(&sources, &name), "{} names {test}, which is no test that runs", path.display());
+            // Whoever reads of the mutant finds the test beside it.
+            assert!(named.contains(&name.as_str()), "SECURITY.md does not name {name}");
+        }
+        there.insert(path.file_stem().unwrap().to_string_lossy().into_owned());
+    }
+    assert_eq!(known, there, "the mutants that SECURITY.md names, and those that there are");
 }
 
 /// The tests that are named are those of the command that the README names: all of the workspace, none left out.

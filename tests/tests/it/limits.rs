@@ -266,6 +266,17 @@ fn processor_time_is_measured_and_bounded() {
 }
 
 #[test]
+fn wall_time_ends_a_stage_that_waits_or_works() {
+    let place = Place::new();
+    with_limit(&place, &format!("{} spin", probe()), "", "wall_time=200ms")
+        .code(124)
+        .says(&["wall_time limit of 200ms"]);
+    let (never, _writer) = std::io::pipe().unwrap();
+    let waits = place.shorthand(&format!("{} wait", probe())).stdin(never).args(["--limit", "wall_time=200ms"]);
+    waits.done().code(124).says(&["wall_time limit of 200ms"]);
+}
+
+#[test]
 fn a_stage_that_moves_nothing_is_stalled_and_one_that_waits_is_not() {
     let place = Place::new();
     with_limit(&place, &format!("{} spin", probe()), "", "stall_time=200ms")

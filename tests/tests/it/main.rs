@@ -5,6 +5,7 @@ mod bounds;
 mod bytes;
 mod cli;
 mod commands;
+mod compiling;
 mod counted;
 mod endings;
 mod files;

@@ -1,9 +1,9 @@
-//! Policies, locks, digests, the wall around commands, and the compiler's own limits.
+//! Policies, locks, digests, and what was looked at in the plan.
 
 use std::fs;
 
 use stagehost::{Host, HostOptions, Plan, PlanOptions, Policy, RunOptions};
-use stagehost_tests::{Place, binary, guests::text, hostile};
+use stagehost_tests::{Place, guests::text};
 
 fn pipeline(place: &Place, stage: &str) {
     place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{stage}]}}"#));
@@ -255,137 +255,6 @@ fn a_sandbox_is_for_commands_and_grants_are_for_sandboxes() {
     refused(r#"{"command": ["cat"], "sandbox": "strict", "grants": {"clock": "real"}}"#, &["stages[0].grants.clock"]);
     refused(r#"{"command": ["cat"], "sandbox": "strict", "grants": {"net": ["a:*"]}}"#, &["grants.net[0]"]);
     refused(r#"{"command": ["cat"], "on_trap": "finish"}"#, &["stages[0].on_trap"]);
-}
-
-#[test]
-fn compiling_has_limits_of_its_own() {
-    let place = Place::new();
-    let of = |name: &str| {
-        let guests = hostile::all();
-        let guest = guests.iter().find(|guest| guest.name == name).expect("it is there");
-        hostile::write(&place, guest)
-    };
-    // Refused before anything is compiled, in little time and memory.
-    for (name, why) in [
-        ("p2-doubling-24", "would expand into more than 100000 items"),
-        ("p2-carrying-30", "would expand into more than 100000 items"),
-        ("p2-nested-5000", "nests components more than 32 deep"),
-        ("functions-200000", "would expand into more than 100000 functions"),
-    ] {
-        // Address space is more than memory.
-        let script = "ulimit -v 102400; exec \"$0\" run -c \"$1\" --stdin null";
-        let run = place.program("sh").args(["-c", script, &binary().display().to_string(), &of(name)]);
-        run.done().code(126).says(&["too costly to compile", why]);
-    }
-    // What the plan cannot foresee ends with the compiler's process.
-    let functions = of("functions-10000");
-    let run = |limit: &str| {
-        place.shorthand(&functions).args(["--stdin", "null", "--limit", limit]).env("STAGEHOST_CACHE_DIR", "").done()
-    };
-    run("compile_memory=20MiB").code(137).says(&["compile_memory limit of 20 MiB", "stages[0].limits.compile_memory"]);
-    run("compile_memory=2GiB").code(0);
-    let blocks = of("blocks-10000-deep");
-    place.shorthand(&blocks).args(["--stdin", "null"]).done().code(0);
-    run("component_size=1KiB").code(126).says(&["stages[0].limits.component_size", "over the limit"]);
-}
-
-#[test]
-fn compiled_code_is_kept_and_not_taken_from_others() {
-    let place = Place::new();
-    let module = text(&place, "a.wasm", r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
-    let run = || {
-        let run = place.shorthand(&module.display().to_string()).args(["--stdin", "null", "-v"]);
-        run.env("STAGEHOST_CACHE_DIR", place.path("cache")).done().code(0)
-    };
-    run();
-    let code = place.path("cache/stagehost-code");
-    let kept = fs::read_dir(&code).expect("it was made").flatten().map(|entry| entry.path());
-    let kept: Vec<_> = kept.filter(|path| !path.ends_with("CACHEDIR.TAG")).collect();
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept[0]).expect("it is there").permissions());
-    assert_eq!(mode & 0o777, 0o600);
-    // Damaged code is compiled anew, and so is code that others could have written.
-    fs::write(&kept[0], b"not code at all").expect("it is ours");
-    run();
-    assert!(fs::metadata(&kept[0]).expect("it is there").len() > 100);
-    fs::set_permissions(&kept[0], std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("it is ours");
-    run();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept[0]).expect("it is there").permissions());
-    assert_eq!(mode & 0o777, 0o600);
-    fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
-    run().says(&["is not used: others can write to it"]);
-}
-
-#[test]
-fn the_code_cache_touches_nothing_but_its_own() {
-    use std::{
-        fs::FileTimes,
-        os::unix::fs::symlink,
-        time::{Duration, SystemTime},
-    };
-    let place = Place::new();
-    let run = |more: &str| {
-        let name = format!("{more}.wasm");
-        let body =
-            format!(r#"(module (memory (export "memory") 1) (data (i32.const 0) "{more}") (func (export "_start")))"#);
-        let wasm = text(&place, &name, &body).display().to_string();
-        place.shorthand(&wasm).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", place.path("home")).done().code(0)
-    };
-    // A home with things of the user's, one of which has the name that the cache once had.
-    let old = SystemTime::now() - Duration::from_secs(1_000_000);
-    let ours = |index: u32| format!("{:064x}-{:016x}", index, 7);
-    let strangers = [
-        "home/notes".to_owned(),
-        "home/.1-2".into(),
-        "home/code/thesis".into(),
-        "home/code/.1-2".into(),
-        format!("home/code/{}", ours(1)),
-        format!("home/{}", ours(1)),
-    ];
-    let inside = [
-        "notes".to_owned(),
-        ".hidden".into(),
-        ".1-x".into(),
-        ".-2".into(),
-        format!("{}.bak", ours(1)),
-        ours(0xabc).to_uppercase(),
-        format!("{}0", ours(1)),
-    ];
-    // Large and long unused, so that whatever is looked at would go.
-    let large = |path: &str| {
-        let file = fs::File::create(place.path(path)).unwrap();
-        file.set_len(600 << 20).unwrap();
-        file.set_times(FileTimes::new().set_modified(old)).unwrap();
-    };
-    fs::create_dir_all(place.path("home/code")).unwrap();
-    place.shell("chmod 755 home home/code").done().code(0);
-    strangers.iter().for_each(|path| large(path));
-    run("one").is_quiet();
-    let code = "home/stagehost-code";
-    inside.iter().for_each(|name| large(&format!("{code}/{name}")));
-    // Ours, by its name: over the bound together, so that the oldest go.
-    for index in [1, 2, 3] {
-        large(&format!("{code}/{}", ours(index)));
-    }
-    large(&format!("{code}/.1-2"));
-    // A name of ours that leads elsewhere, and one that is a directory.
-    symlink(place.path("home/notes"), place.path(format!("{code}/{}", ours(8)))).unwrap();
-    fs::create_dir(place.path(format!("{code}/{}", ours(9)))).unwrap();
-    run("two").is_quiet();
-    for path in strangers.iter().cloned().chain(inside.iter().map(|name| format!("{code}/{name}"))) {
-        assert_eq!(fs::metadata(place.path(&path)).unwrap_or_else(|error| panic!("{path}: {error}")).len(), 600 << 20);
-    }
-    assert!(
-        place.path(format!("{code}/{}", ours(8))).is_symlink() && place.path(format!("{code}/{}", ours(9))).is_dir()
-    );
-    let left = [1, 2, 3].iter().filter(|index| place.path(format!("{code}/{}", ours(**index))).exists()).count();
-    assert!(left == 1 && !place.path(format!("{code}/.1-2")).exists(), "{left} of three are left, which is what fits");
-    // A directory of that name which it did not make is none of its own.
-    fs::remove_file(place.path(format!("{code}/CACHEDIR.TAG"))).unwrap();
-    large(&format!("{code}/{}", ours(4)));
-    let run = place.shorthand(":cat").args(["--stdin", "null", "-v"]).env("STAGEHOST_CACHE_DIR", place.path("home"));
-    run.done().code(0).says(&["is not used", "was not made by stagehost"]);
-    assert!(place.path(format!("{code}/{}", ours(4))).exists());
 }
 
 #[test]
