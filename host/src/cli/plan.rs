@@ -94,7 +94,7 @@ fn text(plan: &PlanSummary, all: bool) -> String {
     }
     let worst = plan.worst_case_memory_bytes.map_or_else(|| "no limit".to_owned(), |bytes| Size(bytes).to_string());
     let allowances: u64 = plan.stages.iter().filter_map(|stage| stage.limits.host_allowance_bytes).sum();
-    let of_it = match allowances {
+    let of_it = match allowances.saturating_add(plan.component_files_bytes) {
         0 => String::new(),
         bytes => format!(" ({} of it what the host may hold for sandboxed stages)", Size(bytes)),
     };

@@ -22,8 +22,10 @@ pub struct PlanSummary {
     pub stdout: String,
     /// The run's timeout in milliseconds; null: none.
     pub timeout_ms: Option<u64>,
-    /// What all stages, rings and pipes may hold together at most, in bytes; null: a stage has no limit.
+    /// What all stages, rings and pipes may hold together at most, and the files of their components, in bytes; null: a stage has no limit.
     pub worst_case_memory_bytes: Option<u64>,
+    /// The files of components, each once, which the host keeps as long as the run goes on, in bytes. Stock stages have none.
+    pub component_files_bytes: u64,
     /// The stages, first to last; those of nested pipelines stand among them.
     pub stages: Vec<StageSummary>,
 }
@@ -176,8 +178,14 @@ impl Plan {
             let allowance = stage.limits.host_allowance_bytes.unwrap_or(0);
             stage.limits.memory_bytes.map(|memory| memory.saturating_add(allowance).saturating_add(joint))
         };
+        let file = |stage: &PlannedStage| match &stage.work {
+            Work::Wasm(wasm) if wasm.path.is_some() => Some((wasm.digest, wasm.bytes.len() as u64)),
+            Work::Wasm(_) | Work::Command(_) | Work::Function(_) => None,
+        };
+        let files: BTreeMap<_, _> = self.stages.iter().filter_map(file).collect();
+        let files: u64 = files.values().sum();
         let worst_case =
-            stages.iter().map(worst).try_fold(0_u64, |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
+            stages.iter().map(worst).try_fold(files, |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
         let handed_over = |at_command: Option<&PlannedStage>, is_file: bool| {
             if at_command.is_some_and(PlannedStage::is_command) && is_file { " (handed over as it is)" } else { "" }
         };
@@ -190,6 +198,7 @@ impl Plan {
             stdout: format!("{}{}", self.stdout_name, handed_over(self.stages.last(), taken)),
             timeout_ms: self.timeout.map(millis),
             worst_case_memory_bytes: worst_case,
+            component_files_bytes: files,
             stages,
         }
     }

@@ -242,6 +242,20 @@ fn what_would_make_the_host_hold_much_is_refused_by_its_weight() {
         .says(&["keeps of its types, names and constants would take more than 64 MiB"]);
 }
 
+/// Adds a section that nobody knows, of zeroes.
+fn pad(file: &mut Vec<u8>, padding: u32) {
+    file.push(0);
+    // And the name of it.
+    let mut length = padding + 2;
+    while length > 0x7f {
+        file.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    file.push(u8::try_from(length).unwrap());
+    file.extend([1, b'x']);
+    file.resize(file.len() + padding as usize, 0);
+}
+
 #[test]
 fn a_policys_total_memory_counts_what_the_host_holds() {
     let place = Place::new();
@@ -253,6 +267,16 @@ fn a_policys_total_memory_counts_what_the_host_holds() {
     run(&file).done().code(126).says(&["total_memory"]);
     let small = text(&place, "small.wasm", &component("")).display().to_string();
     run(&small).done().code(0);
+    // Its file too, which is kept for lines of its source: once, however many stages are made of it.
+    let mut bytes = fs::read(&small).unwrap();
+    pad(&mut bytes, 30_000_000);
+    let large = place.write("large.wasm", bytes).display().to_string();
+    run(&large).done().code(0);
+    run(&format!("{large} | {large}")).done().code(0);
+    let mut other = fs::read(&large).unwrap();
+    *other.last_mut().unwrap() = 1;
+    let other = place.write("other.wasm", other).display().to_string();
+    run(&format!("{large} | {other}")).done().code(126).says(&["total_memory"]);
 }
 
 #[test]
@@ -283,18 +307,7 @@ fn a_file_is_measured_before_it_is_read_and_weighing_holds_little() {
     for (name, guest) in cases {
         let file = text(&place, &format!("{name}.wasm"), &guest);
         let mut bytes = fs::read(&file).unwrap();
-        // A section that nobody knows, of zeroes.
-        let padding = 60_000_000_u32;
-        bytes.push(0);
-        // And the name of it.
-        let mut length = padding + 2;
-        while length > 0x7f {
-            bytes.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
-            length >>= 7;
-        }
-        bytes.push(u8::try_from(length).unwrap());
-        bytes.extend([1, b'x']);
-        bytes.resize(bytes.len() + padding as usize, 0);
+        pad(&mut bytes, 60_000_000);
         fs::write(&file, &bytes).unwrap();
         let peak = held_by_one_that_runs(&place, &file.display().to_string(), "VmHWM:") >> 10;
         let most = ((2 * bytes.len() as u64) >> 10) + (64 << 10);

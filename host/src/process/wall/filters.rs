@@ -174,9 +174,10 @@ mod tests {
                     // SAFETY: no call does anything with these arguments, if it gets so far: they are good for none, or for this
                     // process alone.
                     let answer = unsafe { libc::syscall(*call, *a, *b, *c, *d, *e, *f) };
-                    // SAFETY: this thread's own number; and the end of a process that should not be there.
                     let error = match answer {
+                        // SAFETY: this thread's own number.
                         -1 => unsafe { *libc::__errno_location() },
+                        // SAFETY: ends a process that should not be there.
                         0 if *call == libc::SYS_clone => unsafe { libc::_exit(0) },
                         _ => 0,
                     };
