@@ -62,8 +62,17 @@ run() {
     [ "$target" != lib ] || kind=(--lib)
     { quickly build --bin stagehost && quickly test "${kind[@]}" --no-run; } > "$log" 2>&1 || return 2
     # What a broken host hangs in is noticed too.
-    timeout 900 "$BASH" -c "$(declare -f quickly); quickly test \"\$@\"" quickly "${kind[@]}" -- --exact "$@" \
-        < /dev/null > "$log" 2>&1 || code=$?
+    setsid --wait "$BASH" -c "$(declare -f quickly); echo \$\$ > '$log.session'; quickly test \"\$@\"" quickly \
+        "${kind[@]}" -- --exact "$@" < /dev/null > "$log" 2>&1 &
+    local waited=$!
+    for ((second = 0; second < 900; second++)); do
+        kill -0 $waited 2> /dev/null || break
+        sleep 1
+    done
+    # Nor does what it started go on.
+    if kill -0 $waited 2> /dev/null; then code=124; fi
+    pkill -KILL -s "$(cat "$log.session")" || true
+    wait $waited || [ $code != 0 ] || code=$?
     [ $code != 124 ] || return 1
     ! grep -q "^test .* \.\.\. FAILED$" "$log" || return 1
     for name in "$@"; do grep -q "^test $name \.\.\. ok$" "$log" || return 2; done

@@ -456,6 +456,10 @@ mod tests {
         let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let hold = link.hold(write_end.as_fd());
         drop(write_end);
+        // As long as it is held, nobody sees an end.
+        let mut seen = [PollFd::new(&read_end, PollFlags::IN)];
+        let a_moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        assert_eq!(poll(&mut seen, Some(&a_moment)), Ok(0));
         drop(hold);
         // The guard's copy was the last.
         assert_eq!(rustix::io::read(&read_end, &mut [0; 1]), Ok(0));

@@ -287,3 +287,19 @@ impl names3::HostWithStore<Guest> for Ours {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_what_it_meant_at_first() {
+        // A name that nobody knows by now (RFC 6761).
+        let (name, address) = ("moved.invalid", IpAddr::from([192, 0, 2, 7]));
+        let names = HashMap::from([(name.to_owned(), vec![address])]);
+        let net = Net { names, grants: Vec::new(), denials: Denials::default() };
+        for asked in [name, "MOVED.invalid."] {
+            assert!(matches!(net.addresses(asked), Found::Addresses(found) if found == [address]), "{asked}");
+        }
+    }
+}

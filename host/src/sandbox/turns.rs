@@ -163,4 +163,29 @@ mod tests {
         held.pop();
         assert!(at_once(runs[8].file_thread()).is_some());
     }
+
+    #[test]
+    fn who_used_much_waits() {
+        let turns = Turns::new(2);
+        let (modest, greedy) = (turns.of_run(), turns.of_run());
+        modest.used(Duration::from_micros(500));
+        greedy.used(Duration::from_secs(1));
+        assert!(greedy.must_wait() && !modest.must_wait());
+        // Alone it need not.
+        drop(modest);
+        assert!(!greedy.must_wait());
+    }
+
+    #[test]
+    fn compilers_are_shared_and_small_ones_are_quick() {
+        let turns = Turns::new(2);
+        let (first, second) = (turns.of_run(), turns.of_run());
+        let get = |run: &RunTurns, is_small: bool| at_once(run.compiler(Way::Process, is_small));
+        let held = [get(&first, false), get(&first, false)];
+        assert!(held.iter().all(Option::is_some) && get(&first, false).is_none(), "one run has two of three");
+        let last = get(&second, false);
+        assert!(last.is_some() && get(&second, false).is_none());
+        // Whoever has much to compile holds up nobody who has little.
+        assert!(get(&first, true).is_some() && get(&second, true).is_some());
+    }
 }

@@ -33,6 +33,11 @@ fn compiling_has_limits_of_its_own() {
     run("compile_memory=2GiB").code(0);
     let blocks = of("blocks-10000-deep");
     place.shorthand(&blocks).args(["--stdin", "null"]).done().code(0);
+    // One that another stage has had read.
+    let stages =
+        format!(r#"[{{"wasm": "{functions}"}}, {{"wasm": "{functions}", "limits": {{"component_size": "1KiB"}}}}]"#);
+    place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": {stages}}}"#));
+    place.stagehost(["run", "p.json"]).done().code(126).says(&["stages[1].limits.component_size"]);
     run("component_size=1KiB").code(126).says(&["stages[0].limits.component_size", "over the limit"]);
 }
 

@@ -168,4 +168,9 @@ fn numbers_of_a_deterministic_run_have_one_meaning() {
             (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 48)))))"#;
     let file = text(&place, "guest.wasm", guest).display().to_string();
     place.shorthand(&file).args(["--stdin", "null", "--deterministic"]).done().code(0).prints(b"\0\0\xc0\x7f\0");
+    // Random ones are the same ones.
+    let probe = stagehost_tests::guests::built("std-probe-p2.wasm").display().to_string();
+    let random =
+        || place.shorthand(&format!("{probe} hash")).args(["--stdin", "null", "--deterministic"]).done().code(0);
+    assert_eq!(random().stdout_text(), random().stdout_text());
 }

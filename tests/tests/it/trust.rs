@@ -144,6 +144,22 @@ fn a_policy_refuses_what_goes_beyond_it() {
 }
 
 #[test]
+fn commands_inherit_what_a_policy_lets_them() {
+    let place = Place::new();
+    let script = "printenv STAGEHOST_TEST_WORD || echo nothing; printenv PATH > /dev/null && echo path";
+    pipeline(&place, &format!(r#"{{"command": ["sh", "-c", "{script}"]}}"#));
+    for (policy, printed) in [
+        ("{}", "word\npath\n"),
+        (r#"{"env": []}"#, "nothing\npath\n"),
+        (r#"{"env": ["STAGEHOST_TEST_WORD"]}"#, "word\npath\n"),
+    ] {
+        place.write("policy.json", policy);
+        let run = place.stagehost(["run", "p.json", "--policy", "policy.json"]).env("STAGEHOST_TEST_WORD", "word");
+        run.done().code(0).prints(printed);
+    }
+}
+
+#[test]
 fn a_policys_maximum_is_the_limit_of_who_sets_none() {
     let place = Place::new();
     place.write(
