@@ -193,6 +193,27 @@ fn handles_of_one_output_are_permitted_little_together() {
 }
 
 #[test]
+fn a_stage_has_so_many_handles_and_no_more() {
+    let place = Place::new();
+    let imports = r#"
+        (import "wasi:io/streams@0.2.0" (instance $io (export "output-stream" (type (sub resource)))))
+        (alias export $io "output-stream" (type $output))
+        (import "wasi:cli/stdout@0.2.0" (instance $out
+            (export "output-stream" (type (eq $output))) (export "get-stdout" (func (result (own $output))))))
+        (core func $handle (canon lower (func $out "get-stdout")))
+        (core module $f (func (export "f"))) (core instance $f (instantiate $f))
+        (alias core export $f "f" (core func $f))"#;
+    let run = |count: usize| {
+        let run = format!("{} (i32.const 0)", "(drop (call $handle))".repeat(count));
+        let guest = component(&Calls { imports, core: "", run: &run, pages: 1 });
+        let file = text(&place, "guest.wasm", &guest).display().to_string();
+        place.shorthand(&file).args(["--stdin", "null", "--limit", "handles=100"]).done()
+    };
+    run(90).code(0).is_quiet();
+    run(101).code(137).says(&["its handles limit of 100"]);
+}
+
+#[test]
 fn little_is_kept_of_standard_error() {
     let place = Place::new();
     let body = "(i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 65000))
