@@ -333,30 +333,6 @@ fn compilations_of_one_run_hold_up_no_other_run() {
     });
 }
 
-#[test]
-fn what_one_run_waits_to_have_compiled_is_compiled_for_another_at_once() {
-    checked(|| {
-        let place = Place::new();
-        let host = compiling_host();
-        // Large, so that it is no quick one and is looked at later than the others; and nothing to compile.
-        let nothing = format!("(func {})", "nop ".repeat((1 << 20) - 8)).repeat(6);
-        let text = format!("(module {nothing} (func (export \"_start\")))");
-        let wanted = guests::text(&place, "wanted.wasm", &text).display().to_string();
-        let mut stages: Vec<_> = (0..6).map(|seed| bomb(&place, seed)).collect();
-        stages.push(wanted.clone());
-        let control = RunControl::default();
-        let hostile =
-            host.start(plan(&pipeline(&stages)), &RunOptions { control: control.clone(), ..RunOptions::default() });
-        until_compilers_are_busy(2);
-        let outcome = host.run(plan(&pipeline(&[wanted])), &RunOptions::default());
-        assert!(outcome.success, "{outcome:?}");
-        let still = busy_compilers();
-        control.cancel();
-        assert!(!hostile.wait().success);
-        assert!(still >= 2, "it waited for the other run's turns: {still} are left");
-    });
-}
-
 /// Whether an entry of `/proc` is a compiler that this process started.
 fn is_our_compiler(entry: &std::fs::DirEntry) -> bool {
     let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();

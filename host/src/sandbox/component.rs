@@ -10,12 +10,11 @@ use super::{
     compile_here::{self, Uncompiled},
     engine::{EngineKind, Machine, Sandbox, SandboxError, is_space_short},
     inspect::{NotAStage, Shape},
-    kept::Cell,
     limits::Limits,
     proposals::validate,
     store::Guest,
     trap,
-    turns::{RunTurns, Way},
+    turns::RunTurns,
     weigh::work,
 };
 use crate::{fair::Slot, outcome::StageExit};
@@ -84,85 +83,49 @@ impl Sandbox {
         let failed = |error: SandboxError| StageExit::HostError { message: error.to_string(), path: None };
         let machine = self.machine(kind).map_err(failed)?;
         let cell = machine.cell(code.digest);
-        let entry = loop {
-            let mut made = std::pin::pin!(cell.made());
-            made.as_mut().enable();
-            if let Some((entry, _)) = cell.get() {
-                break entry.clone();
-            }
-            let is_quick = {
-                let _making = cell.making().await;
-                if cell.get().is_some() {
-                    continue;
-                }
-                if let Some(found) = self.find(code, &machine).await? {
-                    break self.put(&cell, found, code, &machine).await?;
-                }
-                self.is_quick(&cell, code).await?
-            };
-            // In this order: nobody waits for a turn of another run's. Who gets one while others compile gives it back.
-            let way = self.way(code);
-            let turn = tokio::select! {
-                biased;
-                () = made => continue,
-                turn = turns.compiler(way, is_quick) => turn,
-            };
-            let Some(_making) = cell.try_making() else {
-                drop(turn);
-                drop(cell.making().await);
-                continue;
-            };
-            if cell.get().is_some() {
-                continue;
-            }
-            let found = match (way, &self.compilers) {
-                (Way::Process, Some(compilers)) => {
-                    let bytes = compilers.compile(kind, code, limits, turn).await?;
-                    self.on_a_thread(code, &machine, |sandbox, code, machine| {
-                        sandbox.keep_and_load(code, machine, bytes)
-                    })
-                    .await?
-                }
-                _ => self.compile_here(&machine, code, turn).await?,
-            };
-            break self.put(&cell, found, code, &machine).await?;
+        let enter = async || {
+            let entry = self.enter(machine.clone(), kind, code, limits, turns).await?;
+            Ok((entry, usize::try_from(code.kept).unwrap_or(usize::MAX)))
         };
+        let (entry, _) = cell.get_or_try_init(enter).await?.clone();
         Ok(Loaded { machine, entry })
     }
 
-    /// Links code, and puts it in its place.
-    async fn put(
+    /// Finds code on disk or compiles it, and links it.
+    async fn enter(
         self: &Arc<Self>,
-        cell: &Cell<(Entry, usize)>,
-        found: Code,
+        machine: Arc<Machine>,
+        kind: EngineKind,
         code: &Source,
-        machine: &Arc<Machine>,
+        limits: &Limits,
+        turns: &RunTurns,
     ) -> Result<Entry, StageExit> {
-        let entry = self.on_a_thread(code, machine, |_, code, machine| link(found, code.shape, machine)).await?;
-        cell.set((entry.clone(), usize::try_from(code.kept).unwrap_or(usize::MAX)));
-        Ok(entry)
-    }
-
-    /// Whether compiling it is quick. What is no valid code, or too costly, is refused in our words and without compiling.
-    async fn is_quick(&self, cell: &Cell<(Entry, usize)>, code: &Source) -> Result<bool, StageExit> {
-        if let Some(is_quick) = cell.is_quick.get() {
-            return Ok(*is_quick);
-        }
         // Ours are.
-        if code.is_ours {
-            return Ok(true);
+        let mut is_quick = code.is_ours;
+        // Refused in our words, and without compiling, where there is nothing compiled.
+        if !code.is_ours && !self.has(&machine, code) {
+            let bytes = code.bytes.clone();
+            let validating = tokio::task::spawn_blocking(move || validate(&bytes).and_then(|()| time_of(&bytes)));
+            let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
+            let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false, path: None };
+            is_quick = validating.await.map_err(lost)?.map_err(refused)? <= QUICK;
         }
-        let bytes = code.bytes.clone();
-        let validating = tokio::task::spawn_blocking(move || validate(&bytes).and_then(|()| time_of(&bytes)));
-        let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
-        let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false, path: None };
-        let is_quick = validating.await.map_err(lost)?.map_err(refused)? <= QUICK;
-        Ok(*cell.is_quick.get_or_init(|| is_quick))
-    }
-
-    /// What compiles it. Ours too a process where address space is short: what runs out of it here ends the host.
-    fn way(&self, code: &Source) -> Way {
-        if self.compilers.is_some() && (!code.is_ours || is_space_short()) { Way::Process } else { Way::Here }
+        let found = match &self.compilers {
+            // Ours too where address space is short: what runs out of it here ends the host.
+            Some(compilers) if (!code.is_ours || is_space_short()) && !self.has(&machine, code) => {
+                let bytes = compilers.compile(kind, code, limits, turns.compiler(is_quick).await).await?;
+                self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes))
+                    .await?
+            }
+            _ => {
+                match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await?
+                {
+                    Some(found) => found,
+                    None => self.compile_here(&machine, code, turns.compiling_here(is_quick).await).await?,
+                }
+            }
+        };
+        self.on_a_thread(code, &machine, |_, code, machine| link(found, code.shape, machine)).await
     }
 
     /// Does what takes a while where it holds up nobody.
@@ -194,13 +157,13 @@ impl Sandbox {
         Ok(found)
     }
 
+    fn has(&self, machine: &Machine, code: &Source) -> bool {
+        self.find(code, machine).is_some()
+    }
+
     /// Code that is on disk.
-    async fn find(self: &Arc<Self>, code: &Source, machine: &Arc<Machine>) -> Result<Option<Code>, StageExit> {
-        self.on_a_thread(code, machine, |sandbox, code, machine| {
-            let artifacts = sandbox.artifacts.as_ref();
-            Ok(artifacts.and_then(|kept| kept.find(&machine.engine, &code.digest, code.shape == Shape::ModuleP1)))
-        })
-        .await
+    fn find(&self, code: &Source, machine: &Machine) -> Option<Code> {
+        self.artifacts.as_ref()?.find(&machine.engine, &code.digest, code.shape == Shape::ModuleP1)
     }
 
     fn keep_and_load(&self, code: &Source, machine: &Machine, bytes: Vec<u8>) -> Result<Code, StageExit> {

@@ -4,7 +4,7 @@
 //! small: stacks are powers of two.
 
 use std::{
-    cell,
+    cell::Cell,
     collections::HashMap,
     num::NonZeroUsize,
     path::Path,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::OnceCell;
 use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     compile::Compilers,
     component::{Digest, Entry},
     files,
-    kept::{Cell, Kept},
+    kept::Kept,
     limits::HOST_STACK,
     listing, lists, net, paths, preview1,
     store::Guest,
@@ -60,7 +61,7 @@ pub(super) fn prepare_thread() -> std::io::Result<()> {
     /// More than the engine takes: a stack for signals.
     const ROOM: usize = 1 << 20;
     thread_local! {
-        static IS_PREPARED: cell::Cell<bool> = const { cell::Cell::new(false) };
+        static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
     }
     if IS_PREPARED.get() {
         return Ok(());
@@ -194,7 +195,7 @@ impl Machine {
     }
 
     /// The place of a compiled component.
-    pub(super) fn cell(&self, digest: Digest) -> Arc<Cell<(Entry, usize)>> {
+    pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<(Entry, usize)>> {
         let size = |(entry, kept): &(Entry, usize)| entry.code_bytes().saturating_add(*kept);
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest, size)
     }

@@ -1,11 +1,8 @@
 //! What an engine keeps of compiled code, so that the next run need not look for it.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use tokio::sync::{Mutex, MutexGuard, Notify, futures::Notified};
+use tokio::sync::OnceCell;
 
 use super::component::Digest;
 
@@ -13,56 +10,10 @@ use super::component::Digest;
 const MOST: usize = 256;
 const MOST_CODE: usize = 512 << 20;
 
-/// A component's place: compiled code, once somebody has compiled it.
-///
-/// Whoever compiles it has had a turn before: those of another run need not wait for a turn of that one's.
-#[derive(Debug)]
-pub(super) struct Cell<T> {
-    code: OnceLock<T>,
-    /// Whether compiling it is quick, once that is known.
-    pub(super) is_quick: OnceLock<bool>,
-    making: Mutex<()>,
-    made: Notify,
-}
-
-impl<T> Default for Cell<T> {
-    fn default() -> Self {
-        Self { code: OnceLock::new(), is_quick: OnceLock::new(), making: Mutex::default(), made: Notify::new() }
-    }
-}
-
-impl<T> Cell<T> {
-    pub(super) fn get(&self) -> Option<&T> {
-        self.code.get()
-    }
-
-    /// Puts code there, and tells whoever waits. One that is there already stays.
-    pub(super) fn set(&self, code: T) {
-        let _ = self.code.set(code);
-        self.made.notify_waiters();
-    }
-
-    /// Ends when code is put there from now on. Cancel safe.
-    pub(super) fn made(&self) -> Notified<'_> {
-        self.made.notified()
-    }
-
-    /// The right to look for code or to make it, which one has at a time: as long as that takes, and never while waiting for a turn.
-    /// Cancel safe.
-    pub(super) async fn making(&self) -> MutexGuard<'_, ()> {
-        self.making.lock().await
-    }
-
-    /// The same, if nobody has it.
-    pub(super) fn try_making(&self) -> Option<MutexGuard<'_, ()>> {
-        self.making.try_lock().ok()
-    }
-}
-
 /// Compiled components by the digest of their file, in the order of their last use. Those that are in use elsewhere are so when they are
 /// no longer kept, too.
 #[derive(Debug)]
-pub(super) struct Kept<T>(VecDeque<(Digest, Arc<Cell<T>>)>);
+pub(super) struct Kept<T>(VecDeque<(Digest, Arc<OnceCell<T>>)>);
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -73,10 +24,10 @@ impl<T> Default for Kept<T> {
 impl<T> Kept<T> {
     /// The place of a component, which is the last used from now on. What was not used for the longest time makes room for it.
     /// `bytes` says how much code one is.
-    pub(super) fn cell(&mut self, digest: Digest, bytes: impl Fn(&T) -> usize) -> Arc<Cell<T>> {
+    pub(super) fn cell(&mut self, digest: Digest, bytes: impl Fn(&T) -> usize) -> Arc<OnceCell<T>> {
         let known = self.0.iter().position(|(known, _)| *known == digest).and_then(|index| self.0.remove(index));
         let cell = known.map(|(_, cell)| cell).unwrap_or_default();
-        let of = |cell: &Cell<T>| cell.get().map_or(0, &bytes);
+        let of = |cell: &OnceCell<T>| cell.get().map_or(0, &bytes);
         let mut code = self.0.iter().map(|(_, other)| of(other)).sum::<usize>() + of(&cell);
         while self.0.len() >= MOST || code > MOST_CODE {
             let Some((_, oldest)) = self.0.pop_front() else { break };
@@ -102,9 +53,9 @@ mod tests {
     fn what_was_not_used_for_the_longest_time_makes_room() {
         let mut kept = Kept::<usize>::default();
         let first = kept.cell(digest(0), |size| *size);
-        first.set(1);
+        first.set(1).unwrap();
         for number in 1..1000 {
-            kept.cell(digest(number), |size| *size).set(1);
+            kept.cell(digest(number), |size| *size).set(1).unwrap();
             // The first is used again and again.
             assert!(Arc::ptr_eq(&kept.cell(digest(0), |size| *size), &first), "after {number}");
         }
@@ -116,12 +67,12 @@ mod tests {
     fn much_code_makes_room_too() {
         let mut kept = Kept::<usize>::default();
         for number in 0..20 {
-            kept.cell(digest(number), |size| *size).set(MOST_CODE / 4);
+            kept.cell(digest(number), |size| *size).set(MOST_CODE / 4).unwrap();
             let code: usize = kept.0.iter().filter_map(|(_, cell)| cell.get()).sum();
             // The one that was compiled last is not counted before.
             assert!(code <= MOST_CODE + MOST_CODE / 4, "{code} bytes after {number}");
         }
-        kept.cell(digest(30), |size| *size).set(2 * MOST_CODE);
+        kept.cell(digest(30), |size| *size).set(2 * MOST_CODE).unwrap();
         kept.cell(digest(31), |size| *size);
         assert_eq!(kept.0.len(), 1, "one that is too much alone is not kept either");
     }

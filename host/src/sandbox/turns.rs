@@ -110,26 +110,16 @@ impl RunTurns {
         self.0.files.slot().await
     }
 
-    /// A turn to compile something. Cancel safe.
-    pub(super) async fn compiler(&self, way: Way, is_small: bool) -> Slot {
-        let here = || self.0.here.get_or_init(|| (COMPILING_HERE.share(1), QUICKLY_HERE.share(1)));
-        let share = match (way, is_small) {
-            (Way::Process, true) => &self.0.quick,
-            (Way::Process, false) => &self.0.compilers,
-            (Way::Here, true) => &here().1,
-            (Way::Here, false) => &here().0,
-        };
-        share.slot().await
+    /// A turn to have a process compile something. Cancel safe.
+    pub(super) async fn compiler(&self, is_small: bool) -> Slot {
+        if is_small { self.0.quick.slot().await } else { self.0.compilers.slot().await }
     }
-}
 
-/// What compiles something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// A process of its own.
-    Process,
-    /// This process.
-    Here,
+    /// A turn to compile something in this process. Cancel safe.
+    pub(super) async fn compiling_here(&self, is_small: bool) -> Slot {
+        let (large, small) = self.0.here.get_or_init(|| (COMPILING_HERE.share(1), QUICKLY_HERE.share(1)));
+        if is_small { small.slot().await } else { large.slot().await }
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +170,7 @@ mod tests {
     fn compilers_are_shared_and_small_ones_are_quick() {
         let turns = Turns::new(2);
         let (first, second) = (turns.of_run(), turns.of_run());
-        let get = |run: &RunTurns, is_small: bool| at_once(run.compiler(Way::Process, is_small));
+        let get = |run: &RunTurns, is_small: bool| at_once(run.compiler(is_small));
         let held = [get(&first, false), get(&first, false)];
         assert!(held.iter().all(Option::is_some) && get(&first, false).is_none(), "one run has two of three");
         let last = get(&second, false);
