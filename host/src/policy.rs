@@ -33,7 +33,7 @@ pub struct Policy {
     pub plugins: Option<Vec<String>>,
     /// Directories that files at the ends, and logs, may be in.
     pub files: Option<Vec<String>>,
-    /// Directories that may be granted, and what for.
+    /// Directories that may be granted, and what for; a command's own directory (`dir`) is below one of them, too.
     pub dirs: Option<Vec<DirRoot>>,
     /// Variables of the host's environment that may be granted, and that commands inherit besides the usual ones (PATH, HOME,
     /// USER, LOGNAME, SHELL, TERM, TMPDIR, TZ, LANG, LC_*).

@@ -20,7 +20,7 @@ use super::{ErrorCode, Layers, PlanError, PlanErrorKind, PlanOptions};
 use crate::{
     process::{Planned, Rlimits, WallSpec, WalledDir},
     sandbox::Sandbox,
-    spec::{Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
+    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
 };
 
@@ -79,12 +79,17 @@ pub(super) fn plan(
     layers: &Layers<'_>,
     is_shorthand: bool,
 ) -> Result<CommandWork, PlanError> {
+    let policy = &options.policy;
     let directory = match &stage.dir {
         Some(dir) => layers.base.join(to_path(dir)),
         None => layers.dir.clone().unwrap_or_else(|| layers.base.to_owned()),
     };
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
     let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
+    // Before anything is looked at: under a policy no answer tells what is outside.
+    if let Some(directory) = directory.as_ref().filter(|_| stage.dir.is_some() || layers.dir.is_some()) {
+        policy.check_dir(directory, Access::Read, &place.key("dir"))?;
+    }
     if let Some(directory) = &directory {
         let place = place.key("dir");
         match fs::metadata(directory) {
@@ -111,6 +116,14 @@ pub(super) fn plan(
     let name = command.first().map_or("", String::as_str);
     let around = directory.as_deref().unwrap_or(Path::new(""));
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
+    if policy.plugins.is_some() {
+        let named = Some(to_path(name).into_owned()).filter(|_| name.contains('/'));
+        let searched = elements(path).filter(|element| !elements(operators()).any(|own| own == *element));
+        for looked_at in named.into_iter().chain(searched.filter(|_| !name.contains('/')).map(PathBuf::from)) {
+            policy.check_plugin(&around.join(looked_at), &place.key("command"))?;
+        }
+    }
     let program = resolve(name, around, path)
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
     // It is started in its directory.
@@ -118,9 +131,7 @@ pub(super) fn plan(
         true => Path::new(&format!("/proc/{}/cwd", std::process::id())).join(&program),
         false => program,
     });
-    let policy = &options.policy;
     // A bare name is the operator's program, if it is found where the operator's own PATH says.
-    let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
     let is_operators = || resolve(name, Path::new("/"), operators()).ok().as_ref() == Some(&program);
     if policy.plugins.is_some() && (name.contains('/') || !is_operators()) {
         policy.check_plugin(&program, &place.key("command"))?;
@@ -308,6 +319,11 @@ pub(super) fn is_program(name: &str, path: Option<&OsStr>) -> bool {
     !name.contains('/') && resolve(name, Path::new("/"), path).is_ok()
 }
 
+/// The directories of a PATH.
+fn elements(path: Option<&OsStr>) -> impl Iterator<Item = &OsStr> {
+    path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':').map(OsStr::from_bytes)
+}
+
 /// Finds a program as a shell does: a name with a slash is a path from `around`, any other is looked for on PATH.
 fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, Missing> {
     if name.contains('/') {
@@ -318,8 +334,8 @@ fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, M
         };
     }
     let mut refused = None;
-    for element in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
-        let program = around.join(OsStr::from_bytes(element)).join(to_path(name));
+    for element in elements(path) {
+        let program = around.join(element).join(to_path(name));
         match executable(&program) {
             Ok(()) => return Ok(program),
             Err(Missing::NotFound) => {}

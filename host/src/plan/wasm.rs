@@ -113,6 +113,8 @@ impl Planner<'_> {
             Some(found) => found.clone(),
             None => {
                 let found = self.find(wasm, &path, most, place)?;
+                // One file of several names is kept once.
+                let found = self.files.values().find(|known| known.1 == found.1).cloned().unwrap_or(found);
                 self.files.insert(key, found.clone());
                 found
             }

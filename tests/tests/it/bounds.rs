@@ -53,6 +53,25 @@ fn component(Calls { imports, core, run, pages }: &Calls<'_>) -> String {
 const NO_HANDLE: &str = r#"(core module $none (func (export "handle") (result i32) (i32.const 0))) (core instance $none (instantiate $none))
         (alias core export $none "handle" (core func $handle))"#;
 
+/// A method of output streams as `$f`, of that type besides its own stream, and standard output as `$handle`.
+fn output(method: &str, of: &str) -> String {
+    format!(
+        r#"(import "wasi:io/error@0.2.0" (instance $failures (export "error" (type (sub resource)))))
+        (alias export $failures "error" (type $e))
+        (import "wasi:io/streams@0.2.0" (instance $io
+            (export "output-stream" (type $output (sub resource)))
+            (export "error" (type $failure (eq $e)))
+            (type $se (variant (case "last-operation-failed" (own $failure)) (case "closed")))
+            (export "stream-error" (type $lost (eq $se)))
+            (export "[method]output-stream.{method}" (func (param "self" (borrow $output)) {of}))))
+        (alias export $io "output-stream" (type $output))
+        (import "wasi:cli/stdout@0.2.0" (instance $out
+            (export "output-stream" (type (eq $output))) (export "get-stdout" (func (result (own $output))))))
+        (core func $handle (canon lower (func $out "get-stdout")))
+        (core func $f (canon lower (func $io "[method]output-stream.{method}") (memory (core memory $mem "m"))))"#
+    )
+}
+
 /// One that asks for so many random bytes of a generation, and fails if it gets another number of them.
 fn random(version: &str, asked: u64, given: u64) -> String {
     let parameter = if version == "0.2.0" { "len" } else { "max-len" };
@@ -127,24 +146,8 @@ fn no_call_hands_over_more_than_it_may() {
 
     // How much is taken in at all: what is refused for its own length was.
     let writes = |length: u32, besides: &str| {
-        let imports = format!(
-            r#"{besides}
-            (import "wasi:io/error@0.2.0" (instance $failures (export "error" (type (sub resource)))))
-            (alias export $failures "error" (type $e))
-            (import "wasi:io/streams@0.2.0" (instance $io
-                (export "output-stream" (type $output (sub resource)))
-                (export "error" (type $failure (eq $e)))
-                (type $se (variant (case "last-operation-failed" (own $failure)) (case "closed")))
-                (export "stream-error" (type $lost (eq $se)))
-                (export "[method]output-stream.blocking-write-and-flush"
-                    (func (param "self" (borrow $output)) (param "contents" (list u8)) (result (result (error $lost)))))))
-            (alias export $io "output-stream" (type $output))
-            (import "wasi:cli/stdout@0.2.0" (instance $out
-                (export "output-stream" (type (eq $output))) (export "get-stdout" (func (result (own $output))))))
-            (core func $handle (canon lower (func $out "get-stdout")))
-            (core func $f (canon lower (func $io "[method]output-stream.blocking-write-and-flush")
-                (memory (core memory $mem "m"))))"#
-        );
+        let written = r#"(param "contents" (list u8)) (result (result (error $lost)))"#;
+        let imports = format!("{besides} {}", output("blocking-write-and-flush", written));
         let run = format!("(call $f (call $handle) (i32.const 64) (i32.const {length}) (i32.const 0)) (i32.const 0)");
         component(&Calls { imports: &imports, core: "(param i32 i32 i32 i32)", run: &run, pages: 2064 })
     };
@@ -164,21 +167,7 @@ fn no_call_hands_over_more_than_it_may() {
 #[test]
 fn handles_of_one_output_are_permitted_little_together() {
     let place = Place::new();
-    let imports = r#"
-        (import "wasi:io/error@0.2.0" (instance $failures (export "error" (type (sub resource)))))
-        (alias export $failures "error" (type $e))
-        (import "wasi:io/streams@0.2.0" (instance $io
-            (export "output-stream" (type $output (sub resource)))
-            (export "error" (type $failure (eq $e)))
-            (type $se (variant (case "last-operation-failed" (own $failure)) (case "closed")))
-            (export "stream-error" (type $lost (eq $se)))
-            (export "[method]output-stream.check-write"
-                (func (param "self" (borrow $output)) (result (result u64 (error $lost)))))))
-        (alias export $io "output-stream" (type $output))
-        (import "wasi:cli/stdout@0.2.0" (instance $out
-            (export "output-stream" (type (eq $output))) (export "get-stdout" (func (result (own $output))))))
-        (core func $handle (canon lower (func $out "get-stdout")))
-        (core func $f (canon lower (func $io "[method]output-stream.check-write") (memory (core memory $mem "m"))))"#;
+    let imports = output("check-write", "(result (result u64 (error $lost)))");
     // Twenty times as much would fit, for so many of them.
     let run = "(local $left i32) (local $sum i64) (local.set $left (i32.const 200))
         (loop $more
@@ -186,7 +175,7 @@ fn handles_of_one_output_are_permitted_little_together() {
             (local.set $sum (i64.add (local.get $sum) (i64.load (i32.const 24))))
             (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
         (i64.gt_u (local.get $sum) (i64.const 729088))";
-    let guest = component(&Calls { imports, core: "(param i32 i32)", run, pages: 1 });
+    let guest = component(&Calls { imports: &imports, core: "(param i32 i32)", run, pages: 1 });
     let file = text(&place, "guest.wasm", &guest).display().to_string();
     // 512 KiB, and 1 KiB for each.
     place.shorthand(&file).args(["--stdin", "null"]).done().code(0).is_quiet();

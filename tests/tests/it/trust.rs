@@ -393,6 +393,9 @@ fn under_a_policy_no_answer_tells_what_is_outside() {
             format!(r#"[{{"wasm": "{name}"}}]"#),
             format!(r#"[{{"pipeline": "{name}"}}]"#),
             format!(r#"[{{"wasm": "builtin:cat", "grants": {{"dirs": [{{"host": "{name}"}}]}}}}]"#),
+            format!(r#"[{{"command": ["./{name}"]}}]"#),
+            format!(r#"[{{"command": ["cat"], "dir": "{name}"}}]"#),
+            format!(r#"[{{"command": ["there"], "env": {{"PATH": "{name}"}}}}]"#),
             format!(
                 r#"[{{"command": ["cat"], "sandbox": "best-effort", "grants": {{"dirs": [{{"host": "{name}"}}]}}}}]"#
             ),

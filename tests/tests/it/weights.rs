@@ -273,6 +273,13 @@ fn a_policys_total_memory_counts_what_the_host_holds() {
     let large = place.write("large.wasm", bytes).display().to_string();
     run(&large).done().code(0);
     run(&format!("{large} | {large}")).done().code(0);
+    // Whatever its names are.
+    fs::create_dir(place.path("d")).unwrap();
+    let names: Vec<_> = (0..12).map(|number| format!("./{}large.wasm", "d/../".repeat(number))).collect();
+    let size = fs::metadata(&large).unwrap().len();
+    let [once, often] =
+        [&names[..1], &names[..]].map(|names| held_by_one_that_runs(&place, &names.join(" | "), "VmHWM:"));
+    assert!(often < once + 4 * size, "{often} bytes were held, and {once} for one name");
     let mut other = fs::read(&large).unwrap();
     *other.last_mut().unwrap() = 1;
     let other = place.write("other.wasm", other).display().to_string();

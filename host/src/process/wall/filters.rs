@@ -39,6 +39,10 @@ fn is_not(argument: u8, value: i32) -> Result<SeccompCondition, BackendError> {
     condition(argument, Compare::Ne, u64::from(value.unsigned_abs()))
 }
 
+fn is(argument: u8, value: i32) -> Result<SeccompCondition, BackendError> {
+    condition(argument, Compare::Eq, u64::from(value.unsigned_abs()))
+}
+
 /// Whether these bits are all set.
 fn has(argument: u8, bits: u32) -> Result<SeccompCondition, BackendError> {
     condition(argument, Compare::MaskedEq(bits.into()), bits.into())
@@ -58,27 +62,44 @@ fn refused_by_arguments() -> Result<Rules, BackendError> {
             vec![SeccompRule::new(vec![is_not(0, one_process)?])?, SeccompRule::new(vec![is_not(1, 0)?])?],
         );
     }
+    // Leases and watches hold up, or tell of, what others do with a file.
+    let of_others = [libc::F_SETLEASE, libc::F_NOTIFY];
+    let requests = of_others.iter().map(|request| SeccompRule::new(vec![is(1, *request)?]));
+    refused.insert(libc::SYS_fcntl, requests.collect::<Result<_, _>>()?);
     let namespaces = NAMESPACES.iter().map(|flag| SeccompRule::new(vec![has(0, flag.unsigned_abs())?]));
     refused.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     Ok(refused)
 }
 
+/// Every type of socket but these, which stands in the second argument beside flags.
+fn all_types_but(types: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
+    const TYPE: i32 = 0xf;
+    let others = (0..=TYPE).filter(|kind| !types.contains(kind)).map(i32::unsigned_abs);
+    let rule = |kind: u32| {
+        let is_one = condition(1, Compare::MaskedEq(TYPE.unsigned_abs().into()), kind.into())?;
+        SeccompRule::new(vec![is_one])
+    };
+    others.map(rule).collect()
+}
+
 /// No network at all, or plain TCP, which is what ports are held of: no other family, type or protocol.
 fn sockets(may_connect: bool) -> Result<Rules, BackendError> {
     let mut refused = Rules::new();
+    // Of pairs those that reach nobody else: one for datagrams could be connected, or send, to any path.
+    let mut pairs = vec![SeccompRule::new(vec![is_not(0, libc::AF_UNIX)?])?];
+    pairs.extend(all_types_but(&[libc::SOCK_STREAM, libc::SOCK_SEQPACKET])?);
+    refused.insert(libc::SYS_socketpair, pairs);
     if !may_connect {
-        refused.insert(libc::SYS_socket, Vec::new());
+        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
+            refused.insert(call, Vec::new());
+        }
         return Ok(refused);
     }
     let mut sockets = vec![
         SeccompRule::new(vec![is_not(0, libc::AF_INET)?, is_not(0, libc::AF_INET6)?])?,
         SeccompRule::new(vec![is_not(2, 0)?, is_not(2, libc::IPPROTO_TCP)?])?,
     ];
-    const TYPE: u64 = 0xf;
-    let stream = u64::from(libc::SOCK_STREAM.unsigned_abs());
-    for other in (0..=TYPE).filter(|kind| *kind != stream) {
-        sockets.push(SeccompRule::new(vec![condition(1, Compare::MaskedEq(TYPE), other)?])?);
-    }
+    sockets.extend(all_types_but(&[libc::SOCK_STREAM])?);
     refused.insert(libc::SYS_socket, sockets);
     refused.insert(libc::SYS_listen, Vec::new());
     // A connection that begins with data is made without `connect`.
@@ -206,7 +227,8 @@ mod tests {
         // Neither a descriptor nor a path: what gets through fails with an error of its own.
         const NONE: i64 = -1;
         let (eperm, ebadf, enotty) = (libc::EPERM, libc::EBADF, libc::ENOTTY);
-        let [tcp, inet, stream] = [libc::IPPROTO_TCP, libc::AF_INET, libc::SOCK_STREAM].map(i64::from);
+        let [tcp, inet, unix, stream] =
+            [libc::IPPROTO_TCP, libc::AF_INET, libc::AF_UNIX, libc::SOCK_STREAM].map(i64::from);
         let [create, unnamed] = [libc::O_CREAT, libc::O_TMPFILE].map(i64::from);
         let fast = i64::from(libc::MSG_FASTOPEN);
         // What is asked, and what is answered: without and with a directory to write to, without and with a port.
@@ -242,8 +264,21 @@ mod tests {
             (vec![libc::SYS_socket, inet, i64::from(libc::SOCK_DGRAM), 0], [eperm; 4]),
             (vec![libc::SYS_socket, inet, i64::from(libc::SOCK_RAW), 0], [eperm; 4]),
             (vec![libc::SYS_socket, inet, stream, i64::from(libc::IPPROTO_MPTCP)], [eperm; 4]),
-            (vec![libc::SYS_socket, i64::from(libc::AF_UNIX), stream, 0], [eperm; 4]),
+            (vec![libc::SYS_socket, unix, stream, 0], [eperm; 4]),
             (vec![libc::SYS_socket, i64::from(libc::AF_NETLINK), stream, 0], [eperm; 4]),
+            (vec![libc::SYS_socketpair, unix, stream, 0, 0], [libc::EFAULT; 4]),
+            (
+                vec![libc::SYS_socketpair, unix, i64::from(libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC), 0, 0],
+                [libc::EFAULT; 4],
+            ),
+            (vec![libc::SYS_socketpair, unix, i64::from(libc::SOCK_DGRAM), 0, 0], [eperm; 4]),
+            (vec![libc::SYS_socketpair, unix, i64::from(libc::SOCK_RAW | libc::SOCK_NONBLOCK), 0, 0], [eperm; 4]),
+            (vec![libc::SYS_socketpair, i64::from(libc::AF_TIPC), stream, 0, 0], [eperm; 4]),
+            (vec![libc::SYS_connect, NONE, 0, 0], [eperm, eperm, ebadf, ebadf]),
+            (vec![libc::SYS_bind, NONE, 0, 0], [eperm, eperm, ebadf, ebadf]),
+            (vec![libc::SYS_fcntl, NONE, i64::from(libc::F_SETLEASE), 0], [eperm; 4]),
+            (vec![libc::SYS_fcntl, NONE, i64::from(libc::F_NOTIFY), 0], [eperm; 4]),
+            (vec![libc::SYS_fcntl, NONE, i64::from(libc::F_GETFL), 0], [ebadf; 4]),
             (vec![libc::SYS_listen, NONE, 1], [ebadf, ebadf, eperm, eperm]),
             (vec![libc::SYS_sendto, NONE, 0, 0, fast, 0, 0], [ebadf, ebadf, eperm, eperm]),
             (vec![libc::SYS_sendmsg, NONE, 0, fast], [ebadf, ebadf, eperm, eperm]),
