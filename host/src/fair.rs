@@ -113,15 +113,16 @@ impl State {
         }
     }
 
-    /// Whether a share, or a group that it is in, used more than others that wait.
+    /// Whether a share, or a group that it is in, used more than others that wait. Where one of its own waits, it is: giving that one
+    /// its slot moved the others' clock on, and whoever would go on without one then would go before all that wait.
     fn is_ahead(&mut self, id: usize) -> bool {
         let mut id = id;
         while id != ROOT {
-            let (parent, used) = {
+            let (parent, used, waits) = {
                 let node = self.node(id);
-                (node.parent, node.used)
+                (node.parent, node.used, !node.ready.is_empty() || !node.queue.is_empty())
             };
-            if used > self.node(parent).clock.saturating_add(BURST) {
+            if waits || used > self.node(parent).clock.saturating_add(BURST) {
                 return true;
             }
             id = parent;
@@ -410,6 +411,24 @@ mod tests {
         let had = shared(&[&busy, &idle], [1, 1], 100);
         let credit = usize::try_from(CREDIT / 1_000_000).unwrap();
         assert!((50..=50 + credit).contains(&had[1]), "{had:?}");
+    }
+
+    #[test]
+    fn whoever_is_of_a_share_that_waits_waits_too() {
+        let slots = Slots::new(1, usize::MAX, false);
+        let (share, _other) = (slots.share(1), slots.share(1));
+        share.charge(Duration::from_millis(5));
+        assert!(share.is_ahead());
+        let held = poll(pin!(share.slot())).expect("it is free");
+        let (mut second, mut third) = (Box::pin(share.slot()), Box::pin(share.slot()));
+        assert!(poll(second.as_mut()).is_none() && poll(third.as_mut()).is_none());
+        share.charge(Duration::from_millis(5));
+        // The second has the slot from here on, and the third still waits.
+        drop(held);
+        assert!(share.is_ahead(), "it would go before the third");
+        drop((second, third));
+        drop(poll(pin!(share.slot())).expect("it is free again"));
+        assert!(!share.is_ahead(), "nobody waits, here or elsewhere");
     }
 
     #[test]

@@ -283,6 +283,9 @@ impl Drop for Running {
     }
 }
 
+/// After how many polls a thread looks at its timers and descriptors: one poll may be a slice of some milliseconds.
+const POLLS: u32 = 11;
+
 impl Host {
     /// Makes a host.
     ///
@@ -306,6 +309,7 @@ impl Host {
         }
         let runtime = builder
             .thread_name("stagehost")
+            .event_interval(POLLS)
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_keep_alive(KEEP_ALIVE)
             .enable_all()

@@ -201,7 +201,8 @@ pub(super) async fn in_its_time<T>(
     .await
 }
 
-/// Lets others run, and is seen to be about to go on.
+/// Lets others run, and is seen to be about to go on. The runtime's own way would wake us only when it looks at its timers, which it does
+/// once in so many polls; where those are slices of milliseconds, that is far too long.
 pub(super) async fn yield_awake() {
     let mut yielded = false;
     poll_fn(|cx| {

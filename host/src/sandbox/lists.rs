@@ -34,7 +34,7 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_io::bindings::wasi::io::{poll, streams};
 
-use super::store::Guest;
+use super::{clock::yield_awake, store::Guest};
 
 /// How much of a list is written to a file at a time, in bytes.
 const PIECE: usize = 256 << 10;
@@ -217,7 +217,7 @@ async fn random_bytes(
         bytes.extend(some(wasmtime_wasi::random::WasiRandomView::random(&mut guest.wasi), n)?);
         if bytes.len().is_multiple_of(1 << 20) {
             // Its time and the wish to stop are looked at between two polls.
-            tokio::task::yield_now().await;
+            yield_awake().await;
         }
     }
     let bytes = Arc::new(bytes);

@@ -23,7 +23,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{runtime::Handle, sync::Notify};
 
-use super::{engine::EPOCH, noting::Noting, turns::RunTurns};
+use super::{clock::yield_awake, engine::EPOCH, noting::Noting, turns::RunTurns};
 
 /// A future that can be handed from thread to thread.
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -191,8 +191,13 @@ pub(super) async fn metered<T, E: From<CpuTimeUsed>>(
     turns: &RunTurns,
     idle: impl Fn(),
 ) -> Result<T, E> {
+    let mut turn = None;
     loop {
-        let mut turn = if turns.must_wait() { Some(turns.processor().await) } else { None };
+        // Others that wait come first.
+        drop(turn.take());
+        if turns.must_wait() {
+            turn = Some(turns.processor().await);
+        }
         let mut has_waited = false;
         let slice = poll_fn(|cx| {
             // Whatever wakes the guest while it waits for its turn is not lost: it is polled when that comes.
@@ -203,7 +208,7 @@ pub(super) async fn metered<T, E: From<CpuTimeUsed>>(
             let polled = guest.as_mut().poll(cx);
             let took = meter.end();
             turns.used(took);
-            (turn, has_waited) = (None, true);
+            has_waited = true;
             if let Poll::Ready(ended) = polled {
                 return Poll::Ready(Some(ended));
             }
@@ -212,12 +217,18 @@ pub(super) async fn metered<T, E: From<CpuTimeUsed>>(
             match meter.check(Duration::ZERO) {
                 Err(used) => Poll::Ready(Some(Err(used.into()))),
                 Ok(()) if is_full_slice(took) && turns.must_wait() => Poll::Ready(None),
-                Ok(()) => Poll::Pending,
+                Ok(()) => {
+                    turn = None;
+                    Poll::Pending
+                }
             }
         });
         if let Some(ended) = slice.await {
             return ended;
         }
+        // The turn is not over before whoever needs none had a thread: given back here, the next of many would have it when its task is
+        // polled, and none would ever wait.
+        yield_awake().await;
     }
 }
 

@@ -19,7 +19,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use super::{
-    clock::{self, VirtualClock},
+    clock::{self, VirtualClock, yield_awake},
     component::{Entry, Loaded},
     dumps::Dumps,
     engine::{Counting, EngineKind, is_space_short, prepare_thread},
@@ -269,10 +269,10 @@ fn new_store(
         let took = guest.usage.meter.in_this_poll();
         guest.usage.meter.check(took)?;
         // One that was woken just before is left to it.
-        Ok(match (is_full_slice(took), guest.held.clock.is_some()) {
-            (true, false) => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
-            (true, true) => UpdateDeadline::YieldCustom(1, Box::pin(clock::yield_awake())),
-            (false, _) => UpdateDeadline::Continue(1),
+        Ok(if is_full_slice(took) {
+            UpdateDeadline::YieldCustom(1, Box::pin(yield_awake()))
+        } else {
+            UpdateDeadline::Continue(1)
         })
     });
     Ok(store)

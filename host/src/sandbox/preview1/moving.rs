@@ -13,7 +13,7 @@ use wasmtime_wasi::p1::{
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::Call;
-use crate::joint::PERMIT;
+use crate::{joint::PERMIT, sandbox::clock::yield_awake};
 
 /// How much is moved at a time, in bytes.
 const PIECE: usize = PERMIT;
@@ -241,7 +241,7 @@ pub(super) async fn random(call: &mut Call<'_>, buffer: i32, length: i32) -> was
         done += n;
         if done % (1 << 20) == 0 {
             // Its time and the wish to stop are looked at between two polls.
-            tokio::task::yield_now().await;
+            yield_awake().await;
         }
     }
     Ok(SUCCESS)
