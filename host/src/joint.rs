@@ -25,7 +25,7 @@ pub(crate) use buffers::Buffers;
 pub(crate) use declared::{Declared, Expected};
 pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
-pub(crate) use named::Named;
+pub(crate) use named::{Named, Root};
 pub(crate) use open::{
     Identity, Opened, Output, check_whole, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin,
     open_stdout, output_descriptor, stderr_descriptor, text_descriptor, truncate,

@@ -15,13 +15,13 @@ mod wasm;
 use std::{
     collections::HashMap,
     ffi::OsString,
-    fs,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 
 pub(crate) use command::CommandWork;
 pub(crate) use ends::{Input, Outlet};
@@ -95,6 +95,8 @@ pub struct Plan {
     pub(crate) upstream: Upstream,
     /// Whether every sandboxed stage gives the same results on every run.
     pub(crate) deterministic: bool,
+    /// What the variables and arguments of its stages take in memory, in bytes, from above.
+    pub(crate) given: u64,
     /// How long it took to make: a part of the run's time.
     pub(crate) took: Duration,
 }
@@ -212,12 +214,14 @@ impl Plan {
             began,
             timeout: said.into_iter().chain(options.policy.timeout).map(|span| span.0).min(),
             given: 0,
+            inherited: options.environment.iter().map(|(key, value)| kept(key.len() + value.len())).sum(),
             functions,
             is_shorthand: spec.is_shorthand,
             files: HashMap::new(),
             stages: Vec::new(),
             groups: Vec::new(),
         };
+        options.policy.check_roots()?;
         let nodes = planner.pipeline(spec, &Layers::root(spec, options), "", &root, &mut Vec::new())?;
         for (node, matcher) in nodes.iter().zip(matchers) {
             match (node, matcher) {
@@ -229,7 +233,7 @@ impl Plan {
                 }
             }
         }
-        let Planner { mut stages, groups, .. } = planner;
+        let Planner { mut stages, groups, given, .. } = planner;
         let policy = &options.policy;
         policy.check_stages(stages.len())?;
         let timeout = policy.timeout(spec.timeout, &root)?.map(|span| span.0);
@@ -273,6 +277,7 @@ impl Plan {
             linger,
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
+            given: given as u64,
             took: began.elapsed(),
         };
         policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
@@ -353,8 +358,10 @@ struct Planner<'a> {
     began: Instant,
     /// The run's, of which planning is a part.
     timeout: Option<Duration>,
-    /// Bytes of nested files, and of the variables and arguments that stages are given.
+    /// What nested files, and the variables and arguments that stages are given, take in memory, in bytes.
     given: usize,
+    /// And what each command is given of the host's own environment.
+    inherited: usize,
     /// Whether the pipeline was written in shorthand.
     is_shorthand: bool,
     functions: Vec<Option<Function>>,
@@ -364,8 +371,14 @@ struct Planner<'a> {
     groups: Vec<Group>,
 }
 
-/// The most bytes of nested files, and of the variables and arguments that all stages together are given.
+/// The most memory that nested files, and the variables and arguments that all stages together are given, may take, in bytes.
 const MOST_GIVEN: usize = 64 << 20;
+
+/// What a variable or an argument of so many bytes takes, from above: it is kept for people and for its stage.
+fn kept(bytes: usize) -> usize {
+    const ENTRY: usize = 256;
+    bytes.saturating_mul(2).saturating_add(ENTRY)
+}
 
 impl Planner<'_> {
     /// Counts what a stage is given or a file holds, and looks whether there is still time: whatever a file is made of, planning it
@@ -374,7 +387,7 @@ impl Planner<'_> {
         self.given = self.given.saturating_add(bytes);
         if self.given > MOST_GIVEN {
             let message = format!(
-                "nested files, and the variables and arguments of all stages, have more than {} MiB",
+                "nested files, and the variables and arguments of all stages, take more than {} MiB",
                 MOST_GIVEN >> 20
             );
             return Err(PlanError::new(PlanErrorKind::Pipeline, place, message).code(ErrorCode::TooLarge));
@@ -397,9 +410,10 @@ impl Planner<'_> {
         place: &Place,
     ) -> Result<PlannedStage, PlanError> {
         let mut layers = layers.with(stage);
-        let size = |(key, value): (&str, Option<&str>)| key.len() + value.map_or(0, str::len);
-        let arguments = stage.args.iter().chain(&stage.command).flatten().map(String::len).sum::<usize>();
-        self.spend(layers.env().map(size).sum::<usize>() + arguments, place)?;
+        let variables = layers.env().map(|(key, value)| kept(key.len() + value.map_or(0, str::len)));
+        let arguments = stage.args.iter().chain(&stage.command).flatten().map(|argument| kept(argument.len()));
+        let inherited = if stage.command.is_some() { self.inherited } else { 0 };
+        self.spend(variables.chain(arguments).fold(inherited, usize::saturating_add), place)?;
         let number = (self.stages.len() + 1).to_string();
         let is_meant = |named: &str| named == name || named == number;
         for (named, limits) in layers.overrides.limits.iter().filter(|(named, _)| named.is_none()).chain(
@@ -451,7 +465,7 @@ impl Planner<'_> {
             Some(StderrSpec::File(path)) => {
                 let (path, place) = (layers.base.join(to_path(path)), place.key("stderr"));
                 let named = policy.check_file(&path, &place.key("file"))?;
-                plan_log(&path, &place)?;
+                plan_log(&named, &path, &place)?;
                 Some(named)
             }
             _ => None,
@@ -484,20 +498,26 @@ impl Planner<'_> {
 }
 
 /// Looks whether a file can be appended to, without making it.
-fn plan_log(path: &Path, place: &Place) -> Result<(), PlanError> {
+fn plan_log(named: &Named, path: &Path, place: &Place) -> Result<(), PlanError> {
     let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
     let refused = |code: ErrorCode, why: &str, what: &Path| {
         Err(PlanError::new(PlanErrorKind::End, place.key("file"), why).code(code).about(what))
     };
-    if path.is_dir() {
-        return refused(ErrorCode::IsADirectory, "is a directory", path);
+    let writable = |named: &Named| {
+        let Ok(opened) = named.open(OFlags::PATH, Mode::empty()) else { return false };
+        let opened = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        accessat(CWD, opened, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    };
+    match named.metadata() {
+        Ok(metadata) if metadata.is_dir() => return refused(ErrorCode::IsADirectory, "is a directory", path),
+        Ok(_) if writable(named) => return Ok(()),
+        Ok(_) => return refused(ErrorCode::Inaccessible, "is not writable", path),
+        // It will be made.
+        Err(_) => {}
     }
-    let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-    if path.exists() {
-        return if writable(path) { Ok(()) } else { refused(ErrorCode::Inaccessible, "is not writable", path) };
-    }
-    match fs::metadata(around) {
-        Ok(metadata) if metadata.is_dir() && writable(around) => Ok(()),
+    let Some((directory, _)) = named.parent() else { return refused(ErrorCode::IsADirectory, "names no file", path) };
+    match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() && writable(&directory) => Ok(()),
         Ok(metadata) if metadata.is_dir() => refused(ErrorCode::Inaccessible, "is not writable", around),
         Ok(_) => refused(ErrorCode::NotADirectory, "is no directory", around),
         Err(error) => Err(PlanError::system(PlanErrorKind::End, place.key("file"), around, &error)),

@@ -1,5 +1,7 @@
 //! What pipelines may ask for at all: the word of whoever runs the host, over every file's.
 
+mod roots;
+
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -10,10 +12,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    joint::Named,
+    joint::{Named, Root},
     plan::{ErrorCode, PlanError, PlanErrorKind},
-    spec::{self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path},
+    spec::{
+        self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path, to_text,
+    },
 };
+
+use roots::Roots;
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
@@ -60,6 +66,9 @@ pub struct Policy {
     #[serde(skip)]
     #[schemars(skip)]
     pub base: PathBuf,
+    #[serde(skip)]
+    #[schemars(skip)]
+    held: Roots,
 }
 
 /// A kind of stage.
@@ -117,6 +126,7 @@ impl Policy {
             max_stages: None,
             max_runs: None,
             base: PathBuf::new(),
+            held: Roots::default(),
         }
     }
 
@@ -166,9 +176,47 @@ impl Policy {
         }
     }
 
-    /// The roots, from here.
-    fn roots<'a>(&self, roots: impl Iterator<Item = &'a str>) -> impl Iterator<Item = PathBuf> {
-        roots.map(|root| self.base.join(to_path(root)))
+    /// These roots, as far as they are there and nobody can lead them elsewhere.
+    fn roots<'a>(&self, roots: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Root> {
+        let writable = self.writable();
+        roots.filter_map(move |root| self.held.find(&self.base.join(to_path(root)), &writable))
+    }
+
+    /// The real paths of what may be granted for writing.
+    fn writable(&self) -> Vec<PathBuf> {
+        let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
+        roots
+            .filter_map(|root| roots::resolve(&self.base.join(to_path(&root.path))).ok())
+            .map(|(real, _)| real)
+            .collect()
+    }
+
+    /// Sees that nothing which it allows to be written decides what else it allows.
+    ///
+    /// # Errors
+    ///
+    /// A directory that it names below one which may be granted for writing, and what to do.
+    pub(crate) fn check_roots(&self) -> Result<(), PlanError> {
+        let fields = [("plugins", &self.plugins), ("files", &self.files)];
+        let named = fields.into_iter().flat_map(|(field, roots)| {
+            roots.iter().flatten().enumerate().map(move |(index, root)| (format!("{field}[{index}]"), root))
+        });
+        let dirs = self.dirs.iter().flatten().enumerate().map(|(index, dir)| (format!("dirs[{index}]"), &dir.path));
+        let writable = self.writable();
+        for (field, root) in named.chain(dirs) {
+            // One that is not there allows nothing.
+            let Ok((_, around)) = roots::resolve(&self.base.join(to_path(root))) else { continue };
+            if let Some(writable) = roots::misled(&around, &writable) {
+                let message = format!(
+                    "the policy's `{field}`, {root}, is found by way of {}, which its `dirs` lets guests write to: they could put a link in its place",
+                    to_text(writable)
+                );
+                return Err(PlanError::new(PlanErrorKind::Refused, "the policy", message)
+                    .code(ErrorCode::DeniedByPolicy)
+                    .hint("name that directory itself, or one elsewhere"));
+            }
+        }
+        Ok(())
     }
 
     /// A plugin, as it may be read.

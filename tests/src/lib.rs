@@ -339,6 +339,10 @@ impl Running {
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    // Somebody may have seen its end before.
+    if let Some(status) = child.try_wait().expect("a child") {
+        return Some(status);
+    }
     let id = i32::try_from(child.id()).ok()?;
     let pidfd = rustix::process::pidfd_open(rustix::process::Pid::from_raw(id)?, rustix::process::PidfdFlags::empty());
     let pidfd = pidfd.expect("pidfd_open works here");

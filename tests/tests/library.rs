@@ -303,10 +303,15 @@ fn compiling_host() -> Host {
 
 /// A module that takes its compiler many seconds, and of which no function is refused.
 fn bomb(place: &Place, seed: usize) -> String {
+    slow(place, seed, 40)
+}
+
+/// One that takes it some tenths of a second for each function.
+fn slow(place: &Place, seed: usize, functions: usize) -> String {
     let block = |number: usize| format!("(if (local.get {number}) (then (local.set {number} (i32.const {seed}))))");
     let blocks: String = (0..1_000).map(block).collect();
     let function = format!("(func (local {}) (loop $l {blocks} (br_if $l (local.get 0))))", "i32 ".repeat(1_000));
-    let text = format!("(module {} (func (export \"_start\")))", function.repeat(40));
+    let text = format!("(module {} (func (export \"_start\")))", function.repeat(functions));
     guests::text(place, &format!("bomb{seed}.wasm"), &text).display().to_string()
 }
 
@@ -349,6 +354,46 @@ fn compilations_of_one_run_hold_up_no_other_run() {
     });
 }
 
+#[test]
+fn whoever_wants_what_another_run_wants_too_waits_in_its_own_turn() {
+    checked(|| {
+        let place = Place::new();
+        let host = compiling_host();
+        // The last has to wait for the others of its run.
+        let shared = slow(&place, 9, 1);
+        let mut stages: Vec<_> = (0..4).map(|seed| bomb(&place, seed)).collect();
+        stages.push(shared.clone());
+        let control = RunControl::default();
+        let options = RunOptions { control: control.clone(), ..RunOptions::default() };
+        let hostile = host.start(plan(&pipeline(&stages)), &options);
+        until_compilers_are_busy(2);
+        let outcome = host.run(plan(&pipeline(&[shared])), &RunOptions::default());
+        assert!(outcome.success, "{outcome:?}");
+        let still = busy_compilers();
+        control.cancel();
+        assert!(!hostile.wait().success);
+        assert!(still >= 2, "it waited until others were done: {still} are left");
+    });
+}
+
+#[test]
+fn many_stages_of_one_component_are_compiled_once_for_all() {
+    checked(|| {
+        let place = Place::new();
+        let host = compiling_host();
+        for (seed, stages) in [3, 20, 300].into_iter().enumerate() {
+            let file = slow(&place, seed, 2);
+            let stages: Vec<_> = (0..stages).map(|_| format!(r#"{{"wasm": "{file}"}}"#)).collect();
+            let json = format!(
+                r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null", "timeout": "100s"}}"#,
+                stages.join(", ")
+            );
+            let outcome = host.run(plan(&json), &RunOptions::default());
+            assert!(outcome.success, "of {} stages: {outcome:?}", stages.len());
+        }
+    });
+}
+
 /// Whether an entry of `/proc` is a compiler that this process started.
 fn is_our_compiler(entry: &std::fs::DirEntry) -> bool {
     let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
@@ -367,6 +412,20 @@ fn planning_ends_whatever_the_file_is_made_of() {
     let options = PlanOptions::at(".", Policy::allow_all());
     let refused = Plan::new(&spec, &options).expect_err("it is too much");
     assert_eq!((refused.code, refused.exit_code()), (ErrorCode::TooLarge, ExitCode::BadPipeline), "{refused}");
+    // Entries count, however little is in them.
+    let variables: Vec<_> = (0..200_000).map(|number| format!(r#""V{number}": """#)).collect();
+    let stages = vec![r#"{"wasm": "builtin:cat"}"#; 2].join(", ");
+    let json = format!(r#"{{"version": 1, "env": {{{}}}, "stages": [{stages}]}}"#, variables.join(", "));
+    let many = spec::parse(json.as_bytes()).expect("a good file");
+    assert_eq!(Plan::new(&many, &options).expect_err("it is too much").code, ErrorCode::TooLarge);
+    let json = format!(
+        r#"{{"version": 1, "env": {{{}}}, "stages": [{{"wasm": "builtin:cat"}}]}}"#,
+        variables[..100_000].join(", ")
+    );
+    let half = spec::parse(json.as_bytes()).expect("a good file");
+    let worst = |spec| Plan::new(spec, &options).expect("it is just enough").summary().worst_case_memory_bytes;
+    let one = spec::parse(br#"{"version": 1, "stages": [{"wasm": "builtin:cat"}]}"#).expect("a good file");
+    assert!(worst(&half) >= worst(&one).map(|bytes| bytes + (25 << 20)), "they are not in what the plan says");
     // Many nested files, each of a megabyte that says nothing.
     let nested = format!(r#"{{"version": 1, "description": "{}", "stages": []}}"#, "x".repeat(1 << 20));
     let stages: Vec<_> = (0..100)

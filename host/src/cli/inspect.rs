@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::anyhow;
@@ -34,7 +35,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let hint = refused.hint.clone();
         Failure::new(ExitCode::Refused, anyhow!("{wasm}: {refused}")).hint(hint)
     })?;
-    let refused = stagehost::validate(&bytes).err();
+    let refused = stagehost::validate(&bytes, Some(PATIENCE)).err();
     if args.json {
         let mut json = serde_json::to_value(&inspection).map_err(io::Error::other)?;
         json["refused"] = refused.map(|refused| refused.message).into();
@@ -45,6 +46,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
     }
     Ok(0)
 }
+
+/// How long checking a file may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn text(wasm: &str, inspection: &Inspection, refused: Option<&NotAStage>) -> String {
     let mut text = Lines::default();

@@ -43,21 +43,25 @@ pub(crate) struct Target {
 ///
 /// A message for people.
 pub(crate) fn target(named: &Named) -> Result<Target, String> {
-    let resolved = named.resolved(resolve(named.path()).map_err(|error| error.to_string())?);
+    let resolved = match named.is_resolved() {
+        // A link that came there meanwhile is replaced and not followed.
+        true => named.clone(),
+        false => Named::anywhere(resolve(named.path()).map_err(|error| error.to_string())?),
+    };
     let Some((directory, name)) = resolved.parent() else { return Err("it names no file".into()) };
-    let resolved = resolved.path();
-    let around = statat(CWD, directory.path(), AtFlags::empty())
-        .map_err(|error| format!("its directory cannot be used: {}", io::Error::from(error)))?;
+    let opened = directory.open(OFlags::PATH, Mode::empty());
+    let opened = opened.map_err(|error| format!("its directory cannot be used: {error}"))?;
+    let around = fstat(&opened).map_err(|error| format!("its directory cannot be used: {}", io::Error::from(error)))?;
     if FileType::from_raw_mode(around.st_mode) != FileType::Directory {
         return Err("its directory is none".into());
     }
-    if accessat(CWD, directory.path(), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
+    if accessat(&opened, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err() {
         return Err("its directory is not writable, and an atomic output needs a new name in it".into());
     }
-    let existing = match statat(CWD, resolved, AtFlags::SYMLINK_NOFOLLOW) {
+    let existing = match statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
             refuse_unreplaceable(&stat, &around)?;
-            let attributes = statx(CWD, resolved, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+            let attributes = statx(&opened, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
             if attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
                 return Err("it is a mount point, which cannot be replaced".into());
             }

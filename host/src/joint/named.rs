@@ -9,19 +9,50 @@ use std::{
     io::{self, Read},
     os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, open, openat, openat2},
+    fs::{Mode, OFlags, ResolveFlags, fstat, open, openat, openat2, stat},
     io::Errno,
 };
 
+/// A directory that files have to be below: held open, so that its name may come to mean something else.
+#[derive(Clone, Debug)]
+pub(crate) struct Root {
+    /// Its real path.
+    path: PathBuf,
+    directory: Arc<OwnedFd>,
+}
+
+impl Root {
+    /// Opens a directory by its real path.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, or that it is not there.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        let directory =
+            open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { path, directory: Arc::new(directory) })
+    }
+
+    /// Whether it is what a path leads to now.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let is_there = || {
+            let (held, found) = (fstat(&*self.directory)?, stat(path)?);
+            Ok::<_, Errno>((held.st_dev, held.st_ino) == (found.st_dev, found.st_ino))
+        };
+        is_there().unwrap_or(false)
+    }
+}
+
 /// A file by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Named {
     path: PathBuf,
     /// The directory that it has to be below. Its path and the file's are real ones then.
-    root: Option<PathBuf>,
+    root: Option<Root>,
 }
 
 impl Named {
@@ -32,10 +63,9 @@ impl Named {
 
     /// One that has to be below one of these directories, wherever links lead; `None`: it is not. What is not there yet is where its
     /// directory is.
-    pub(crate) fn below(path: &Path, roots: impl Iterator<Item = PathBuf>) -> Option<Self> {
+    pub(crate) fn below(path: &Path, mut roots: impl Iterator<Item = Root>) -> Option<Self> {
         let path = real_path(path).ok()?;
-        let mut roots = roots.filter_map(|root| fs::canonicalize(root).ok());
-        let root = roots.find(|root| path.starts_with(root))?;
+        let root = roots.find(|root| path.starts_with(&root.path))?;
         Some(Self { path, root: Some(root) })
     }
 
@@ -44,14 +74,23 @@ impl Named {
     }
 
     /// What is around it, and its name there.
-    pub(super) fn parent(&self) -> Option<(Self, &std::ffi::OsStr)> {
+    pub(crate) fn parent(&self) -> Option<(Self, &std::ffi::OsStr)> {
         let around = self.path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
         Some((Self { path: around.to_owned(), root: self.root.clone() }, self.path.file_name()?))
     }
 
-    /// The same file by another name, if no links were followed to it yet.
-    pub(super) fn resolved(&self, path: PathBuf) -> Self {
-        Self { path, root: self.root.clone() }
+    /// Whether its path is its real one, with no links to follow.
+    pub(super) fn is_resolved(&self) -> bool {
+        self.root.is_some()
+    }
+
+    /// What is there. Links are followed where it may be anywhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
+        fs::File::from(self.open(OFlags::PATH, Mode::empty())?).metadata()
     }
 
     /// Opens it.
@@ -62,10 +101,9 @@ impl Named {
     pub(crate) fn open(&self, how: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let how = how | OFlags::CLOEXEC;
         let Some(root) = &self.root else { return super::file::retry(|| open(&self.path, how, mode)) };
-        let beneath = self.path.strip_prefix(root).map_err(io::Error::other)?;
+        let beneath = self.path.strip_prefix(&root.path).map_err(io::Error::other)?;
         let beneath = if beneath == Path::new("") { Path::new(".") } else { beneath };
-        let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        open_beneath(&root, beneath, how, mode).map_err(|error| match error {
+        open_beneath(&root.directory, beneath, how, mode).map_err(|error| match error {
             Errno::LOOP | Errno::XDEV => io::Error::other("it is not where it was when this was planned"),
             error => error.into(),
         })
@@ -73,8 +111,7 @@ impl Named {
 
     /// How many bytes the file has.
     pub(crate) fn size(&self) -> io::Result<u64> {
-        let file = fs::File::from(self.open(OFlags::PATH, Mode::empty())?);
-        Ok(file.metadata()?.len())
+        Ok(self.metadata()?.len())
     }
 
     /// Reads it: a regular file of so many bytes at most.
@@ -177,10 +214,26 @@ mod tests {
         place
     }
 
+    fn root(place: &tempfile::TempDir) -> impl Iterator<Item = Root> {
+        let path = fs::canonicalize(place.path().join("root")).unwrap();
+        [Root::open(path).unwrap()].into_iter()
+    }
+
+    #[test]
+    fn a_root_is_what_it_was_when_it_was_opened() {
+        let place = place();
+        let file = Named::below(&place.path().join("root/d/file"), root(&place)).unwrap();
+        fs::rename(place.path().join("root"), place.path().join("was")).unwrap();
+        symlink("outside", place.path().join("root")).unwrap();
+        fs::create_dir(place.path().join("outside/d")).unwrap();
+        fs::write(place.path().join("outside/d/file"), "outside").unwrap();
+        assert_eq!(file.read(100).unwrap(), b"inside");
+    }
+
     #[test]
     fn what_is_below_is_what_links_lead_to() {
         let place = place();
-        let below = |name: &str| Named::below(&place.path().join(name), [place.path().join("root")].into_iter());
+        let below = |name: &str| Named::below(&place.path().join(name), root(&place));
         for name in ["root/d/file", "root/in", "root/d/../in"] {
             assert_eq!(below(name).unwrap().read(100).unwrap(), b"inside", "{name}");
         }
@@ -193,9 +246,8 @@ mod tests {
     #[test]
     fn a_link_that_came_later_leads_nowhere() {
         let place = place();
-        let root = fs::File::open(place.path().join("root")).unwrap().into();
-        let named =
-            |name: &str| Named::below(&place.path().join(name), [place.path().join("root")].into_iter()).unwrap();
+        let directory = fs::File::open(place.path().join("root")).unwrap().into();
+        let named = |name: &str| Named::below(&place.path().join(name), root(&place)).unwrap();
         let (file, new) = (named("root/d/file"), named("root/d/new"));
         fs::rename(place.path().join("root/d"), place.path().join("root/was")).unwrap();
         symlink(place.path().join("outside"), place.path().join("root/d")).unwrap();
@@ -203,7 +255,7 @@ mod tests {
         assert!(new.open(OFlags::WRONLY | OFlags::CREATE, Mode::RWXU).is_err());
         assert!(!place.path().join("outside/new").exists());
         for way in [open_beneath, walk] {
-            let open = |name: &str| way(&root, Path::new(name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            let open = |name: &str| way(&directory, Path::new(name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             assert!(open("was/file").is_ok() && open(".").is_ok());
             for name in ["d/file", "out", "../outside/file", "d/../was/file"] {
                 assert!(open(name).is_err(), "{name}");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fstat, memfd_create, open, seek},
+    fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, memfd_create, open, seek},
     io::fcntl_dupfd_cloexec,
 };
 
@@ -100,10 +100,8 @@ pub(crate) fn open_stdin(named: Option<&Named>, line_at_a_time: bool, size: Opti
 pub(crate) async fn input_descriptor(named: Option<&Named>, stop: &Stop) -> io::Result<Opened<OwnedFd>> {
     let file = match named {
         None => fcntl_dupfd_cloexec(io::stdin(), ABOVE_STDIO)?,
-        Some(named) if fs::metadata(named.path())?.file_type().is_fifo() => {
-            open_fifo(named, OFlags::RDONLY, stop).await?
-        }
-        Some(named) => named.open(OFlags::RDONLY | OFlags::NOCTTY, Mode::empty())?,
+        Some(named) if named.metadata()?.file_type().is_fifo() => open_fifo(named, OFlags::RDONLY, stop).await?,
+        Some(named) => open_at_once(named, OFlags::RDONLY)?,
     };
     if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
@@ -190,7 +188,7 @@ impl Output {
         // A descriptor of another process: whatever it is, its file is not replaced.
         let foreign = path.starts_with("/proc") && path.parent().is_some_and(|around| around.ends_with("fd"));
         let append = append || foreign;
-        let metadata = fs::metadata(path);
+        let metadata = named.metadata();
         let special = metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
         let fifo = metadata.as_ref().is_ok_and(|metadata| metadata.file_type().is_fifo());
         if metadata.as_ref().is_ok_and(fs::Metadata::is_dir) {
@@ -294,7 +292,14 @@ fn sink_for(file: OwnedFd) -> Sink {
 
 pub(super) fn open_in_place(named: &Named, append: bool) -> io::Result<OwnedFd> {
     let how = if append { OFlags::APPEND } else { OFlags::empty() };
-    named.open(OFlags::WRONLY | OFlags::CREATE | OFlags::NOCTTY | how, Mode::from_raw_mode(0o666))
+    open_at_once(named, OFlags::WRONLY | OFlags::CREATE | how)
+}
+
+/// Opens what may be handed on, and waits for nobody: what was a file may be a FIFO by now.
+fn open_at_once(named: &Named, how: OFlags) -> io::Result<OwnedFd> {
+    let file = named.open(how | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::from_raw_mode(0o666))?;
+    fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
+    Ok(file)
 }
 
 /// Cuts what an in-place output had before; done once it is known not to be the input.

@@ -1,6 +1,6 @@
 //! The ends of a planned pipeline: what feeds it and what takes from it. Nothing is opened but a regular file, to see that it can be.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, io, path::Path};
 
 use bytes::Bytes;
 
@@ -74,7 +74,7 @@ pub(super) fn plan_stdin(
             let named = policy.check_file(&path, &place.key("file"))?;
             let refused = |error: io::Error| PlanError::system(PlanErrorKind::End, place.key("file"), &path, &error);
             // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
-            let metadata = fs::metadata(&path).map_err(refused)?;
+            let metadata = named.metadata().map_err(refused)?;
             if metadata.is_dir() {
                 let refused = PlanError::new(PlanErrorKind::End, place.key("file"), "is a directory");
                 return Err(refused.code(ErrorCode::IsADirectory).about(path));

@@ -184,8 +184,10 @@ impl Plan {
         };
         let files: BTreeMap<_, _> = self.stages.iter().filter_map(file).collect();
         let files: u64 = files.values().sum();
-        let worst_case =
-            stages.iter().map(worst).try_fold(files, |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
+        let worst_case = stages
+            .iter()
+            .map(worst)
+            .try_fold(files.saturating_add(self.given), |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
         let handed_over = |at_command: Option<&PlannedStage>, is_file: bool| {
             if at_command.is_some_and(PlannedStage::is_command) && is_file { " (handed over as it is)" } else { "" }
         };

@@ -1,7 +1,7 @@
 //! Planning a sandboxed stage: finding its component and looking at it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -73,7 +73,8 @@ impl WasmWork {
         let refused = |message: String| {
             PlanError::new(PlanErrorKind::Refused, format!("{place}.wasm"), format!("{}: {message}", self.source))
         };
-        validate(&self.bytes).map_err(|error| PlanError { hint: error.hint, ..refused(error.message) })?;
+        validate(&self.bytes, self.limits.compile_time)
+            .map_err(|error| PlanError { hint: error.hint, ..refused(error.message) })?;
         work(&self.bytes).map(drop).map_err(|why| refused(format!("it is too costly to compile: {why}")))
     }
 
@@ -116,6 +117,9 @@ impl Planner<'_> {
                 // One file of several names is kept once.
                 let found = self.files.values().find(|known| known.1 == found.1).cloned().unwrap_or(found);
                 self.files.insert(key, found.clone());
+                // Of many files, no more are read than may be kept.
+                let kept: HashMap<_, _> = self.files.values().map(|known| (known.1, known.0.len() as u64)).collect();
+                policy.check_total_memory(Some(kept.into_values().fold(0, u64::saturating_add)))?;
                 found
             }
         };

@@ -23,9 +23,9 @@ use super::{
     engine::{self, Counting, EngineKind},
     inspect::Shape,
     limits::Limits,
+    proposals::validate,
 };
 use crate::{
-    fair::Slot,
     outcome::{LimitKind, StageExit},
     process::{Grouping, Launch, Rlimits, Spawner, Status},
 };
@@ -61,13 +61,7 @@ impl Compilers {
     /// # Cancel safety
     ///
     /// Dropping the future kills the compiler.
-    pub(super) async fn compile(
-        &self,
-        kind: EngineKind,
-        code: &Source,
-        limits: &Limits,
-        _turn: Slot,
-    ) -> Result<Vec<u8>, StageExit> {
+    pub(super) async fn compile(&self, kind: EngineKind, code: &Source, limits: &Limits) -> Result<Vec<u8>, StageExit> {
         let failed = |message: String| StageExit::HostError { message: format!("the compiler: {message}"), path: None };
         let file = &code.bytes[..];
         let memory = |name: &str| {
@@ -202,6 +196,11 @@ pub fn compile_worker(arguments: &[OsString]) -> u8 {
     if let Err(error) = std::io::stdin().read_to_end(&mut file) {
         say(&error.to_string());
         return 1;
+    }
+    // In our words, and before anything else is made of it.
+    if let Err(refused) = validate(&file, None) {
+        say(&refused.message);
+        return REFUSED;
     }
     // What is fixed per engine but not in the code does not matter here.
     let kind = EngineKind { counting, stack: Limits::default().stack, dumps: false, small };

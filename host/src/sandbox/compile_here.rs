@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use wasmtime::{Engine, Module, component::Component};
 
-use super::artifact::Code;
+use super::{artifact::Code, proposals::validate};
 use crate::fair::Slot;
 
 /// How many threads each of them has, at most.
@@ -19,13 +19,15 @@ const THREADS: usize = 4;
 /// Why nothing was compiled.
 #[derive(Debug)]
 pub(super) enum Uncompiled {
+    /// It is no valid WebAssembly, or made of what is off here.
+    Invalid(String),
     /// The compiler refuses the file.
     Refused(wasmtime::Error),
     /// The system has no threads for it.
     NoThreads(String),
 }
 
-/// Compiles a file, and makes what is kept of it on disk; `turn` is given back when the compilation is over.
+/// Compiles a file, which is checked first where it is a stranger's, and makes what is kept of it on disk; `turn` is given back when the compilation is over.
 ///
 /// # Cancel safety
 ///
@@ -36,6 +38,7 @@ pub(super) async fn compile(
     is_module: bool,
     keep: bool,
     turn: Slot,
+    checked: bool,
 ) -> Result<(Code, Option<Vec<u8>>), Uncompiled> {
     let lost = |error: &dyn std::fmt::Display| Uncompiled::NoThreads(error.to_string());
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -49,18 +52,23 @@ pub(super) async fn compile(
     pool.spawn(move || {
         // A panic here would end the whole process.
         let compiled = catch_unwind(AssertUnwindSafe(|| {
-            if is_module {
+            if checked {
+                validate(&file, None).map_err(|refused| Uncompiled::Invalid(refused.message))?;
+            }
+            let compiled = if is_module {
                 Module::new(&engine, &file)
                     .map(|module| (keep.then(|| module.serialize().ok()).flatten(), Code::Module(module)))
             } else {
                 Component::new(&engine, &file)
                     .map(|component| (keep.then(|| component.serialize().ok()).flatten(), Code::Component(component)))
-            }
+            };
+            compiled.map_err(Uncompiled::Refused)
         }));
-        let compiled = compiled.unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler broke down over it")));
+        let broken = || Uncompiled::Refused(wasmtime::Error::msg("the compiler broke down over it"));
+        let compiled = compiled.unwrap_or_else(|_| Err(broken()));
         drop((file, engine));
         // Nobody may wait for it any more.
-        let _ = tell.send(compiled.map(|(bytes, code)| (code, bytes)).map_err(Uncompiled::Refused));
+        let _ = tell.send(compiled.map(|(bytes, code)| (code, bytes)));
         drop(turn);
     });
     drop(pool);

@@ -1,31 +1,31 @@
 //! Loading: bytes to compiled code that can be instantiated, once per digest.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime_wasi::{p2, p3};
 
 use super::{
     artifact::{self, Code},
+    compile::Compilers,
     compile_here::{self, Uncompiled},
     engine::{EngineKind, Machine, Sandbox, SandboxError, is_space_short},
-    inspect::{NotAStage, Shape},
+    inspect::Shape,
     limits::Limits,
-    proposals::validate,
     store::Guest,
     trap,
     turns::RunTurns,
     weigh::work,
 };
-use crate::{fair::Slot, outcome::StageExit};
+use crate::{
+    fair::Slot,
+    outcome::{LimitKind, StageExit},
+};
 
 /// What is compiled in less time waits for nothing that takes longer.
 const QUICK: Duration = Duration::from_millis(300);
-
-/// How long compiling a file would take, in the words of who refuses it.
-fn time_of(bytes: &[u8]) -> Result<Duration, NotAStage> {
-    work(bytes).map_err(|why| NotAStage { message: format!("it is too costly to compile: {why}"), hint: None })
-}
+/// How long something may take that was taken for quick, before it is not, by a compiler's processor time.
+const MOST_QUICK: Duration = Duration::from_secs(2);
 
 /// A file's SHA-256 digest.
 pub(crate) type Digest = [u8; 32];
@@ -35,6 +35,15 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) struct Loaded {
     pub(super) machine: Arc<Machine>,
     pub(super) entry: Entry,
+}
+
+/// What an attempt to make a component came to.
+enum Made {
+    Entry(Entry),
+    /// It has to be compiled.
+    Known {
+        is_quick: bool,
+    },
 }
 
 /// How a guest is entered.
@@ -83,49 +92,99 @@ impl Sandbox {
         let failed = |error: SandboxError| StageExit::HostError { message: error.to_string(), path: None };
         let machine = self.machine(kind).map_err(failed)?;
         let cell = machine.cell(code.digest);
-        let enter = async || {
-            let entry = self.enter(machine.clone(), kind, code, limits, turns).await?;
-            Ok((entry, usize::try_from(code.kept).unwrap_or(usize::MAX)))
-        };
-        let (entry, _) = cell.get_or_try_init(enter).await?.clone();
-        Ok(Loaded { machine, entry })
+        loop {
+            let mut changed = pin!(cell.changed());
+            changed.as_mut().enable();
+            if let Some((entry, _)) = cell.get() {
+                return Ok(Loaded { machine: machine.clone(), entry: entry.clone() });
+            }
+            let is_quick = cell.is_quick();
+            // Each waits in the turn of its own run, and whoever has its turn first makes it for all.
+            let turn = tokio::select! {
+                biased;
+                () = changed.as_mut() => continue,
+                turn = self.turn(code, turns, is_quick) => turn,
+            };
+            let Some(making) = cell.make() else {
+                drop(turn);
+                changed.await;
+                continue;
+            };
+            let made = match is_quick {
+                None => self.look(&machine, code, turn).await?,
+                Some(is_quick) => self.compile(&machine, kind, code, limits, turn, is_quick).await?,
+            };
+            match made {
+                Made::Entry(entry) => making.made((entry, usize::try_from(code.kept).unwrap_or(usize::MAX))),
+                Made::Known { is_quick } => cell.set_quick(is_quick),
+            }
+        }
     }
 
-    /// Finds code on disk or compiles it, and links it.
-    async fn enter(
+    /// The compilers of this host for what is not ours, or where even that is better not compiled here.
+    fn compilers(&self, code: &Source) -> Option<&Compilers> {
+        // Where address space is short, what runs out of it here ends the host.
+        self.compilers.as_ref().filter(|_| !code.is_ours || is_space_short())
+    }
+
+    /// A turn for what comes next: looking at the disk, or compiling.
+    async fn turn(&self, code: &Source, turns: &RunTurns, is_quick: Option<bool>) -> Slot {
+        match (is_quick, self.compilers(code)) {
+            (None, _) => turns.file_thread().await,
+            (Some(is_quick), Some(_)) => turns.compiler(is_quick).await,
+            (Some(is_quick), None) => turns.compiling_here(is_quick).await,
+        }
+    }
+
+    /// Finds code on disk and links it, or else finds out whether compiling it is quick.
+    async fn look(self: &Arc<Self>, machine: &Arc<Machine>, code: &Source, turn: Slot) -> Result<Made, StageExit> {
+        self.on_a_thread(code, machine, turn, |sandbox, code, machine| match sandbox.find(code, machine) {
+            Some(found) => link(found, code.shape, machine).map(Made::Entry),
+            None if code.is_ours => Ok(Made::Known { is_quick: true }),
+            None => match work(&code.bytes) {
+                Ok(time) => Ok(Made::Known { is_quick: time.is_some_and(|time| time <= QUICK) }),
+                Err(why) => {
+                    let message = format!("it is too costly to compile: {why}");
+                    Err(StageExit::StartFailed { message, missing: false, path: None })
+                }
+            },
+        })
+        .await
+    }
+
+    /// Compiles code and links it. What was taken for quick and is not has to wait for another turn.
+    async fn compile(
         self: &Arc<Self>,
-        machine: Arc<Machine>,
+        machine: &Arc<Machine>,
         kind: EngineKind,
         code: &Source,
         limits: &Limits,
-        turns: &RunTurns,
-    ) -> Result<Entry, StageExit> {
-        // Ours are.
-        let mut is_quick = code.is_ours;
-        // Refused in our words, and without compiling, where there is nothing compiled.
-        if !code.is_ours && !self.has(&machine, code) {
-            let bytes = code.bytes.clone();
-            let validating = tokio::task::spawn_blocking(move || validate(&bytes).and_then(|()| time_of(&bytes)));
-            let lost = |error| StageExit::HostError { message: format!("the validator failed: {error}"), path: None };
-            let refused = |NotAStage { message, .. }| StageExit::StartFailed { message, missing: false, path: None };
-            is_quick = validating.await.map_err(lost)?.map_err(refused)? <= QUICK;
-        }
-        let found = match &self.compilers {
-            // Ours too where address space is short: what runs out of it here ends the host.
-            Some(compilers) if (!code.is_ours || is_space_short()) && !self.has(&machine, code) => {
-                let bytes = compilers.compile(kind, code, limits, turns.compiler(is_quick).await).await?;
-                self.on_a_thread(code, &machine, |sandbox, code, machine| sandbox.keep_and_load(code, machine, bytes))
-                    .await?
-            }
-            _ => {
-                match self.on_a_thread(code, &machine, |sandbox, code, machine| Ok(sandbox.find(code, machine))).await?
-                {
-                    Some(found) => found,
-                    None => self.compile_here(&machine, code, turns.compiling_here(is_quick).await).await?,
-                }
-            }
+        turn: Slot,
+        is_quick: bool,
+    ) -> Result<Made, StageExit> {
+        let Some(compilers) = self.compilers(code) else {
+            let found = self.compile_here(machine, code, turn).await?;
+            return link(found, code.shape, machine).map(Made::Entry);
         };
-        self.on_a_thread(code, &machine, |_, code, machine| link(found, code.shape, machine)).await
+        let quick = Limits {
+            compile_time: limits.compile_time.map_or(Some(MOST_QUICK), |most| Some(most.min(MOST_QUICK))),
+            ..*limits
+        };
+        let (given, is_less) =
+            if is_quick { (&quick, quick.compile_time != limits.compile_time) } else { (limits, false) };
+        match compilers.compile(kind, code, given).await {
+            Ok(bytes) => {
+                let load = |sandbox: &Self, code: &Source, machine: &Machine| {
+                    let found = sandbox.keep_and_load(code, machine, bytes)?;
+                    link(found, code.shape, machine).map(Made::Entry)
+                };
+                self.on_a_thread(code, machine, turn, load).await
+            }
+            Err(StageExit::Limit { which: LimitKind::CompileTime, .. }) if is_less => {
+                Ok(Made::Known { is_quick: false })
+            }
+            Err(exit) => Err(exit),
+        }
     }
 
     /// Does what takes a while where it holds up nobody.
@@ -133,10 +192,15 @@ impl Sandbox {
         self: &Arc<Self>,
         code: &Source,
         machine: &Arc<Machine>,
+        turn: Slot,
         work: impl FnOnce(&Self, &Source, &Machine) -> Result<T, StageExit> + Send + 'static,
     ) -> Result<T, StageExit> {
         let (sandbox, code, machine) = (self.clone(), code.clone(), machine.clone());
-        let working = tokio::task::spawn_blocking(move || work(&sandbox, &code, &machine));
+        let working = tokio::task::spawn_blocking(move || {
+            // Over when this is, whether or not anybody waits for it.
+            let _turn = turn;
+            work(&sandbox, &code, &machine)
+        });
         let lost = |error| StageExit::HostError { message: format!("the sandbox failed: {error}"), path: None };
         working.await.map_err(lost)?
     }
@@ -144,8 +208,9 @@ impl Sandbox {
     async fn compile_here(&self, machine: &Machine, code: &Source, turn: Slot) -> Result<Code, StageExit> {
         let is_module = code.shape == Shape::ModuleP1;
         let (engine, keep) = (machine.engine.clone(), self.artifacts.is_some());
-        let compiling = compile_here::compile(engine, code.bytes.clone(), is_module, keep, turn);
+        let compiling = compile_here::compile(engine, code.bytes.clone(), is_module, keep, turn, !code.is_ours);
         let (found, bytes) = compiling.await.map_err(|uncompiled| match uncompiled {
+            Uncompiled::Invalid(message) => StageExit::StartFailed { message, missing: false, path: None },
             Uncompiled::Refused(error) => refused(&error),
             Uncompiled::NoThreads(why) => {
                 StageExit::HostError { message: format!("there are no threads to compile with: {why}"), path: None }
@@ -155,10 +220,6 @@ impl Sandbox {
             artifacts.keep(&machine.engine, &code.digest, &bytes);
         }
         Ok(found)
-    }
-
-    fn has(&self, machine: &Machine, code: &Source) -> bool {
-        self.find(code, machine).is_some()
     }
 
     /// Code that is on disk.

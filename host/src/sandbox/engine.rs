@@ -14,7 +14,6 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::OnceCell;
 use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails, component::Linker};
 
 use super::{
@@ -23,7 +22,7 @@ use super::{
     compile::Compilers,
     component::{Digest, Entry},
     files,
-    kept::Kept,
+    kept::{self, Kept},
     limits::HOST_STACK,
     listing, lists, net, paths, preview1,
     store::Guest,
@@ -195,7 +194,7 @@ impl Machine {
     }
 
     /// The place of a compiled component.
-    pub(super) fn cell(&self, digest: Digest) -> Arc<OnceCell<(Entry, usize)>> {
+    pub(super) fn cell(&self, digest: Digest) -> Arc<kept::Cell<(Entry, usize)>> {
         let size = |(entry, kept): &(Entry, usize)| entry.code_bytes().saturating_add(*kept);
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner).cell(digest, size)
     }

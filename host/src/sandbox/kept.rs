@@ -1,8 +1,14 @@
 //! What an engine keeps of compiled code, so that the next run need not look for it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, futures::Notified};
 
 use super::component::Digest;
 
@@ -13,7 +19,67 @@ const MOST_CODE: usize = 512 << 20;
 /// Compiled components by the digest of their file, in the order of their last use. Those that are in use elsewhere are so when they are
 /// no longer kept, too.
 #[derive(Debug)]
-pub(super) struct Kept<T>(VecDeque<(Digest, Arc<OnceCell<T>>)>);
+pub(super) struct Kept<T>(VecDeque<(Digest, Arc<Cell<T>>)>);
+
+/// The place of a component. One at a time makes what belongs there, whoever comes first; who waits for that meanwhile waits in its
+/// own turn, too.
+#[derive(Debug)]
+pub(super) struct Cell<T> {
+    value: OnceLock<T>,
+    is_making: AtomicBool,
+    changed: Notify,
+    /// Whether compiling it is quick, once it is known that nothing else will do.
+    is_quick: Mutex<Option<bool>>,
+}
+
+impl<T> Default for Cell<T> {
+    fn default() -> Self {
+        let (value, is_making, changed) = (OnceLock::new(), AtomicBool::new(false), Notify::new());
+        Self { value, is_making, changed, is_quick: Mutex::new(None) }
+    }
+}
+
+impl<T> Cell<T> {
+    pub(super) fn get(&self) -> Option<&T> {
+        self.value.get()
+    }
+
+    /// Waits until somebody has made it, or has stopped trying. Counts from here on, once it was polled.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(super) fn is_quick(&self) -> Option<bool> {
+        *self.is_quick.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_quick(&self, is_quick: bool) {
+        *self.is_quick.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_quick);
+    }
+
+    /// Begins to make it; `None`: somebody does, or has.
+    pub(super) fn make(&self) -> Option<Making<'_, T>> {
+        let begun = self.is_making.compare_exchange(false, true, SeqCst, SeqCst).is_ok().then_some(Making(self))?;
+        self.value.get().is_none().then_some(begun)
+    }
+}
+
+/// Makes what belongs in a place; dropping it lets others try.
+pub(super) struct Making<'a, T>(&'a Cell<T>);
+
+impl<T> Making<'_, T> {
+    pub(super) fn made(self, value: T) {
+        // Nobody else makes it.
+        let _ = self.0.value.set(value);
+    }
+}
+
+impl<T> Drop for Making<'_, T> {
+    fn drop(&mut self) {
+        self.0.is_making.store(false, SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -24,10 +90,10 @@ impl<T> Default for Kept<T> {
 impl<T> Kept<T> {
     /// The place of a component, which is the last used from now on. What was not used for the longest time makes room for it.
     /// `bytes` says how much code one is.
-    pub(super) fn cell(&mut self, digest: Digest, bytes: impl Fn(&T) -> usize) -> Arc<OnceCell<T>> {
+    pub(super) fn cell(&mut self, digest: Digest, bytes: impl Fn(&T) -> usize) -> Arc<Cell<T>> {
         let known = self.0.iter().position(|(known, _)| *known == digest).and_then(|index| self.0.remove(index));
         let cell = known.map(|(_, cell)| cell).unwrap_or_default();
-        let of = |cell: &OnceCell<T>| cell.get().map_or(0, &bytes);
+        let of = |cell: &Cell<T>| cell.get().map_or(0, &bytes);
         let mut code = self.0.iter().map(|(_, other)| of(other)).sum::<usize>() + of(&cell);
         while self.0.len() >= MOST || code > MOST_CODE {
             let Some((_, oldest)) = self.0.pop_front() else { break };
@@ -53,9 +119,9 @@ mod tests {
     fn what_was_not_used_for_the_longest_time_makes_room() {
         let mut kept = Kept::<usize>::default();
         let first = kept.cell(digest(0), |size| *size);
-        first.set(1).unwrap();
+        first.make().unwrap().made(1);
         for number in 1..1000 {
-            kept.cell(digest(number), |size| *size).set(1).unwrap();
+            kept.cell(digest(number), |size| *size).make().unwrap().made(1);
             // The first is used again and again.
             assert!(Arc::ptr_eq(&kept.cell(digest(0), |size| *size), &first), "after {number}");
         }
@@ -67,13 +133,23 @@ mod tests {
     fn much_code_makes_room_too() {
         let mut kept = Kept::<usize>::default();
         for number in 0..20 {
-            kept.cell(digest(number), |size| *size).set(MOST_CODE / 4).unwrap();
+            kept.cell(digest(number), |size| *size).make().unwrap().made(MOST_CODE / 4);
             let code: usize = kept.0.iter().filter_map(|(_, cell)| cell.get()).sum();
             // The one that was compiled last is not counted before.
             assert!(code <= MOST_CODE + MOST_CODE / 4, "{code} bytes after {number}");
         }
-        kept.cell(digest(30), |size| *size).set(2 * MOST_CODE).unwrap();
+        kept.cell(digest(30), |size| *size).make().unwrap().made(2 * MOST_CODE);
         kept.cell(digest(31), |size| *size);
         assert_eq!(kept.0.len(), 1, "one that is too much alone is not kept either");
+    }
+
+    #[test]
+    fn one_at_a_time_makes_it() {
+        let cell = Cell::default();
+        let first = cell.make().unwrap();
+        assert!(cell.make().is_none());
+        drop(first);
+        cell.make().expect("who gave up is no longer in the way").made(7);
+        assert_eq!((cell.get(), cell.make().is_none()), (Some(&7), true));
     }
 }

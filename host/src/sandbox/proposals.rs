@@ -9,7 +9,12 @@
 //! | exceptions of the old form, custom page sizes, wide arithmetic, stack switching | off, as in the engine by default |
 //! | the component model's further proposals | off, as in the engine by default |
 
-use wasmparser::{MemoryType, Parser, Payload, TypeRef, Validator, WasmFeatures};
+use std::time::{Duration, Instant};
+
+use wasmparser::{
+    BinaryReaderError, FuncValidatorAllocations, MemoryType, Parser, Payload, TypeRef, ValidPayload, Validator,
+    WasmFeatures,
+};
 
 use super::inspect::NotAStage;
 
@@ -39,18 +44,27 @@ const OFF: &[(&str, &str, &str)] = &[
 
 /// Checks a whole file, its code too, as the compiler would, and says in our words what it may not be made of.
 ///
+/// Blocks for some tens of milliseconds for each MiB, and for a file that is made for it for as long as `patience`, which is looked at
+/// between two instructions and two sections; `None`: for as long as it takes.
+///
 /// # Errors
 ///
-/// What is wrong with it, and what to build instead.
-pub fn validate(bytes: &[u8]) -> Result<(), NotAStage> {
+/// What is wrong with it, and what to build instead; or that it takes longer.
+pub fn validate(bytes: &[u8], patience: Option<Duration>) -> Result<(), NotAStage> {
     if let Some(what) = shared_memory(bytes) {
         return Err(NotAStage {
             message: format!("it {what}, and threads are off"),
             hint: Some("build it for one thread: wasm32-wasip1 or wasm32-wasip2, without `-pthread`".into()),
         });
     }
-    let Err(error) = Validator::new_with_features(features()).validate_all(bytes) else { return Ok(()) };
-    let message = error.to_string();
+    let message = match validated(bytes, patience) {
+        Ok(()) => return Ok(()),
+        Err(Invalid::Slow(patience)) => {
+            let message = format!("checking it takes longer than {}", humantime::format_duration(patience));
+            return Err(NotAStage { message, hint: Some("raise `compile_time` if it is to be trusted".into()) });
+        }
+        Err(Invalid::Wrong(error)) => error.to_string(),
+    };
     let off = OFF.iter().find(|(text, ..)| message.contains(text));
     Err(match off {
         Some((_, proposal, instead)) => NotAStage {
@@ -62,6 +76,50 @@ pub fn validate(bytes: &[u8]) -> Result<(), NotAStage> {
             hint: Some("it may be damaged, or built with a proposal that is off here".into()),
         },
     })
+}
+
+enum Invalid {
+    Wrong(BinaryReaderError),
+    Slow(Duration),
+}
+
+impl From<BinaryReaderError> for Invalid {
+    fn from(error: BinaryReaderError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+fn validated(bytes: &[u8], patience: Option<Duration>) -> Result<(), Invalid> {
+    /// How many instructions go between two looks at the clock. One may take longer than thousands: it names as many others.
+    const OPERATORS: usize = 256;
+    let begun = Instant::now();
+    let in_time = || match patience {
+        Some(patience) if begun.elapsed() > patience => Err(Invalid::Slow(patience)),
+        _ => Ok(()),
+    };
+    let (mut validator, mut parser) = (Validator::new_with_features(features()), Parser::new(0));
+    parser.set_features(features());
+    let mut allocations = FuncValidatorAllocations::default();
+    for payload in parser.parse_all(bytes) {
+        in_time()?;
+        let ValidPayload::Func(function, body) = validator.payload(&payload?)? else { continue };
+        let mut function = function.into_validator(allocations);
+        let mut reader = body.get_binary_reader();
+        function.read_locals(&mut reader)?;
+        reader.set_features(features());
+        let (mut count, mut last) = (0, reader.original_position());
+        while !reader.eof() {
+            reader.visit_operator(&mut function.visitor(reader.original_position()))??;
+            count += 1;
+            if count % OPERATORS == 0 || reader.original_position() - last > OPERATORS {
+                in_time()?;
+            }
+            last = reader.original_position();
+        }
+        reader.finish_expression(&function.visitor(reader.original_position()))?;
+        allocations = function.into_allocations();
+    }
+    Ok(())
 }
 
 /// What a file does with a shared memory.

@@ -19,14 +19,15 @@ const FILES_OF_ONE: usize = 32;
 const COMPILERS: usize = 3;
 const COMPILERS_OF_ONE: usize = 2;
 /// Compilers of small files at once, which wait for no large one.
-const QUICK: usize = 2;
+const QUICK: usize = 3;
+const QUICK_OF_ONE: usize = 2;
 
 /// How many compilations this process has under way at once, where no process of their own does them, and those of one run.
 pub(crate) const COMPILED_HERE: usize = 4;
 const COMPILED_HERE_OF_ONE: usize = 3;
 
 static COMPILING_HERE: LazyLock<Slots> = LazyLock::new(|| Slots::new(COMPILED_HERE, COMPILED_HERE_OF_ONE, true));
-static QUICKLY_HERE: LazyLock<Slots> = LazyLock::new(|| Slots::new(QUICK, QUICK, true));
+static QUICKLY_HERE: LazyLock<Slots> = LazyLock::new(|| Slots::new(QUICK, QUICK_OF_ONE, true));
 
 /// What all runs of a host take turns for.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Turns {
             processors: Slots::new(threads.saturating_sub(1), usize::MAX, false),
             files: Slots::new(FILES, FILES_OF_ONE, true),
             compilers: Slots::new(COMPILERS, COMPILERS_OF_ONE, true),
-            quick: Slots::new(QUICK, QUICK, true),
+            quick: Slots::new(QUICK, QUICK_OF_ONE, true),
             runs: Arc::default(),
         }
     }

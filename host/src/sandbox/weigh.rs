@@ -9,8 +9,9 @@
 use std::{ops::Range, time::Duration};
 
 use wasmparser::{
-    BinaryReader, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
-    CompositeInnerType, ElementItems, ElementKind, Encoding, Instance, Operator, Payload, SubType, TypeRef,
+    BinaryReader, BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
+    ComponentTypeRef, CompositeInnerType, ElementItems, ElementKind, Encoding, FunctionBody, Instance, Operator,
+    Payload, SubType, TypeRef,
 };
 
 use super::inspect::parser;
@@ -58,6 +59,10 @@ mod cost {
     /// What is kept of a type, and of each thing in it.
     pub(super) const KEPT_TYPE: u64 = 1024;
     pub(super) const KEPT_FIELD: u64 = 144;
+    /// What is kept of each byte of a component's types.
+    pub(super) const KEPT_TYPE_BYTE: u64 = 48;
+    /// What is kept of a module, besides what is in it.
+    pub(super) const KEPT_MODULE: u64 = 2048;
     /// What is kept of a function, of a global, of a segment, of an import or export (besides its name), of anything of a component.
     pub(super) const KEPT_FUNCTION: u64 = 160;
     pub(super) const KEPT_GLOBAL: u64 = 160;
@@ -133,48 +138,65 @@ pub(crate) fn weigh(bytes: &[u8]) -> Result<Weight, String> {
 }
 
 /// Estimates how long compiling a file takes, from above where it matters: where a function is made so that its compilation takes
-/// much longer than its size says. Reads all of its code.
+/// much longer than its size says. Reads all of its code. `None`: the file is damaged, or uses what is off here, of which whoever checks it
+/// tells more.
 ///
 /// # Errors
 ///
-/// A function that would take the compiler too long, or that the file is damaged.
-pub(crate) fn work(bytes: &[u8]) -> Result<Duration, String> {
+/// A function that would take the compiler too long.
+pub(crate) fn work(bytes: &[u8]) -> Result<Option<Duration>, String> {
     /// As measured with wasmtime 48, in nanoseconds.
     const FUNCTION: u64 = 70_000;
+    const MODULE: u64 = 1_400_000;
+    const ITEM: u64 = 50_000;
     const BYTE: u64 = 300;
     const LOCAL: u64 = 70;
     const LOOK: u64 = 800;
     let mut nanos = 0_u64;
-    let text = |error: wasmparser::BinaryReaderError| error.to_string();
+    let mut add = |count: u64, each: u64| nanos = nanos.saturating_add(count.saturating_mul(each));
     for payload in parser().parse_all(bytes) {
-        let Payload::CodeSectionEntry(body) = payload.map_err(text)? else { continue };
-        let mut locals = 0_u64;
-        for local in body.get_locals_reader().map_err(text)? {
-            locals += u64::from(local.map_err(text)?.0);
+        match payload {
+            Ok(Payload::Version { .. }) => add(1, MODULE),
+            Ok(Payload::ComponentCanonicalSection(items)) => add(u64::from(items.count()), ITEM),
+            Ok(Payload::ComponentInstanceSection(items)) => add(u64::from(items.count()), ITEM),
+            Ok(Payload::CodeSectionEntry(body)) => {
+                let Ok((locals, blocks)) = locals_and_blocks(&body) else { return Ok(None) };
+                let looks = locals.saturating_mul(blocks);
+                if looks > MOST_LOOKS {
+                    return Err(format!(
+                        "a function of it has {locals} local variables and {blocks} blocks and branches, which would take its compiler too long"
+                    ));
+                }
+                add(1, FUNCTION);
+                add(body.range().len() as u64, BYTE);
+                add(locals, LOCAL);
+                add(looks, LOOK);
+            }
+            Ok(_) => {}
+            Err(_) => return Ok(None),
         }
-        let mut blocks = 1_u64;
-        for operator in body.get_operators_reader().map_err(text)? {
-            blocks += match operator.map_err(text)? {
-                Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::Else => 1,
-                Operator::Br { .. } | Operator::BrIf { .. } | Operator::TryTable { .. } => 1,
-                Operator::BrOnNull { .. } | Operator::BrOnNonNull { .. } => 1,
-                Operator::BrOnCast { .. } | Operator::BrOnCastFail { .. } => 1,
-                Operator::BrTable { targets } => u64::from(targets.len()) + 1,
-                _ => 0,
-            };
-        }
-        // Parameters count too, but there are few.
-        let looks = locals.saturating_mul(blocks);
-        if looks > MOST_LOOKS {
-            return Err(format!(
-                "a function of it has {locals} local variables and {blocks} blocks and branches, which would take its compiler too long"
-            ));
-        }
-        let size = (body.range().len() as u64).saturating_mul(BYTE);
-        let of_locals = locals.saturating_mul(LOCAL).saturating_add(looks.saturating_mul(LOOK));
-        nanos = nanos.saturating_add(FUNCTION).saturating_add(size).saturating_add(of_locals);
     }
-    Ok(Duration::from_nanos(nanos))
+    Ok(Some(Duration::from_nanos(nanos)))
+}
+
+/// How many local variables a function has, besides its few parameters, and how many blocks and branches.
+fn locals_and_blocks(body: &FunctionBody<'_>) -> Result<(u64, u64), BinaryReaderError> {
+    let mut locals = 0_u64;
+    for local in body.get_locals_reader()? {
+        locals += u64::from(local?.0);
+    }
+    let mut blocks = 1_u64;
+    for operator in body.get_operators_reader()? {
+        blocks += match operator? {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::Else => 1,
+            Operator::Br { .. } | Operator::BrIf { .. } | Operator::TryTable { .. } => 1,
+            Operator::BrOnNull { .. } | Operator::BrOnNonNull { .. } => 1,
+            Operator::BrOnCast { .. } | Operator::BrOnCastFail { .. } => 1,
+            Operator::BrTable { targets } => u64::from(targets.len()) + 1,
+            _ => 0,
+        };
+    }
+    Ok((locals, blocks))
 }
 
 #[derive(Debug, Default)]
@@ -243,6 +265,7 @@ impl Scales {
             Payload::Version { encoding: Encoding::Module, .. } => {
                 self.in_module = true;
                 self.module = cost::INSTANCE;
+                self.keep(1, cost::KEPT_MODULE);
             }
             Payload::Version { encoding: Encoding::Component, .. } => {
                 if self.scopes.len() == MOST_DEPTH {
@@ -343,8 +366,8 @@ impl Scales {
                     }
                 }
             }
-            Payload::CoreTypeSection(types) => self.count_types(types.count())?,
-            Payload::ComponentTypeSection(types) => self.count_types(types.count())?,
+            Payload::CoreTypeSection(types) => self.count_types(types.count(), types.range().len())?,
+            Payload::ComponentTypeSection(types) => self.count_types(types.count(), types.range().len())?,
             // Each makes a trampoline, and some an adapter.
             Payload::ComponentCanonicalSection(functions) => self.scope()?.add(8 * u64::from(functions.count())),
             Payload::ComponentImportSection(imports) => {
@@ -425,8 +448,10 @@ impl Scales {
         self.kept = self.kept.saturating_add((bytes as u64).saturating_mul(cost::KEPT_CONSTANT));
     }
 
-    fn count_types(&mut self, count: u32) -> Result<(), String> {
+    /// Fields, cases, parameters and names are not read one by one: none takes fewer bytes in a file than it is counted for here.
+    fn count_types(&mut self, count: u32, bytes: usize) -> Result<(), String> {
         self.keep(count, cost::KEPT_TYPE);
+        self.kept = self.kept.saturating_add((bytes as u64).saturating_mul(cost::KEPT_TYPE_BYTE));
         self.scope()?.add(u64::from(count));
         Ok(())
     }
@@ -511,7 +536,7 @@ impl Scales {
 
 #[cfg(test)]
 mod tests {
-    use super::weigh;
+    use super::{Duration, weigh, work};
 
     #[test]
     fn what_the_stock_stages_are_is_light() {
@@ -519,6 +544,16 @@ mod tests {
             let weight = weigh(stage.wasm).unwrap_or_else(|why| panic!("{}: {why}", stage.name));
             assert!(weight.state < 2 << 20 && weight.kept < 4 << 20, "{}: {weight:?}", stage.name);
         }
+    }
+
+    #[test]
+    fn what_looks_small_and_is_not_is_not_quick() {
+        // Empty modules, each of which takes a compiler about a millisecond.
+        let mut modules = b"\0asm\x0d\0\x01\0".to_vec();
+        (0..900).for_each(|_| modules.extend(b"\x01\x08\0asm\x01\0\0\0"));
+        assert!(work(&modules).unwrap().unwrap() > Duration::from_secs(1));
+        assert!(work(b"\0asm\x01\0\0\0").unwrap().unwrap() < Duration::from_millis(10));
+        assert_eq!(work(b"\0asm\x01\0\0").unwrap(), None, "whoever checks it tells more");
     }
 
     #[test]

@@ -219,3 +219,30 @@ fn another_owners_code_cache_is_not_used() {
         assert_ne!(inode(kept), first, "it is compiled again");
     }
 }
+
+/// A module that is small for its work: each function's branch has so many targets, and each of those takes a thousand values.
+fn branching(place: &Place, functions: usize, targets: usize) -> String {
+    let function = format!("(func (type $t) unreachable br_table {})", "0 ".repeat(targets));
+    let module = format!(
+        "(module (type $t (func (result {}))) {} (func (export \"_start\")))",
+        "i64 ".repeat(1000),
+        function.repeat(functions)
+    );
+    text(place, &format!("branching{functions}.wasm"), &module).display().to_string()
+}
+
+#[test]
+fn checking_a_component_is_in_its_time_and_in_turn() {
+    let place = Place::new();
+    let long = branching(&place, 8, 900_000);
+    let run = place.shorthand(&long).args(["--stdin", "null", "--limit", "compile_time=1s"]);
+    run.env("STAGEHOST_CACHE_DIR", "").done().code(152).says(&["compile_time limit of 1s"]);
+    place
+        .stagehost(["check", "-c", &long, "--limit", "compile_time=1s"])
+        .done()
+        .code(126)
+        .says(&["checking it takes longer than 1s"]);
+    // What looks quick and is not is given its whole time all the same, beside others that are not.
+    let looks_quick = branching(&place, 8, 50_000);
+    place.shorthand(&looks_quick).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", "").done().code(0);
+}

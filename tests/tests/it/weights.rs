@@ -62,6 +62,12 @@ fn component(inner: &str) -> String {
     )
 }
 
+/// A component that exports so many types.
+fn exported(count: usize, definition: impl Fn(usize) -> String) -> String {
+    let each = |number| format!(r#"(type $t{number} {}) (export "t{number}" (type $t{number}))"#, definition(number));
+    component(&times(count, each))
+}
+
 fn times(count: usize, each: impl Fn(usize) -> String) -> String {
     (0..count).map(each).collect()
 }
@@ -179,6 +185,44 @@ fn what_the_host_holds_for_any_kind_of_section_is_weighed_from_above() {
             "component-types",
             component(&times(5_000, |number| format!(r#"(type (record (field "a{number}" u32) (field "b" string)))"#))),
         ),
+        (
+            "fields-of-component-types",
+            exported(100, |number| {
+                format!("(record {})", times(1_000, |field| format!(r#"(field "a{number}{field}" u8)"#)))
+            }),
+        ),
+        (
+            "cases-of-component-types",
+            exported(20, |number| format!("(variant {})", times(1_000, |case| format!(r#"(case "a{number}{case}")"#)))),
+        ),
+        (
+            "words-of-component-types",
+            exported(100, |number| format!("(enum {})", times(1_000, |word| format!(r#""a{number}{word}" "#)))),
+        ),
+        (
+            "flags-of-component-types",
+            exported(2_500, |number| format!("(flags {})", times(32, |flag| format!(r#""a{number}{flag}" "#)))),
+        ),
+        ("tuples-of-component-types", exported(30, |_| format!("(tuple {})", "u8 ".repeat(1_000)))),
+        (
+            "parameters-of-component-types",
+            exported(30, |_| format!("(func {})", times(500, |number| format!(r#"(param "p{number}" u8)"#)))),
+        ),
+        (
+            "exports-of-component-types",
+            exported(20, |_| {
+                let each = |number| format!(r#"(export "e{number}" (func (param "x" u8) (result string)))"#);
+                format!("(instance {})", times(300, each))
+            }),
+        ),
+        ("core-types-of-components", component(&"(core type (func (param i32 i64 f32)))".repeat(10_000))),
+        (
+            "empty-modules",
+            component(&times(450, |number| {
+                format!(r#"(core module $m{number}) (export "m{number}" (core module $m{number}))"#)
+            })),
+        ),
+        ("empty-components", component(&"(component)".repeat(900))),
         ("component-aliases", component(&r#"(alias export $io "input-stream" (type))"#.repeat(5_000))),
         ("canonical-functions", component(&r#"(core func (canon resource.drop $input))"#.repeat(3_000))),
         (

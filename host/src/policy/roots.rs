@@ -1,0 +1,127 @@
+//! The directories that a policy names, found so that nobody whom it lets write anything can lead them elsewhere.
+//!
+//! Whoever may write to a directory may put a link in the place of anything in it. So what a policy allows must not be found by way of
+//! names that stand in a directory which it lets guests write to: the next run would look at something else.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::joint::Root;
+
+/// Roots that were found, held open. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Roots(Arc<Mutex<HashMap<PathBuf, Root>>>);
+
+/// What is held says nothing about what a policy allows.
+impl PartialEq for Roots {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Roots {
+    /// The directory of a path, if it is there and nobody can lead it elsewhere by writing to what is below `writable`.
+    pub(super) fn find(&self, path: &Path, writable: &[PathBuf]) -> Option<Root> {
+        let (real, around) = resolve(path).ok()?;
+        if misled(&around, writable).is_some() {
+            return None;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = known.get(path).filter(|root| root.is_at(path)) {
+            return Some(root.clone());
+        }
+        let root = Root::open(real).ok()?;
+        known.insert(path.to_owned(), root.clone());
+        Some(root)
+    }
+}
+
+/// The first of these directories below which one of those that were gone through is.
+pub(super) fn misled<'a>(around: &[PathBuf], writable: &'a [PathBuf]) -> Option<&'a PathBuf> {
+    writable.iter().find(|writable| around.iter().any(|around| around.starts_with(writable)))
+}
+
+/// The real path of what a path leads to, and the real paths of all directories in which a name of it, or of a link on its way, stands.
+///
+/// # Errors
+///
+/// What the system says.
+pub(super) fn resolve(path: &Path) -> io::Result<(PathBuf, Vec<PathBuf>)> {
+    // As many as the kernel follows.
+    const MAX_LINKS: usize = 40;
+    let mut left: Vec<OsString> = Vec::new();
+    let push = |left: &mut Vec<OsString>, path: &Path| {
+        left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
+    };
+    push(&mut left, &std::path::absolute(path)?);
+    let (mut at, mut around, mut links) = (PathBuf::from("/"), Vec::new(), 0);
+    while let Some(name) = left.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::RootDir | Component::Prefix(_)) => at = "/".into(),
+            Some(Component::ParentDir) => _ = at.pop(),
+            Some(Component::CurDir) | None => {}
+            Some(Component::Normal(_)) => {
+                let next = at.join(&name);
+                around.push(at.clone());
+                match std::fs::read_link(&next) {
+                    Ok(_) if links == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
+                    Ok(target) => {
+                        links += 1;
+                        push(&mut left, &target);
+                    }
+                    // No link.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+    Ok((at, around))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn every_directory_on_the_way_is_seen() {
+        let place = tempfile::tempdir().unwrap();
+        let place = fs::canonicalize(place.path()).unwrap();
+        for directory in ["a/b", "c/d", "e"] {
+            fs::create_dir_all(place.join(directory)).unwrap();
+        }
+        symlink("../c", place.join("a/to-c")).unwrap();
+        symlink(place.join("a/to-c/d"), place.join("e/to-d")).unwrap();
+        let (real, around) = resolve(&place.join("e/../e/./to-d")).unwrap();
+        assert_eq!(real, place.join("c/d"));
+        for expected in ["", "e", "a", "c"] {
+            assert!(around.contains(&place.join(expected)), "{expected}: {around:?}");
+        }
+        assert!(!around.contains(&place.join("c/d")) && !around.contains(&place.join("a/b")));
+        assert!(resolve(&place.join("none")).is_err());
+        symlink("round", place.join("round")).unwrap();
+        assert!(resolve(&place.join("round")).is_err());
+    }
+
+    #[test]
+    fn what_guests_could_lead_elsewhere_is_no_root() {
+        let place = tempfile::tempdir().unwrap();
+        let place = fs::canonicalize(place.path()).unwrap();
+        fs::create_dir_all(place.join("open/in")).unwrap();
+        fs::create_dir(place.join("other")).unwrap();
+        symlink("../other", place.join("open/link")).unwrap();
+        let (roots, writable) = (Roots::default(), [place.join("open")]);
+        assert!(roots.find(&place.join("open"), &writable).is_some());
+        assert!(roots.find(&place.join("other"), &writable).is_some());
+        assert!(roots.find(&place.join("open/in"), &writable).is_none());
+        assert!(roots.find(&place.join("open/link"), &writable).is_none());
+        assert!(roots.find(&place.join("open/in"), &[]).is_some());
+    }
+}
