@@ -23,7 +23,7 @@ use std::{
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 
-pub(crate) use command::CommandWork;
+pub(crate) use command::{CommandLimits, CommandWork};
 pub(crate) use ends::{Input, Outlet};
 use ends::{plan_stdin, plan_stdout};
 pub use error::{ErrorCode, PlanError, PlanErrorKind};

@@ -4,6 +4,7 @@ mod command;
 mod copying;
 mod function;
 mod wasm;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ pub(crate) use command::{ChildInput, ChildOutput, ChildStderr, CommandStage, Sur
 pub(crate) use copying::Log;
 pub(crate) use function::FunctionStage;
 pub(crate) use wasm::WasmStage;
+pub(crate) use watch::Watch;
 
 use crate::{
     joint::{EndFailure, InputPort, OutputPort, Passing, Sink, Source},
@@ -50,6 +52,8 @@ pub(crate) struct StageEnd {
     pub(crate) cgroup: Option<Cgroup>,
     /// A command's standard error, which may still be open.
     pub(crate) log: Option<Log>,
+    /// What holds its limits over what it left behind.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// What a stage in this process is given.

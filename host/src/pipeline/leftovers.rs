@@ -72,9 +72,10 @@ pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], aroun
         () = tokio::time::sleep_until(deadline.into()) => {}
         () = outside => {}
     }
-    reap(ended, stages, deadline).await;
-    adopted(ended, stages, around, deadline).await;
+    reap(ended, stages, deadline, stop).await;
+    adopted(ended, stages, around, deadline, stop).await;
     for Ended { end } in ended.iter_mut() {
+        end.notes.extend(end.watch.take().and_then(|watch| watch.note()));
         let Some(mut log) = end.log.take() else { continue };
         if log.is_open() && !keeps(stages, end.index) {
             let _ = tokio::time::timeout(KILLED, log.ended()).await;
@@ -86,7 +87,7 @@ pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], aroun
     }
 }
 
-async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Instant) {
+async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Instant, stop: &Stop) {
     let mut groups = Vec::new();
     for Ended { end } in ended.iter_mut() {
         let Some(leader) = &end.leader else { continue };
@@ -102,7 +103,7 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
                 cgroup.leave();
                 continue;
             }
-            wait_for_cgroup(&cgroup, deadline).await;
+            wait_for_cgroup(&cgroup, deadline, stop).await;
             if cgroup.population() > 0 {
                 end.notes.push(format!("{} left behind in its cgroup, killed", processes(cgroup.population())));
             }
@@ -116,10 +117,10 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
     let kins: Vec<_> = groups.iter().map(|(_, leader)| leader.kin()).collect();
     let found = loop {
         let found = members(&kins);
-        if found.iter().all(Vec::is_empty) || Instant::now() >= deadline {
+        if found.iter().all(Vec::is_empty) || is_over(deadline, stop) {
             break found;
         }
-        wait_for(&found.into_iter().flatten().collect::<Vec<_>>(), deadline).await;
+        wait_for(&found.into_iter().flatten().collect::<Vec<_>>(), deadline, Some(stop)).await;
     };
     for ((index, leader), left) in groups.into_iter().zip(&found) {
         if left.is_empty() {
@@ -136,13 +137,19 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
 }
 
 /// Ends what this process adopted, where commands have no groups of their own by which it would be found.
-async fn adopted(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Surroundings, deadline: Instant) {
+async fn adopted(
+    ended: &mut [Ended],
+    stages: &[Arc<PlannedStage>],
+    around: &Surroundings,
+    deadline: Instant,
+    stop: &Stop,
+) {
     if !around.adopts_orphans || around.own_groups || (0..stages.len()).any(|index| keeps(stages, index)) {
         return;
     }
     let mut left = orphans();
-    while !left.is_empty() && Instant::now() < deadline {
-        wait_for(&left, deadline).await;
+    while !left.is_empty() && !is_over(deadline, stop) {
+        wait_for(&left, deadline, Some(stop)).await;
         left = orphans();
     }
     if left.is_empty() {
@@ -162,7 +169,7 @@ async fn adopted(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Sur
         for member in &left {
             member.signal(Signal::KILL);
         }
-        wait_for(&left, Instant::now() + KILLED).await;
+        wait_for(&left, Instant::now() + KILLED, None).await;
         left = orphans();
         if left.is_empty() {
             return;
@@ -174,17 +181,23 @@ fn processes(count: usize) -> String {
     if count == 1 { "a process".into() } else { format!("{count} processes") }
 }
 
-/// Waits until none of these processes lives, or the deadline.
-async fn wait_for(members: &[Member], deadline: Instant) {
+/// Whether what lingers has had its time: the deadline, or a stop from outside, which somebody waits for.
+fn is_over(deadline: Instant, stop: &Stop) -> bool {
+    stop.is_from_outside() || Instant::now() >= deadline
+}
+
+/// Waits until none of these processes lives, or the deadline, or a stop from outside.
+async fn wait_for(members: &[Member], deadline: Instant, stop: Option<&Stop>) {
     const LOOK: Duration = Duration::from_millis(10);
-    while members.iter().any(|member| member.is_alive()) && Instant::now() < deadline {
+    let is_over = || stop.map_or_else(|| Instant::now() >= deadline, |stop| is_over(deadline, stop));
+    while members.iter().any(|member| member.is_alive()) && !is_over() {
         tokio::time::sleep(LOOK.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
 }
 
-async fn wait_for_cgroup(cgroup: &Cgroup, deadline: Instant) {
+async fn wait_for_cgroup(cgroup: &Cgroup, deadline: Instant, stop: &Stop) {
     const LOOK: Duration = Duration::from_millis(10);
-    while cgroup.population() > 0 && Instant::now() < deadline {
+    while cgroup.population() > 0 && !is_over(deadline, stop) {
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -197,7 +210,7 @@ async fn kill_members(found: &[Member], leader: &Leader) {
         for member in &left {
             member.signal(Signal::KILL);
         }
-        wait_for(&left, Instant::now() + KILLED).await;
+        wait_for(&left, Instant::now() + KILLED, None).await;
         left = members(&[leader.kin()]).concat();
         if left.is_empty() {
             return;

@@ -330,7 +330,9 @@ impl Child {
         }
         // Before the limit on open files is lowered: descriptors beyond it are there all the same.
         close_on_exec();
-        if let Some((soft, hard)) = self.rlimits.open_files {
+        if self.wall.is_none()
+            && let Some((soft, hard)) = self.rlimits.open_files
+        {
             setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })?;
         }
         // Nobody may have more than this process itself.
@@ -361,6 +363,12 @@ impl Child {
         unsafe { reset_signals() };
         if let Some(wall) = &self.wall {
             wall.enter(self.handover.as_ref())?;
+            // What all processes of a user have on its way in sockets is held against the limit of whoever sends more. Those behind a
+            // wall get half of the host's, so that they never keep a wall's own descriptor, above, from being handed over.
+            let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2;
+            let (soft, hard) = self.rlimits.open_files.unwrap_or((most, most));
+            let (soft, hard) = (Some(soft.min(most)), Some(hard.min(most)));
+            setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: hard })?;
         }
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use procfs::process::{Process, Stat};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use super::children;
+use super::{children, tally::Seen};
 
 /// A process that was seen, told from a later one of the same id by when it started (in clock ticks since the system did; 0: it was not
 /// looked at).
@@ -37,6 +37,10 @@ impl Member {
 
     pub(super) fn from_parts(pid: Pid, started: u64) -> Self {
         Self { pid, started }
+    }
+
+    pub(super) fn id(self) -> i32 {
+        self.pid.as_raw_nonzero().get()
     }
 
     pub(super) fn started(self) -> u64 {
@@ -83,6 +87,8 @@ pub(crate) struct Usage {
     /// Processor time of all of them, and of those they waited for.
     pub(crate) cpu: Duration,
     pub(crate) members: Vec<Member>,
+    /// All that were looked at.
+    pub(super) seen: Vec<Seen>,
 }
 
 /// Whose processes are meant: those of a command, wherever they are.
@@ -127,7 +133,9 @@ pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
     let page = rustix::param::page_size() as u64;
     let mut usage = Usage::default();
     for stat in &stats {
-        usage.cpu += cpu_time(stat);
+        let (cpu, waited) = (cpu_time(stat), ticks(stat.cutime.saturating_add(stat.cstime)));
+        usage.cpu += cpu;
+        usage.seen.extend(Member::of(stat).map(|member| Seen { member, parent: stat.ppid, cpu, waited }));
         if is_dead(stat) {
             continue;
         }
@@ -261,11 +269,15 @@ fn of_sessions<'a>(sessions: &[Member], stats: &'a [Stat]) -> impl Iterator<Item
     stats.iter().filter(move |stat| ids.contains(&stat.session))
 }
 
+/// Processor time of a process and of those that it waited for.
 fn cpu_time(stat: &Stat) -> Duration {
-    let waited = u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0);
-    let ticks = stat.utime.saturating_add(stat.stime).saturating_add(waited);
+    let own = i64::try_from(stat.utime.saturating_add(stat.stime)).unwrap_or(i64::MAX);
+    ticks(own.saturating_add(stat.cutime).saturating_add(stat.cstime))
+}
+
+fn ticks(ticks: i64) -> Duration {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
-    Duration::from_millis(ticks.saturating_mul(1000) / per_second)
+    Duration::from_millis(u64::try_from(ticks).unwrap_or(0).saturating_mul(1000) / per_second)
 }
 
 /// A process and everything below it, by the kernel's lists of children; `None` where it keeps none.

@@ -14,6 +14,7 @@ use super::{
     StageEnd,
     copying::{Drained, Fed, Log, Task, drain, feed},
     wasm::over_time,
+    watch::{WATCHED, Watch, over},
 };
 use crate::{
     joint::{Buffers, DescriptorSink, DescriptorSource, Kept, Sink, Source, Stop, StopReason, has_no_reader},
@@ -21,8 +22,8 @@ use crate::{
     pipeline::{Event, Events},
     plan::{CommandWork, PlannedStage},
     process::{
-        AtPath, Cgroup, CgroupParent, Grouping, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, cpu_of,
-        usage, writes_to,
+        AtPath, Cgroup, CgroupParent, Grouping, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, Tally,
+        cpu_of, usage, writes_to,
     },
     sandbox::Dumps,
     spec::{Eof, to_text},
@@ -122,6 +123,8 @@ struct Measured {
     /// Since when no process of it has its output open.
     closed_since: Option<Instant>,
     warned: bool,
+    /// What processes of it used that are gone.
+    tally: Tally,
 }
 
 impl CommandStage {
@@ -309,7 +312,13 @@ impl RunningCommand {
                 exit = StageExit::HostError { message: error.to_string(), path: self.input_name.clone() };
             }
         }
-        let cpu = cgroup.as_ref().and_then(Cgroup::cpu).or_else(|| cpu_of(self.leader.pid()));
+        let tally = std::mem::take(&mut self.measured().tally);
+        let hidden = tally.hidden();
+        let cpu = cgroup.as_ref().and_then(Cgroup::cpu);
+        let cpu = cpu.or_else(|| Some(cpu_of(self.leader.pid())?.saturating_add(hidden)));
+        // Whoever was killed left nothing behind.
+        let watch = (work.limits.are_watched() && self.leader.status().is_ok_and(|status| status.is_some()))
+            .then(|| Watch::start(self.leader.clone(), work.limits, tally));
         let peak_memory = cgroup.as_ref().and_then(Cgroup::peak).or(self.measured().peak_memory);
         self.gone.send_replace(true);
         let mut end = StageEnd {
@@ -322,6 +331,7 @@ impl RunningCommand {
             leader: Some(self.leader.clone()),
             cgroup,
             log: self.log.take(),
+            watch,
             source,
             input_bytes,
             notes: work.wall.iter().flat_map(|(_, missing)| missing.iter().cloned()).collect(),
@@ -431,7 +441,6 @@ impl RunningCommand {
 
     /// Looks at what the command uses, again and again, until that is too much. Cancel safe.
     async fn over_limits(&self, work: &CommandWork) -> StageExit {
-        const WATCHED: Duration = Duration::from_millis(50);
         const FIRST: Duration = Duration::from_millis(20);
         const RARELY: Duration = Duration::from_secs(1);
         let watched = work.limits.are_watched();
@@ -446,20 +455,9 @@ impl RunningCommand {
             if usage.resident > 0 {
                 measured.peak_memory = measured.peak_memory.max(Some(usage.resident));
             }
-            let over = |which, limit: Option<u64>, used: u64| {
-                limit.filter(|limit| used > *limit).map(|limit| StageExit::Limit {
-                    which,
-                    limit: Some(limit),
-                    used: Some(used),
-                    asked: None,
-                })
-            };
-            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            let over = over(LimitKind::Memory, work.limits.memory, usage.resident)
-                .or_else(|| over(LimitKind::CpuTime, work.limits.cpu_time.map(millis), millis(usage.cpu)))
-                .or_else(|| over(LimitKind::Processes, work.limits.processes, usage.processes));
             measured.members.clone_from(&usage.members);
-            if let Some(exit) = over {
+            let cpu = measured.tally.add(&usage);
+            if let Some(exit) = over(&work.limits, &usage, cpu) {
                 return exit;
             }
             self.look_at_output(work, &mut measured);

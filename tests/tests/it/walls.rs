@@ -206,6 +206,11 @@ fn nothing_leaves_what_a_walled_commands_limits_count() {
     let raise = "ulimit -n 4096 2> /dev/null && echo more files; ulimit -f unlimited 2> /dev/null && echo longer ones; echo done";
     let kernels = r#", "limits": {"open_files": 64, "file_size": "1MiB"}"#;
     strict(&place, &["bash", "-c", raise], kernels).code(0).prints("done\n");
+    // No more descriptors than half of the host's, whatever is asked for: all that a user has on its way in sockets counts against each.
+    let own: u64 = place.shell("ulimit -Hn").done().code(0).stdout_text().trim().parse().unwrap();
+    let most = format!(r#", "limits": {{"open_files": {own}}}"#);
+    strict(&place, &["bash", "-c", "ulimit -Hn"], &most).code(0).prints(format!("{}\n", own / 2));
+    strict(&place, &["bash", "-c", "ulimit -Hn"], "").code(0).prints(format!("{}\n", own / 2));
     // Nor does it take turns before others, whoever it is run by.
     strict(&place, &["sh", "-c", "nice -n -5 nice 2> /dev/null"], "").code(0).prints("0\n");
     // What is left is found, and nothing outlives the run.
