@@ -414,7 +414,7 @@ fn planning_ends_whatever_the_file_is_made_of() {
     assert_eq!((refused.code, refused.exit_code()), (ErrorCode::TooLarge, ExitCode::BadPipeline), "{refused}");
     // Entries count, however little is in them.
     let variables: Vec<_> = (0..200_000).map(|number| format!(r#""V{number}": """#)).collect();
-    let stages = vec![r#"{"wasm": "builtin:cat"}"#; 2].join(", ");
+    let stages = [r#"{"wasm": "builtin:cat"}"#; 2].join(", ");
     let json = format!(r#"{{"version": 1, "env": {{{}}}, "stages": [{stages}]}}"#, variables.join(", "));
     let many = spec::parse(json.as_bytes()).expect("a good file");
     assert_eq!(Plan::new(&many, &options).expect_err("it is too much").code, ErrorCode::TooLarge);

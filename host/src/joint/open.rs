@@ -297,7 +297,8 @@ pub(super) fn open_in_place(named: &Named, append: bool) -> io::Result<OwnedFd> 
 
 /// Opens what may be handed on, and waits for nobody: what was a file may be a FIFO by now.
 fn open_at_once(named: &Named, how: OFlags) -> io::Result<OwnedFd> {
-    let file = named.open(how | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::from_raw_mode(0o666))?;
+    let mode = if how.contains(OFlags::CREATE) { Mode::from_raw_mode(0o666) } else { Mode::empty() };
+    let file = named.open(how | OFlags::NONBLOCK | OFlags::NOCTTY, mode)?;
     fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
     Ok(file)
 }
@@ -336,5 +337,22 @@ impl Drop for CalledBack {
     fn drop(&mut self) {
         // If this fails the FIFO is gone, and so is the wait.
         let _ = self.0.open(self.1 | OFlags::NONBLOCK, Mode::empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_file_holds_up_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let named = Named::anywhere(&path);
+        // Nobody reads it, and nobody will.
+        assert_eq!(open_in_place(&named, false).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        let file = open_at_once(&named, OFlags::RDONLY).unwrap();
+        assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK), "whoever is given it waits as usual");
     }
 }

@@ -218,8 +218,10 @@ fn what_the_host_holds_for_any_kind_of_section_is_weighed_from_above() {
         ("core-types-of-components", component(&"(core type (func (param i32 i64 f32)))".repeat(10_000))),
         (
             "empty-modules",
-            component(&times(450, |number| {
-                format!(r#"(core module $m{number}) (export "m{number}" (core module $m{number}))"#)
+            component(&times(8, |outer| {
+                let module =
+                    |number| format!(r#"(core module $m{number}) (export "m{number}" (core module $m{number}))"#);
+                format!("(component $c{outer} {}) (instance (instantiate $c{outer}))", times(450, module))
             })),
         ),
         ("empty-components", component(&"(component)".repeat(900))),
@@ -324,10 +326,24 @@ fn a_policys_total_memory_counts_what_the_host_holds() {
     let [once, often] =
         [&names[..1], &names[..]].map(|names| held_by_one_that_runs(&place, &names.join(" | "), "VmHWM:"));
     assert!(often < once + 4 * size, "{often} bytes were held, and {once} for one name");
-    let mut other = fs::read(&large).unwrap();
-    *other.last_mut().unwrap() = 1;
-    let other = place.write("other.wasm", other).display().to_string();
-    run(&format!("{large} | {other}")).done().code(126).says(&["total_memory"]);
+    let others: Vec<_> = (1..20_u8)
+        .map(|number| {
+            let mut other = fs::read(&large).unwrap();
+            *other.last_mut().unwrap() = number;
+            place.write(&format!("other{number}.wasm"), other).display().to_string()
+        })
+        .collect();
+    run(&format!("{large} | {}", others[0])).done().code(126).says(&["total_memory"]);
+    // Of many, no more are read than may be kept, and one.
+    let (mut refused, mut peak) = (run(&others.join(" | ")).start(), 0);
+    let status = format!("/proc/{}/status", refused.id());
+    refused.until("it has ended", || {
+        let now = bytes_of(&status, "VmHWM:");
+        peak = peak.max(now);
+        now == 0 && peak > 0
+    });
+    refused.done().code(126).says(&["total_memory"]);
+    assert!(peak < once + 5 * size, "{peak} bytes were held, and {once} for one file");
 }
 
 #[test]
