@@ -209,10 +209,10 @@ fn a_commands_limits_hold_as_long_as_there_is_anything_of_it() {
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         children.split_whitespace().any(is_adopted)
     });
-    running.signal(Signal::INT);
+    running.signal(Signal::TERM);
     let output = running.done();
     assert!(output.took < Duration::from_secs(20), "{output}");
-    let _ = output.says(&["stopped by signal 2"]);
+    let _ = output.says(&["stopped by signal 15"]);
 }
 
 #[test]
