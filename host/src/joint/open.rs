@@ -350,9 +350,14 @@ mod tests {
         let path = place.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         let named = Named::anywhere(&path);
-        // Nobody reads it, and nobody will.
-        assert_eq!(open_in_place(&named, false).unwrap_err().raw_os_error(), Some(libc::ENXIO));
-        let file = open_at_once(&named, OFlags::RDONLY).unwrap();
-        assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK), "whoever is given it waits as usual");
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody reads it, and nobody will.
+            let to_write = open_in_place(&named, false).map_err(|error| error.raw_os_error());
+            let _ = tell.send((to_write.err(), open_at_once(&named, OFlags::RDONLY)));
+        });
+        let (to_write, to_read) = told.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits");
+        assert_eq!(to_write, Some(Some(libc::ENXIO)));
+        assert!(!fcntl_getfl(&to_read.unwrap()).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
     }
 }

@@ -552,6 +552,8 @@ mod tests {
         let mut modules = b"\0asm\x0d\0\x01\0".to_vec();
         (0..900).for_each(|_| modules.extend(b"\x01\x08\0asm\x01\0\0\0"));
         assert!(work(&modules).unwrap().unwrap() > Duration::from_secs(1));
+        // About so much is kept of each, as measured.
+        assert!(weigh(&modules).unwrap().kept > 900 * 1024);
         assert!(work(b"\0asm\x01\0\0\0").unwrap().unwrap() < Duration::from_millis(10));
         assert_eq!(work(b"\0asm\x01\0\0").unwrap(), None, "whoever checks it tells more");
     }
