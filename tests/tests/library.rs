@@ -388,7 +388,7 @@ fn many_stages_of_one_component_are_compiled_once_for_all() {
                 format!(r#"{{"version": 1, "stages": [{}], "stdin": "null", "stdout": "null"}}"#, stages.join(", "));
             // A timeout does not count what is compiled.
             let control = RunControl::default();
-            let (tell, told) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = std::sync::mpsc::sync_channel::<()>(0);
             let outcome = thread::scope(|scope| {
                 let given_up = control.clone();
                 scope.spawn(move || {

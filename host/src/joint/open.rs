@@ -350,7 +350,7 @@ mod tests {
         let path = place.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         let named = Named::anywhere(&path);
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // Nobody reads it, and nobody will.
             let to_write = open_in_place(&named, false).map_err(|error| error.raw_os_error());
@@ -358,6 +358,6 @@ mod tests {
         });
         let (to_write, to_read) = told.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits");
         assert_eq!(to_write, Some(Some(libc::ENXIO)));
-        assert!(!fcntl_getfl(&to_read.unwrap()).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
+        assert!(!fcntl_getfl(to_read.unwrap()).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
     }
 }
