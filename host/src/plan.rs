@@ -214,7 +214,10 @@ impl Plan {
             began,
             timeout: said.into_iter().chain(options.policy.timeout).map(|span| span.0).min(),
             given: 0,
-            inherited: options.environment.iter().map(|(key, value)| kept(key.len() + value.len())).sum(),
+            inherited: {
+                let given = options.environment.iter().filter(|(key, _)| options.policy.inherits(key));
+                given.map(|(key, value)| kept(key.len() + value.len())).sum()
+            },
             functions,
             is_shorthand: spec.is_shorthand,
             files: HashMap::new(),

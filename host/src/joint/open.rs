@@ -306,7 +306,7 @@ fn open_at_once(named: &Named, how: OFlags) -> io::Result<OwnedFd> {
 /// Cuts what an in-place output had before; done once it is known not to be the input.
 pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
     if let (Output::InPlace { named, append: false, .. }, Some(identity)) = (place, identity) {
-        let file = fs::File::from(named.open(OFlags::WRONLY | OFlags::NOCTTY, Mode::empty())?);
+        let file = fs::File::from(named.open(OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?);
         let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) == identity {
             file.set_len(0)?;

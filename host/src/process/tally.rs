@@ -67,7 +67,8 @@ impl Tally {
             let due = due.remove(&seen.member).unwrap_or_default();
             let account = self.accounts.entry(seen.member).or_default();
             // One may have been waited for between being seen itself and its parent's being seen.
-            account.owed += due.saturating_sub(given).saturating_sub(account.ahead);
+            // And one whose parent was seen before that: what it is given at the next look pays for it.
+            account.owed = account.owed.saturating_add(due).saturating_sub(given.saturating_add(account.ahead));
             account.ahead = given.saturating_sub(due);
         }
         self.last.clone_from(&usage.seen);
@@ -112,6 +113,10 @@ mod tests {
         assert_eq!(look(&mut tally, &[(6, 1, 40, 0), (1, 0, 20, 110)]), 170);
         look(&mut tally, &[(6, 1, 40, 0), (1, 0, 20, 150)]);
         assert_eq!(look(&mut tally, &[(1, 0, 20, 150)]), 170);
+        // And the other way round: its parent was seen first.
+        look(&mut tally, &[(1, 0, 20, 150), (7, 1, 40, 0)]);
+        look(&mut tally, &[(1, 0, 20, 150)]);
+        assert_eq!(look(&mut tally, &[(1, 0, 20, 190)]), 210);
     }
 
     #[test]
