@@ -15,13 +15,10 @@ mod wasm;
 use std::{
     collections::HashMap,
     ffi::OsString,
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 
 pub(crate) use command::{CommandLimits, CommandWork};
 pub(crate) use ends::{Input, Outlet};
@@ -41,7 +38,7 @@ use crate::{
     joint::{Named, Output, OutsideSink, OutsideSource},
     outcome::{Matcher, Tolerance},
     policy::Policy,
-    sandbox::Limits,
+    sandbox::{CodeBudget, Limits},
     spec::{
         Bound, LimitsSpec, OkExit, OnFailure, PipelineSpec, Place, Requirement, RequiresSpec, Span, StageSpec,
         StderrSpec, StdinSpec, StdoutSpec, Upstream, to_path, to_text,
@@ -97,6 +94,8 @@ pub struct Plan {
     pub(crate) deterministic: bool,
     /// What the variables and arguments of its stages take in memory, in bytes, from above.
     pub(crate) given: u64,
+    /// What its components may come to when they are compiled.
+    pub(crate) code_budget: Arc<CodeBudget>,
     /// How long it took to make: a part of the run's time.
     pub(crate) took: Duration,
 }
@@ -265,7 +264,7 @@ impl Plan {
         let linger = spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT));
         policy.check_patience(kill_after, KILL_AFTER, "kill_after")?;
         policy.check_patience(linger, LINGER, "linger")?;
-        let plan = Self {
+        let mut plan = Self {
             name: spec.name.clone(),
             stages,
             nodes,
@@ -281,9 +280,11 @@ impl Plan {
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
             given: given as u64,
+            code_budget: Arc::default(),
             took: began.elapsed(),
         };
-        policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
+        let left = policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
+        plan.code_budget = Arc::new(CodeBudget::new(left));
         Ok(plan)
     }
 
@@ -377,6 +378,21 @@ struct Planner<'a> {
 /// The most memory that nested files, and the variables and arguments that all stages together are given, may take, in bytes.
 const MOST_GIVEN: usize = 64 << 20;
 
+/// What the lists of a stage take, its grants and which ends of it are no failure.
+fn listed(stage: &StageSpec) -> usize {
+    let grants = stage.grants.iter();
+    let names = grants.clone().flat_map(|grants| grants.env.iter().flatten()).map(|name| kept(name.len()));
+    let dirs = grants.clone().flat_map(|grants| grants.dirs.iter().flatten());
+    let dirs = dirs.map(|dir| kept(dir.host.len() + dir.guest.as_ref().map_or(0, String::len)));
+    let addresses = grants.map(|grants| grants.net.as_ref().map_or(0, Vec::len)).sum::<usize>();
+    let codes = match &stage.ok_exit {
+        Some(OkExit::Codes(codes)) => codes.len(),
+        _ => 0,
+    };
+    let others = addresses + codes + stage.ignore.as_ref().map_or(0, Vec::len);
+    names.chain(dirs).fold(others.saturating_mul(kept(0)), usize::saturating_add)
+}
+
 /// What a variable or an argument of so many bytes takes, from above: it is kept for people and for its stage.
 fn kept(bytes: usize) -> usize {
     const ENTRY: usize = 256;
@@ -415,8 +431,9 @@ impl Planner<'_> {
         let mut layers = layers.with(stage);
         let variables = layers.env().map(|(key, value)| kept(key.len() + value.map_or(0, str::len)));
         let arguments = stage.args.iter().chain(&stage.command).flatten().map(|argument| kept(argument.len()));
+        let lists = listed(stage);
         let inherited = if stage.command.is_some() { self.inherited } else { 0 };
-        self.spend(variables.chain(arguments).fold(inherited, usize::saturating_add), place)?;
+        self.spend(variables.chain(arguments).chain([lists]).fold(inherited, usize::saturating_add), place)?;
         let number = (self.stages.len() + 1).to_string();
         let is_meant = |named: &str| named == name || named == number;
         for (named, limits) in layers.overrides.limits.iter().filter(|(named, _)| named.is_none()).chain(
@@ -506,21 +523,16 @@ fn plan_log(named: &Named, path: &Path, place: &Place) -> Result<(), PlanError> 
     let refused = |code: ErrorCode, why: &str, what: &Path| {
         Err(PlanError::new(PlanErrorKind::End, place.key("file"), why).code(code).about(what))
     };
-    let writable = |named: &Named| {
-        let Ok(opened) = named.open(OFlags::PATH, Mode::empty()) else { return false };
-        let opened = format!("/proc/self/fd/{}", opened.as_raw_fd());
-        accessat(CWD, opened, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
-    };
     match named.metadata() {
         Ok(metadata) if metadata.is_dir() => return refused(ErrorCode::IsADirectory, "is a directory", path),
-        Ok(_) if writable(named) => return Ok(()),
+        Ok(_) if named.is_writable() => return Ok(()),
         Ok(_) => return refused(ErrorCode::Inaccessible, "is not writable", path),
         // It will be made.
         Err(_) => {}
     }
     let Some((directory, _)) = named.parent() else { return refused(ErrorCode::IsADirectory, "names no file", path) };
     match directory.metadata() {
-        Ok(metadata) if metadata.is_dir() && writable(&directory) => Ok(()),
+        Ok(metadata) if metadata.is_dir() && directory.is_writable() => Ok(()),
         Ok(metadata) if metadata.is_dir() => refused(ErrorCode::Inaccessible, "is not writable", around),
         Ok(_) => refused(ErrorCode::NotADirectory, "is no directory", around),
         Err(error) => Err(PlanError::system(PlanErrorKind::End, place.key("file"), around, &error)),

@@ -56,7 +56,8 @@ pub struct Policy {
     /// The most time a run may take. Its `kill_after` and `linger` may then be no more than the defaults, and nothing is kept
     /// after it.
     pub timeout: Option<Span>,
-    /// The most memory that a pipeline's stages, rings and pipes may hold together.
+    /// The most memory that a pipeline's stages, rings and pipes may hold together, in bytes. Compiled code counts when there is any: where
+    /// the plan does not leave enough for it, its stage fails to start.
     pub total_memory: Option<Size>,
     /// The most stages of a pipeline.
     pub max_stages: Option<u64>,
@@ -343,10 +344,11 @@ impl Policy {
         }
     }
 
-    pub(crate) fn check_total_memory(&self, worst_case: Option<u64>) -> Result<(), PlanError> {
-        let Some(most) = self.total_memory else { return Ok(()) };
+    /// What a plan leaves of the memory that is allowed, if any limit is set.
+    pub(crate) fn check_total_memory(&self, worst_case: Option<u64>) -> Result<Option<u64>, PlanError> {
+        let Some(most) = self.total_memory else { return Ok(None) };
         match worst_case {
-            Some(bytes) if bytes <= most.0 => Ok(()),
+            Some(bytes) if bytes <= most.0 => Ok(Some(most.0 - bytes)),
             Some(bytes) => {
                 let message = format!("the stages may hold {} together", Size(bytes));
                 Err(Self::refuse(&Place::root().key("stages"), "total_memory", message))

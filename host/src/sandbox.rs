@@ -4,6 +4,7 @@
 //! [`StageExit`](crate::StageExit), never as an error of the host.
 
 mod artifact;
+mod budget;
 mod clock;
 mod compile;
 mod compile_here;
@@ -32,6 +33,7 @@ mod trap;
 mod turns;
 mod weigh;
 
+pub(crate) use budget::CodeBudget;
 pub(crate) use compile::Compilers;
 pub use compile::compile_worker;
 pub(crate) use component::Source;

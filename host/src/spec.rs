@@ -60,6 +60,9 @@ impl SpecError {
 /// The largest pipeline file that is read, in bytes. A file of a thousand stages has some hundred KiB.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
 
+/// The most values in one: each takes some hundred bytes of memory, however few it has in the file.
+pub const MAX_VALUES: usize = 1 << 18;
+
 /// The most stages a pipeline may have.
 pub const MAX_STAGES: usize = 10_000;
 
@@ -81,11 +84,29 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T
     node.read()
 }
 
+/// How many values a JSON text has, from above: each is behind a comma or the beginning of a list.
+pub(crate) fn values(text: &[u8]) -> usize {
+    let (mut values, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// Reads a JSON text as far as its syntax goes.
 fn parse_json(text: &[u8]) -> Result<Node, SpecError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     if text.len() > MAX_FILE_BYTES {
         return Err(SpecError::new("line 1, column 1", format!("the file is over {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    if values(text) > MAX_VALUES {
+        return Err(SpecError::new("line 1, column 1", format!("the file has more than {MAX_VALUES} values")));
     }
     match std::str::from_utf8(text) {
         Ok(text) => serde_json::from_str(text).map_err(|error| syntax_error(text, &error)),

@@ -141,11 +141,11 @@ fn each_ends_as_it_must_between_others() {
 #[test]
 fn each_ends_as_it_must_through_the_binary() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (next, printed, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let guests = hostile::all();
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let (guests, next, wrong) = (&guests, &next, &wrong);
+            let (guests, next, printed, wrong) = (&guests, &next, &printed, &wrong);
             scope.spawn(move || {
                 // What a run leaves is known by its place.
                 let place = Place::new();
@@ -153,7 +153,8 @@ fn each_ends_as_it_must_through_the_binary() {
                 while let Some(guest) = guests.get(next.fetch_add(1, Relaxed)) {
                     place.write("p.json", pipeline(&place, guest, false));
                     let _ = fs::remove_file(place.path("report.json"));
-                    let run = place.stagehost(["run", "p.json", "--report", "report.json"]);
+                    let words = ["run", "p.json", "--report", "report.json", "--stderr-prefix", "always"];
+                    let run = place.stagehost(words);
                     let output = run.env("STAGEHOST_CACHE_DIR", place.path("cache")).done();
                     let end = reported(&place.read("report.json"));
                     if end != guest.alone {
@@ -163,11 +164,21 @@ fn each_ends_as_it_must_through_the_binary() {
                             .expect("nobody panics")
                             .push(format!("{name}: {end}, not {}: {output}", guest.alone));
                     }
+                    // Each line is the host's or the guest's, and nobody takes one for the other.
+                    for line in output.error_text().split('\n').filter(|line| !line.is_empty()) {
+                        let is_guests = line.starts_with("guest: ");
+                        printed.fetch_add(usize::from(is_guests), Relaxed);
+                        let is_hosts = ["error: ", "warning: ", "  "].iter().any(|word| line.starts_with(word));
+                        if !is_guests && !is_hosts || line.chars().any(|c| c.is_control() && c != '\t') {
+                            wrong.lock().expect("nobody panics").push(format!("{}: {line:?}", guest.name));
+                        }
+                    }
                 }
             });
         }
     });
     let wrong = wrong.into_inner().expect("nobody panics");
+    assert!(printed.into_inner() > 0, "none of them prints");
     assert!(wrong.is_empty(), "{} guests:\n{}", wrong.len(), wrong.join("\n"));
 }
 

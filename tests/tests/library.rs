@@ -296,7 +296,10 @@ fn pipeline(stages: &[String]) -> String {
 
 /// A host that compiles in processes.
 fn compiling_host() -> Host {
-    let compiler = vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()];
+    host_with_compiler(vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()])
+}
+
+fn host_with_compiler(compiler: Vec<std::ffi::OsString>) -> Host {
     let options = HostOptions { threads: Some(2), compiler: Some(compiler), ..HostOptions::default() };
     Host::new(&options).expect("a host")
 }
@@ -377,6 +380,30 @@ fn whoever_wants_what_another_run_wants_too_waits_in_its_own_turn() {
 }
 
 #[test]
+fn nobody_waits_for_a_compilation_that_may_take_less_than_its_own() {
+    checked(|| {
+        let place = Place::new();
+        // One that never ends.
+        let host = host_with_compiler(["/bin/sh", "-c", "sleep 1000; :", "compile-worker"].map(Into::into).to_vec());
+        let file = slow(&place, 0, 2);
+        let control = RunControl::default();
+        let options = RunOptions { control: control.clone(), ..RunOptions::default() };
+        let runs: Vec<_> = [100, 200]
+            .into_iter()
+            .map(|seconds| {
+                let limits = format!(r#""limits": {{"compile_time": "{seconds}s"}}"#);
+                let json = format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{file}", {limits}}}]}}"#);
+                let run = host.start(plan(&json), &options);
+                until_compilers_are_busy(seconds / 100);
+                run
+            })
+            .collect();
+        control.cancel();
+        assert!(runs.into_iter().all(|run| !run.wait().success), "what was compiled?");
+    });
+}
+
+#[test]
 fn many_stages_of_one_component_are_compiled_once_for_all() {
     checked(|| {
         let place = Place::new();
@@ -437,6 +464,32 @@ fn planning_ends_whatever_the_file_is_made_of() {
     let worst = |spec| Plan::new(spec, &options).expect("it is just enough").summary().worst_case_memory_bytes;
     let one = spec::parse(br#"{"version": 1, "stages": [{"wasm": "builtin:cat"}]}"#).expect("a good file");
     assert!(worst(&half) >= worst(&one).map(|bytes| bytes + (25 << 20)), "they are not in what the plan says");
+    // So do the lists of a stage, however often a name is on them.
+    let here = PlanOptions::at(place.path(""), Policy::allow_all());
+    let list = |item: &str| vec![item; 60_000].join(", ");
+    for stage in [
+        format!(r#"{{"wasm": "builtin:cat", "grants": {{"env": [{}]}}}}"#, list(r#""LIST""#)),
+        format!(r#"{{"wasm": "builtin:cat", "grants": {{"net": [{}]}}}}"#, list(r#""a:1""#)),
+        format!(r#"{{"wasm": "builtin:cat", "ok_exit": [{}]}}"#, list("1")),
+        format!(r#"{{"wasm": "builtin:cat", "ignore": [{}]}}"#, list(r#""broken-pipe""#)),
+    ] {
+        place.write("nested.json", format!(r#"{{"version": 1, "stages": [{stage}]}}"#));
+        let plan = |times| {
+            let stages = vec![r#"{"pipeline": "nested.json"}"#; times].join(", ");
+            let json = format!(r#"{{"version": 1, "stages": [{stages}]}}"#);
+            Plan::new(&spec::parse(json.as_bytes()).expect("a good file"), &here)
+        };
+        assert_eq!(plan(1).err(), None, "once is allowed: {}", &stage[..60]);
+        let refused = plan(5).expect_err("it is too much");
+        assert_eq!(refused.code, ErrorCode::TooLarge, "{refused}: {}", &stage[..60]);
+    }
+    // A file has so many values and no more, each of which takes more than its text.
+    let json =
+        format!(r#"{{"version": 1, "stages": [{{"command": ["true", {}]}}]}}"#, vec![r#""""#; 300_000].join(", "));
+    let refused = spec::parse(json.as_bytes()).expect_err("it has too many values");
+    assert!(refused.to_string().contains("more than 262144 values"), "{refused}");
+    let text = format!(r#"{{"version": 1, "description": "{}\"[", "stages": []}}"#, ",[{".repeat(200_000));
+    assert_eq!(spec::parse(text.as_bytes()).err(), None, "what is in a text is no value");
     // Many nested files, each of a megabyte that says nothing.
     let nested = format!(r#"{{"version": 1, "description": "{}", "stages": []}}"#, "x".repeat(1 << 20));
     let stages: Vec<_> = (0..100)

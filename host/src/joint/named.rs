@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, fstat, open, openat, openat2, stat},
+    fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, fstat, open, openat, openat2, stat},
     io::Errno,
 };
 
@@ -37,8 +37,11 @@ impl Root {
         Ok(Self { path, directory: Arc::new(directory) })
     }
 
-    /// Whether it is what a path leads to now.
+    /// Whether it is what a real path leads to now.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
+        if path != self.path {
+            return false;
+        }
         let is_there = || {
             let (held, found) = (fstat(&*self.directory)?, stat(path)?);
             Ok::<_, Errno>((held.st_dev, held.st_ino) == (found.st_dev, found.st_ino))
@@ -91,6 +94,16 @@ impl Named {
     /// As [`open`](Self::open).
     pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
         fs::File::from(self.open(OFlags::PATH, Mode::empty())?).metadata()
+    }
+
+    /// Whether this process may write to it.
+    pub(crate) fn is_writable(&self) -> bool {
+        let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+        if self.root.is_none() {
+            return writable(&self.path);
+        }
+        let opened = self.open(OFlags::PATH, Mode::empty());
+        opened.is_ok_and(|opened| writable(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd()))))
     }
 
     /// Opens it.

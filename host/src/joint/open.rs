@@ -295,9 +295,13 @@ pub(super) fn open_in_place(named: &Named, append: bool) -> io::Result<OwnedFd> 
     open_at_once(named, OFlags::WRONLY | OFlags::CREATE | how)
 }
 
-/// Opens what may be handed on, and waits for nobody: what was a file may be a FIFO by now.
+/// Opens what may be handed on. Where a file has to be below a directory, it waits for nobody: what was a file may be a FIFO by now, which
+/// others put there. Elsewhere it waits as programs do, for a lease that another process gives up, or a line's carrier.
 fn open_at_once(named: &Named, how: OFlags) -> io::Result<OwnedFd> {
     let mode = if how.contains(OFlags::CREATE) { Mode::from_raw_mode(0o666) } else { Mode::empty() };
+    if !named.is_resolved() {
+        return named.open(how | OFlags::NOCTTY, mode);
+    }
     let file = named.open(how | OFlags::NONBLOCK | OFlags::NOCTTY, mode)?;
     fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
     Ok(file)
@@ -349,7 +353,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
-        let named = Named::anywhere(&path);
+        let root = super::super::Root::open(fs::canonicalize(place.path()).unwrap()).unwrap();
+        let named = Named::below(&path, [root].into_iter()).unwrap();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // Nobody reads it, and nobody will.

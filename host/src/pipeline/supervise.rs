@@ -234,10 +234,12 @@ impl Stages<'_> {
                     linger: self.plan.linger,
                     sees_terminals: work.terminal,
                 };
-                let (code, wall_time, place) = (work.code(), planned.wall_time, planned.place.clone());
+                let (code, budget) = (work.code(), self.plan.code_budget.clone());
+                let (wall_time, place) = (planned.wall_time, planned.place.clone());
                 let (asked, untold) = (work.asked.clone(), work.untold.clone());
                 let reads_text = work.inspection.section.text;
-                let stage = WasmStage { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text };
+                let stage =
+                    WasmStage { inside, spec, code, budget, wall_time, stderr, place, asked, untold, reads_text };
                 running.spawn(stage.run(sandbox, self.turns.clone(), self.stop.clone()));
             }
             Work::Function(function) => {

@@ -127,14 +127,15 @@ pub(super) fn plan(
     let program = resolve(name, around, path)
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
     // It is started in its directory.
-    let program = absolute(&program).unwrap_or_else(|| match directory.is_some() && program.is_relative() {
+    let mut program = absolute(&program).unwrap_or_else(|| match directory.is_some() && program.is_relative() {
         true => Path::new(&format!("/proc/{}/cwd", std::process::id())).join(&program),
         false => program,
     });
     // A bare name is the operator's program, if it is found where the operator's own PATH says.
     let is_operators = || resolve(name, Path::new("/"), operators()).ok().as_ref() == Some(&program);
     if policy.plugins.is_some() && (name.contains('/') || !is_operators()) {
-        policy.check_plugin(&program, &place.key("command"))?;
+        // By its real path from here on: a link on the way to it may lead elsewhere the next moment.
+        policy.check_plugin(&program, &place.key("command"))?.path().clone_into(&mut program);
     }
     if policy.timeout.is_some() && stage.leftovers == Some(Leftovers::Keep) {
         let message = "what is kept would outlive the run; the policy's `timeout` does not allow it";
@@ -231,7 +232,9 @@ fn check_digest(program: &Path, expected: &str, place: &Place) -> Result<[u8; 32
 fn limits(stage: &StageSpec, layers: &Layers<'_>, place: &Place) -> Result<CommandLimits, PlanError> {
     let open_files = layers.limit(|limits| limits.open_files).and_then(Bound::value).map(|files| {
         // Nobody may raise what the host itself must keep to.
-        let files = getrlimit(Resource::Nofile).maximum.map_or(files, |maximum| files.min(maximum));
+        // Nor has one in a sandbox more than half of that.
+        let shares = if stage.sandbox.is_some() { 2 } else { 1 };
+        let files = getrlimit(Resource::Nofile).maximum.map_or(files, |maximum| files.min(maximum / shares));
         (files, files)
     });
     let file_size = layers.limit(|limits| limits.file_size).and_then(Bound::value).map(|size| size.0);

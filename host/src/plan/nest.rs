@@ -13,7 +13,7 @@ use crate::{
     policy::Policy,
     spec::{
         self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path,
-        to_text,
+        to_text, values,
     },
 };
 
@@ -113,7 +113,8 @@ impl Planner<'_> {
         let text = named
             .read(MAX_FILE_BYTES as u64)
             .map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
-        self.spend(text.len(), &place)?;
+        // Each value is read as something that is larger.
+        self.spend(text.len().saturating_add(values(&text).saturating_mul(size_of::<usize>() * 16)), &place)?;
         let spec = spec::parse(&text).map_err(|error| PlanError {
             hint: error.hint.clone(),
             ..bad(format!("{pipeline} is no good pipeline: {error}"))

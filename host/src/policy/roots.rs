@@ -32,7 +32,7 @@ impl Roots {
             return None;
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(root) = known.get(path).filter(|root| root.is_at(path)) {
+        if let Some(root) = known.get(path).filter(|root| root.is_at(&real)) {
             return Some(root.clone());
         }
         let root = Root::open(real).ok()?;

@@ -39,8 +39,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes a look, and says what the tree has used so far.
+    /// Takes a look, and says what the tree has used so far. One that may have missed some tells nothing of who is gone.
     pub(crate) fn add(&mut self, usage: &Usage) -> Duration {
+        if usage.is_partial {
+            return usage.cpu.saturating_add(self.hidden());
+        }
         let now: HashMap<Member, &Seen> = usage.seen.iter().map(|seen| (seen.member, seen)).collect();
         let before: HashMap<i32, Seen> = self.last.iter().map(|seen| (seen.member.id(), *seen)).collect();
         let mut due: HashMap<Member, Duration> = HashMap::new();
@@ -117,6 +120,14 @@ mod tests {
         look(&mut tally, &[(1, 0, 20, 150), (7, 1, 40, 0)]);
         look(&mut tally, &[(1, 0, 20, 150)]);
         assert_eq!(look(&mut tally, &[(1, 0, 20, 190)]), 210);
+    }
+
+    #[test]
+    fn whoever_is_missed_in_one_look_counts_once() {
+        let mut tally = Tally::default();
+        assert_eq!(look(&mut tally, &[(1, 0, 10, 0), (2, 1, 30, 0)]), 40);
+        assert_eq!(tally.add(&Usage { is_partial: true, ..Usage::default() }), Duration::ZERO);
+        assert_eq!(look(&mut tally, &[(1, 0, 10, 0), (2, 1, 30, 0)]), 40);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use procfs::process::{Process, Stat};
+use procfs::{
+    ProcError,
+    process::{Process, Stat},
+};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::{children, tally::Seen};
@@ -70,8 +73,18 @@ impl Member {
     }
 }
 
+/// Whether none of its threads goes on. One whose first thread has ended looks dead by its state alone.
 fn is_dead(stat: &Stat) -> bool {
-    matches!(stat.state, 'Z' | 'X' | 'x')
+    matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1
+}
+
+/// The resident pages of a process. Where its first thread has ended, only the others show them.
+fn resident(stat: &Stat) -> u64 {
+    if stat.rss > 0 {
+        return stat.rss;
+    }
+    let tasks = Process::new(stat.pid).and_then(|process| process.tasks());
+    tasks.into_iter().flatten().flatten().filter_map(|task| Some(task.stat().ok()?.rss)).max().unwrap_or(0)
 }
 
 fn stat(pid: Pid) -> Option<Stat> {
@@ -89,6 +102,8 @@ pub(crate) struct Usage {
     pub(crate) members: Vec<Member>,
     /// All that were looked at.
     pub(super) seen: Vec<Seen>,
+    /// Whether some could not be looked at, living or not.
+    pub(crate) is_partial: bool,
 }
 
 /// Whose processes are meant: those of a command, wherever they are.
@@ -125,13 +140,14 @@ impl Kin {
 /// Being thorough looks at every process of the machine.
 pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
     let leader = kin.leader.pid;
-    let stats = if thorough {
-        tree_of_all(leader, Some(kin))
-    } else {
-        tree_by_children(leader).unwrap_or_else(|| tree_of_all(leader, None))
+    let by_children = if thorough { None } else { tree_by_children(leader) };
+    // The kernel's lists of children may miss one when another ends.
+    let (stats, is_partial) = match by_children {
+        Some(stats) => (stats, true),
+        None => tree_of_all(leader, Some(kin).filter(|_| thorough)),
     };
     let page = rustix::param::page_size() as u64;
-    let mut usage = Usage::default();
+    let mut usage = Usage { is_partial, ..Usage::default() };
     for stat in &stats {
         let (cpu, waited) = (cpu_time(stat), ticks(stat.cutime.saturating_add(stat.cstime)));
         usage.cpu += cpu;
@@ -140,7 +156,7 @@ pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
             continue;
         }
         usage.processes += 1;
-        usage.resident += stat.rss * page;
+        usage.resident += resident(stat) * page;
         usage.members.extend(Member::of(stat));
     }
     usage
@@ -148,7 +164,7 @@ pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
 
 /// What is below `root`, without it.
 pub(super) fn descendants(root: Pid) -> Vec<Member> {
-    let stats = tree_by_children(root).unwrap_or_else(|| tree_of_all(root, None));
+    let stats = tree_by_children(root).unwrap_or_else(|| tree_of_all(root, None).0);
     stats.iter().filter(|stat| stat.pid != root.as_raw_nonzero().get()).filter_map(Member::of).collect()
 }
 
@@ -176,7 +192,7 @@ pub(super) fn living_sessions(sessions: &[Member]) -> Vec<Member> {
 pub(crate) fn orphans() -> Vec<Member> {
     let own = rustix::process::getpid();
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
-    let below = tree_by_children(own).unwrap_or_else(|| tree_of_all(own, None));
+    let below = tree_by_children(own).unwrap_or_else(|| tree_of_all(own, None).0);
     let mut living = Vec::new();
     for stat in below.iter().filter(|stat| stat.pid != own.as_raw_nonzero().get()) {
         let Some(member) = Member::of(stat).filter(|member| !children::is_ours(member.pid)) else { continue };
@@ -292,9 +308,7 @@ fn tree_by_children(root: Pid) -> Option<Vec<Stat>> {
             for task in process.tasks().into_iter().flatten().flatten() {
                 match task.children() {
                     Ok(children) => next.extend(children.into_iter().filter_map(|child| i32::try_from(child).ok())),
-                    Err(procfs::ProcError::NotFound(_))
-                        if Process::new(pid).is_ok_and(|process| process.is_alive()) =>
-                    {
+                    Err(ProcError::NotFound(_)) if Process::new(pid).is_ok_and(|process| process.is_alive()) => {
                         return None;
                     }
                     Err(_) => {}
@@ -306,9 +320,9 @@ fn tree_by_children(root: Pid) -> Option<Vec<Stat>> {
     Some(found)
 }
 
-/// A process, everything below it, and whoever is of `kin`, by looking at every process.
-fn tree_of_all(root: Pid, kin: Option<&Kin>) -> Vec<Stat> {
-    let mut others: Vec<Stat> = all_stats().collect();
+/// A process, everything below it, and whoever is of `kin`, by looking at every process; and whether some could not be looked at.
+fn tree_of_all(root: Pid, kin: Option<&Kin>) -> (Vec<Stat>, bool) {
+    let (mut others, is_partial) = look_at_all();
     let kin: Vec<i32> = kin.iter().flat_map(|kin| kin.of(&others)).map(|stat| stat.pid).collect();
     let mut found: Vec<Stat> = Vec::new();
     let belongs = |stat: &Stat, found: &[Stat]| {
@@ -319,7 +333,7 @@ fn tree_of_all(root: Pid, kin: Option<&Kin>) -> Vec<Stat> {
     loop {
         let (new, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|stat| belongs(stat, &found));
         if new.is_empty() {
-            return found;
+            return (found, is_partial);
         }
         found.extend(new);
         others = rest;
@@ -327,8 +341,24 @@ fn tree_of_all(root: Pid, kin: Option<&Kin>) -> Vec<Stat> {
 }
 
 fn all_stats() -> impl Iterator<Item = Stat> {
-    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
-    processes.filter_map(|process| process.stat().ok())
+    look_at_all().0.into_iter()
+}
+
+/// Every process, and whether some could not be looked at though they may be there.
+fn look_at_all() -> (Vec<Stat>, bool) {
+    let Ok(processes) = procfs::process::all_processes() else { return (Vec::new(), true) };
+    let (mut found, mut is_partial) = (Vec::new(), false);
+    for process in processes {
+        match process.and_then(|process| process.stat()) {
+            Ok(stat) => found.push(stat),
+            // Whoever may not be looked at is another user's, and never was.
+            Err(ProcError::NotFound(_) | ProcError::PermissionDenied(_)) => {}
+            // It has ended while it was read.
+            Err(ProcError::Io(error, _)) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(_) => is_partial = true,
+        }
+    }
+    (found, is_partial)
 }
 
 #[cfg(test)]
@@ -359,7 +389,7 @@ mod tests {
         let script = r#"if [ $1 -gt 0 ]; then sh -c "$0" "$0" $(($1 - 1)); :; else echo ready; exec sleep 100; fi"#;
         let (mut child, pid) = shell(&["-c", script, script, "5"]);
         assert_eq!(descendants(pid).len(), 5);
-        assert_eq!(tree_of_all(pid, None).len(), 6);
+        assert_eq!(tree_of_all(pid, None).0.len(), 6);
         let kin = Kin { leader: Member::any(pid), leads: false, sessions: Vec::new() };
         let usage = usage(&kin, false);
         assert_eq!((usage.processes, usage.members.len()), (6, 6));

@@ -11,6 +11,7 @@ use super::{
     compile_here::{self, Uncompiled},
     engine::{EngineKind, Machine, Sandbox, SandboxError, is_space_short},
     inspect::Shape,
+    kept::Effort,
     limits::Limits,
     store::Guest,
     trap,
@@ -35,6 +36,13 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) struct Loaded {
     pub(super) machine: Arc<Machine>,
     pub(super) entry: Entry,
+}
+
+impl Loaded {
+    /// How much code it is, in bytes.
+    pub(super) fn code_bytes(&self) -> u64 {
+        self.entry.code_bytes() as u64
+    }
 }
 
 /// What an attempt to make a component came to.
@@ -105,14 +113,17 @@ impl Sandbox {
                 () = changed.as_mut() => continue,
                 turn = self.turn(code, turns, is_quick) => turn,
             };
-            let Some(making) = cell.make() else {
+            let (effort, given) = self.effort(code, limits, is_quick);
+            let Some(making) = cell.make(effort) else {
                 drop(turn);
                 changed.await;
                 continue;
             };
             let made = match is_quick {
                 None => self.look(&machine, code, turn).await?,
-                Some(is_quick) => self.compile(&machine, kind, code, limits, turn, is_quick).await?,
+                Some(_) => {
+                    self.compile(&machine, kind, code, &given, turn, given.compile_time != limits.compile_time).await?
+                }
             };
             match made {
                 Made::Entry(entry) => making.made((entry, usize::try_from(code.kept).unwrap_or(usize::MAX))),
@@ -152,26 +163,32 @@ impl Sandbox {
         .await
     }
 
-    /// Compiles code and links it. What was taken for quick and is not has to wait for another turn.
+    /// What may be spent on what comes next: looking at the disk, or compiling.
+    fn effort(&self, code: &Source, limits: &Limits, is_quick: Option<bool>) -> (Effort, Limits) {
+        let mut given = *limits;
+        let Some(is_quick) = is_quick.filter(|_| self.compilers(code).is_some()) else {
+            return (Effort::default(), given);
+        };
+        if is_quick {
+            given.compile_time = Some(limits.compile_time.map_or(MOST_QUICK, |most| most.min(MOST_QUICK)));
+        }
+        (Effort { time: given.compile_time, memory: given.compile_memory }, given)
+    }
+
+    /// Compiles code and links it. Where what was given is less than it may take, it has to wait for another turn after that.
     async fn compile(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         kind: EngineKind,
         code: &Source,
-        limits: &Limits,
+        given: &Limits,
         turn: Slot,
-        is_quick: bool,
+        is_less: bool,
     ) -> Result<Made, StageExit> {
         let Some(compilers) = self.compilers(code) else {
             let found = self.compile_here(machine, code, turn).await?;
             return link(found, code.shape, machine).map(Made::Entry);
         };
-        let quick = Limits {
-            compile_time: limits.compile_time.map_or(Some(MOST_QUICK), |most| Some(most.min(MOST_QUICK))),
-            ..*limits
-        };
-        let (given, is_less) =
-            if is_quick { (&quick, quick.compile_time != limits.compile_time) } else { (limits, false) };
         match compilers.compile(kind, code, given).await {
             Ok(bytes) => {
                 let load = |sandbox: &Self, code: &Source, machine: &Machine| {

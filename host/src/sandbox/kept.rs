@@ -4,8 +4,9 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::{Notify, futures::Notified};
@@ -21,21 +22,45 @@ const MOST_CODE: usize = 512 << 20;
 #[derive(Debug)]
 pub(super) struct Kept<T>(VecDeque<(Digest, Arc<Cell<T>>)>);
 
-/// The place of a component. One at a time makes what belongs there, whoever comes first; who waits for that meanwhile waits in its
-/// own turn, too.
+/// The place of a component. Who waits for what another makes waits in its own turn, too; and it waits only for one that may spend
+/// as much on it: what has less to spend may give up where it would not.
 #[derive(Debug)]
 pub(super) struct Cell<T> {
     value: OnceLock<T>,
-    is_making: AtomicBool,
+    /// Who makes it at the moment, each by a number of its own.
+    makers: Mutex<Vec<(u64, Effort)>>,
+    next: AtomicU64,
     changed: Notify,
     /// Whether compiling it is quick, once it is known that nothing else will do.
     is_quick: Mutex<Option<bool>>,
 }
 
+/// What may be spent on making something: time, and memory in bytes. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effort {
+    pub(super) time: Option<Duration>,
+    pub(super) memory: Option<u64>,
+}
+
+impl Effort {
+    /// Whether whoever may spend this gives up no earlier than whoever may spend the other.
+    fn covers(&self, other: &Self) -> bool {
+        fn covers<T: PartialOrd>(this: Option<T>, other: Option<T>) -> bool {
+            this.is_none_or(|this| other.is_some_and(|other| this >= other))
+        }
+        covers(self.time, other.time) && covers(self.memory, other.memory)
+    }
+}
+
 impl<T> Default for Cell<T> {
     fn default() -> Self {
-        let (value, is_making, changed) = (OnceLock::new(), AtomicBool::new(false), Notify::new());
-        Self { value, is_making, changed, is_quick: Mutex::new(None) }
+        Self {
+            value: OnceLock::new(),
+            makers: Mutex::default(),
+            next: AtomicU64::new(0),
+            changed: Notify::new(),
+            is_quick: Mutex::new(None),
+        }
     }
 }
 
@@ -57,26 +82,31 @@ impl<T> Cell<T> {
         *self.is_quick.lock().unwrap_or_else(PoisonError::into_inner) = Some(is_quick);
     }
 
-    /// Begins to make it; `None`: somebody does, or has.
-    pub(super) fn make(&self) -> Option<Making<'_, T>> {
-        let begun = self.is_making.compare_exchange(false, true, SeqCst, SeqCst).is_ok().then_some(Making(self))?;
-        self.value.get().is_none().then_some(begun)
+    /// Begins to make it; `None`: somebody does who may spend as much, or it is made.
+    pub(super) fn make(&self, effort: Effort) -> Option<Making<'_, T>> {
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.value.get().is_some() || makers.iter().any(|(_, other)| other.covers(&effort)) {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Relaxed);
+        makers.push((number, effort));
+        Some(Making(self, number))
     }
 }
 
 /// Makes what belongs in a place; dropping it lets others try.
-pub(super) struct Making<'a, T>(&'a Cell<T>);
+pub(super) struct Making<'a, T>(&'a Cell<T>, u64);
 
 impl<T> Making<'_, T> {
     pub(super) fn made(self, value: T) {
-        // Nobody else makes it.
+        // Another may have been quicker, with the same.
         let _ = self.0.value.set(value);
     }
 }
 
 impl<T> Drop for Making<'_, T> {
     fn drop(&mut self) {
-        self.0.is_making.store(false, SeqCst);
+        self.0.makers.lock().unwrap_or_else(PoisonError::into_inner).retain(|(number, _)| *number != self.1);
         self.0.changed.notify_waiters();
     }
 }
@@ -119,9 +149,9 @@ mod tests {
     fn what_was_not_used_for_the_longest_time_makes_room() {
         let mut kept = Kept::<usize>::default();
         let first = kept.cell(digest(0), |size| *size);
-        first.make().unwrap().made(1);
+        first.make(Effort::default()).unwrap().made(1);
         for number in 1..1000 {
-            kept.cell(digest(number), |size| *size).make().unwrap().made(1);
+            kept.cell(digest(number), |size| *size).make(Effort::default()).unwrap().made(1);
             // The first is used again and again.
             assert!(Arc::ptr_eq(&kept.cell(digest(0), |size| *size), &first), "after {number}");
         }
@@ -133,12 +163,12 @@ mod tests {
     fn much_code_makes_room_too() {
         let mut kept = Kept::<usize>::default();
         for number in 0..20 {
-            kept.cell(digest(number), |size| *size).make().unwrap().made(MOST_CODE / 4);
+            kept.cell(digest(number), |size| *size).make(Effort::default()).unwrap().made(MOST_CODE / 4);
             let code: usize = kept.0.iter().filter_map(|(_, cell)| cell.get()).sum();
             // The one that was compiled last is not counted before.
             assert!(code <= MOST_CODE + MOST_CODE / 4, "{code} bytes after {number}");
         }
-        kept.cell(digest(30), |size| *size).make().unwrap().made(2 * MOST_CODE);
+        kept.cell(digest(30), |size| *size).make(Effort::default()).unwrap().made(2 * MOST_CODE);
         kept.cell(digest(31), |size| *size);
         assert_eq!(kept.0.len(), 1, "one that is too much alone is not kept either");
     }
@@ -146,10 +176,26 @@ mod tests {
     #[test]
     fn one_at_a_time_makes_it() {
         let cell = Cell::default();
-        let first = cell.make().unwrap();
-        assert!(cell.make().is_none());
+        let first = cell.make(Effort::default()).unwrap();
+        assert!(cell.make(Effort::default()).is_none());
         drop(first);
-        cell.make().expect("who gave up is no longer in the way").made(7);
-        assert_eq!((cell.get(), cell.make().is_none()), (Some(&7), true));
+        cell.make(Effort::default()).expect("who gave up is no longer in the way").made(7);
+        assert_eq!((cell.get(), cell.make(Effort::default()).is_none()), (Some(&7), true));
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_may_spend_less() {
+        let cell = Cell::<()>::default();
+        let effort = |time: Option<u64>, memory| Effort { time: time.map(Duration::from_secs), memory };
+        let tries = |time, memory| cell.make(effort(time, memory));
+        let less = tries(Some(1), Some(1)).unwrap();
+        assert!(tries(Some(1), Some(1)).is_none() && tries(Some(0), Some(1)).is_none());
+        let longer = tries(Some(2), Some(1)).unwrap();
+        assert!(tries(Some(2), Some(2)).is_some_and(|_| true) && tries(None, Some(1)).is_some_and(|_| true));
+        drop((less, longer));
+        let all = tries(None, None).unwrap();
+        assert!(tries(None, None).is_none() && tries(Some(9), None).is_none() && tries(None, Some(9)).is_none());
+        drop(all);
+        assert!(tries(Some(1), None).is_some());
     }
 }

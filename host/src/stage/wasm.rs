@@ -10,7 +10,10 @@ use super::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
-    sandbox::{Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Source as CodeSource, Stdio, Usage, run_guest},
+    sandbox::{
+        CodeBudget, Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Source as CodeSource, Stdio, Usage,
+        run_guest,
+    },
     spec::Size,
 };
 
@@ -20,6 +23,8 @@ pub(crate) struct WasmStage {
     pub(crate) inside: InProcess,
     pub(crate) spec: GuestSpec,
     pub(crate) code: CodeSource,
+    /// Of the code of all stages of its run.
+    pub(crate) budget: Arc<CodeBudget>,
     pub(crate) wall_time: Option<Duration>,
     pub(crate) stderr: Sink,
     /// Where it stands in the file.
@@ -39,13 +44,16 @@ impl WasmStage {
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, turns: RunTurns, stop: Stop) -> StageEnd {
-        let Self { inside, spec, code, wall_time, stderr, place, asked, untold, reads_text } = self;
+        let Self { inside, spec, code, budget, wall_time, stderr, place, asked, untold, reads_text } = self;
         let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
-        let loading = sandbox.load(spec.engine(), &code, &limits, &turns);
+        let loading = async {
+            let loaded = sandbox.load(spec.engine(), &code, &limits, &turns).await?;
+            budget.charge(&code, spec.engine(), &loaded).map(|()| loaded)
+        };
         let (mut dumps, mut frames) = (None, Vec::new());
         // Where nothing bounds it, the run's own timeout does.
         let compiling = sandbox.bounds_compiling().then(|| stop.compiling());

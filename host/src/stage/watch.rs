@@ -42,7 +42,7 @@ impl Watch {
         let task = tokio::spawn(async move {
             loop {
                 let usage = usage(&leader.kin(), true);
-                if usage.processes == 0 {
+                if usage.processes == 0 && !usage.is_partial {
                     return;
                 }
                 let cpu = tally.add(&usage);

@@ -179,57 +179,6 @@ fn a_grandchild_in_a_session_of_its_own_cannot_hold_the_run() {
 }
 
 #[test]
-fn a_commands_limits_hold_as_long_as_there_is_anything_of_it() {
-    let place = Place::new();
-    // Its first process is gone, and what that started grows.
-    let grows = "(for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done; wait) > /dev/null 2>&1 & exit 0";
-    let file = |limits: &str| {
-        let command = serde_json::to_string(&["sh", "-c", grows]).unwrap();
-        format!(
-            r#"{{"version": 1, "stdin": "null", "linger": "10m", "stages": [{{"command": {command}, "limits": {limits}}}]}}"#
-        )
-    };
-    pipeline(&place, &file(r#"{"processes": 5}"#));
-    place
-        .stagehost(["run", "p.json"])
-        .done()
-        .code(0)
-        .says(&["what it left behind reached its limit of 5 processes", "killed"]);
-    // A stop is for what lingers, too.
-    pipeline(&place, &file("{}"));
-    let mut running = place.stagehost(["run", "p.json"]).start();
-    let id = running.id();
-    // What it started is the host's child then, in a group that another led.
-    let is_adopted = |pid: &str| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        stat.contains("(sh)") && fields.get(2).is_some_and(|group| *group != pid)
-    };
-    running.until("the first process has ended", || {
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        children.split_whitespace().any(is_adopted)
-    });
-    running.signal(Signal::TERM);
-    let output = running.done();
-    assert!(output.took < Duration::from_secs(20), "{output}");
-    let _ = output.says(&["stopped by signal 15"]);
-}
-
-#[test]
-fn processor_time_counts_whoever_waits_for_it_or_nobody() {
-    let place = Place::new();
-    for disposition in ["IGNORE", "DEFAULT"] {
-        let program = format!(
-            "$SIG{{CHLD}} = '{disposition}'; for (1 .. 60) {{ if (!fork) {{ 1 while (times)[0] < 0.15; exit }} wait }}"
-        );
-        let command = serde_json::to_string(&["perl", "-e", &program]).unwrap();
-        let stage = format!(r#"{{"command": {command}, "limits": {{"cpu_time": "1s"}}}}"#);
-        pipeline(&place, &format!(r#"{{"version": 1, "stdin": "null", "stages": [{stage}]}}"#));
-        place.stagehost(["run", "p.json"]).done().code(152).says(&["cpu_time limit of 1s"]);
-    }
-}
-
-#[test]
 fn leftovers_can_be_kept() {
     let place = Place::new();
     // What is left behind goes on once it is told to.

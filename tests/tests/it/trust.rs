@@ -415,6 +415,42 @@ fn what_guests_may_write_to_decides_nothing_that_a_policy_allows() {
 }
 
 #[test]
+fn a_program_is_the_one_that_was_judged() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let place = Place::new();
+    for directory in ["plugins", "open", "open/evil"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    for (program, code) in [("plugins/tool", 0), ("open/evil/tool", 77)] {
+        place.write(program, format!("#!/bin/sh\nexit {code}\n"));
+        fs::set_permissions(place.path(program), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::os::unix::fs::symlink("../plugins", place.path("open/x")).unwrap();
+    std::os::unix::fs::symlink("evil", place.path("open/y")).unwrap();
+    place.write("policy.json", r#"{"plugins": ["plugins"], "dirs": [{"path": "open", "access": "write"}]}"#);
+    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"command": ["open/x/tool"]}]}"#);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for pause in (0..10).cycle().take_while(|_| !done.load(Relaxed)) {
+                let until = std::time::Instant::now() + std::time::Duration::from_micros(200 * pause);
+                while std::time::Instant::now() < until {
+                    std::thread::yield_now();
+                }
+                let _ = renameat_with(CWD, place.path("open/x"), CWD, place.path("open/y"), RenameFlags::EXCHANGE);
+            }
+        });
+        let codes: Vec<_> = (0..200)
+            .map(|_| place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().status.code())
+            .collect();
+        done.store(true, Relaxed);
+        assert!(!codes.contains(&Some(77)), "another was run: {codes:?}");
+        assert!(codes.contains(&Some(0)), "none was run: {codes:?}");
+    });
+}
+
+#[test]
 fn under_a_policy_no_answer_tells_what_is_outside() {
     let place = Place::new();
     for directory in ["roots", "outside"] {

@@ -347,6 +347,37 @@ fn a_policys_total_memory_counts_what_the_host_holds() {
 }
 
 #[test]
+fn compiled_code_counts_to_a_policys_total_memory() {
+    let place = Place::new();
+    let body = "(drop (i32.div_u (i32.load (i32.const 8)) (i32.load (i32.const 9))))".repeat(50);
+    let functions = times(2_000, |number| format!("(func (export \"f{number}\") {body})"));
+    let module = format!("(module (memory 1) {functions} (func (export \"_start\")))");
+    let file = text(&place, "guest.wasm", &module).display().to_string();
+    for stages in [file.clone(), format!("{file} | {file}")] {
+        place.write("policy.json", r#"{"total_memory": "100GiB"}"#);
+        let words = ["--json", "--policy", "policy.json", "-c", &stages];
+        let plan = place.stagehost([&["plan"], &words[..]].concat()).done().code(0);
+        let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+        let worst = plan["worst_case_memory_bytes"].as_u64().unwrap();
+        for (more, ends) in [(0, false), (1_000_000, false), (100_000_000, true)] {
+            place.write("policy.json", format!(r#"{{"total_memory": {}}}"#, worst + more));
+            let ended = place.shorthand(&stages).args(["--policy", "policy.json"]).done();
+            match ends {
+                true => ended.code(0),
+                false => ended.code(126).says(&["its compiled code takes", "`total_memory` leaves"]),
+            };
+        }
+    }
+    // Stock stages have the same in every run.
+    place.write("policy.json", r#"{"total_memory": "100GiB"}"#);
+    let words = ["--json", "--policy", "policy.json", "-c", ":cat"];
+    let plan = place.stagehost([&["plan"], &words[..]].concat()).done().code(0);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    place.write("policy.json", format!(r#"{{"total_memory": {}}}"#, plan["worst_case_memory_bytes"]));
+    place.shorthand(":cat").args(["--policy", "policy.json"]).done().code(0);
+}
+
+#[test]
 fn a_function_that_would_keep_its_compiler_busy_is_refused_before() {
     let place = Place::new();
     let blocks = times(5_000, |number| format!("(if (local.get {number}) (then (local.set {number} (i32.const 5))))"));

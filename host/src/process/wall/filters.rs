@@ -325,6 +325,21 @@ mod tests {
         for call in REFUSED.iter().chain(METADATA) {
             assert!(!ALLOWED.contains(call), "call {call} is in two tables");
         }
+        // Whoever adds one has seen what it does without a wall.
+        #[cfg(target_arch = "x86_64")]
+        {
+            const RANGES: &str = "0-28 32-40 42-63 72-89 95-100 102 104-131 133 137-138 140-152 157-158 160 162 186-187 191-196 200-204 213 \
+                216-219 221-226 228-234 237-239 247 251-252 257-259 262-267 269-271 273-278 281-293 295-297 299 302 306-307 \
+                309 314-318 322 324-332 334 424 434 436 439 441 444-446";
+            let mut reviewed = Vec::new();
+            for range in RANGES.split(' ') {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                reviewed.extend(first.parse::<i64>().unwrap()..=last.parse().unwrap());
+            }
+            let mut allowed = ALLOWED.to_vec();
+            allowed.sort_unstable();
+            assert_eq!(allowed, reviewed);
+        }
         // What has to stay out, whatever is added: newer ways to do what the tables refuse.
         for call in [
             libc::SYS_clone3,
