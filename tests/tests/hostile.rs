@@ -168,8 +168,9 @@ fn each_ends_as_it_must_through_the_binary() {
                     for line in output.error_text().split('\n').filter(|line| !line.is_empty()) {
                         let is_guests = line.starts_with("guest: ");
                         printed.fetch_add(usize::from(is_guests), Relaxed);
-                        let is_hosts = ["error: ", "warning: ", "  "].iter().any(|word| line.starts_with(word));
-                        if !is_guests && !is_hosts || line.chars().any(|c| c.is_control() && c != '\t') {
+                        let is_hosts =
+                            ["error: ", "warning: ", "hint: ", "  "].iter().any(|word| line.starts_with(word));
+                        if !is_guests && (!is_hosts || line.chars().any(char::is_control)) {
                             wrong.lock().expect("nobody panics").push(format!("{}: {line:?}", guest.name));
                         }
                     }

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use stagehost_tests::{Place, guests::probe};
+use stagehost_tests::{
+    Place,
+    guests::{probe, text},
+};
 
 /// Starts `run` under a filter that denies what containers deny: newer system calls.
 fn under_filter(run: stagehost_tests::Run<'_>) -> stagehost_tests::Running {
@@ -169,4 +172,20 @@ fn names_of_any_bytes_are_taken_everywhere() {
     // A file in another encoding is still one.
     place.write("utf16.json", b"{\0\"\0v\0\xff\0");
     place.stagehost(["check", "utf16.json"]).done().code(78).says(&["not UTF-8"]);
+}
+
+#[test]
+fn calls_that_fail_cost_no_more_where_backtraces_are_asked_for() {
+    let place = Place::new();
+    let guest = r#"(module
+        (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (local $n i32)
+          (loop $l
+            (drop (call $close (i32.const 77)))
+            (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 500000))))))"#;
+    let file = text(&place, "fails.wasm", guest).display().to_string();
+    // Of processor time, which a busy machine has no less of: with the host's stack for each it takes ten times as much.
+    let run = place.shorthand(&file).args(["--stdin", "null", "--limit", "cpu_time=3s"]);
+    run.env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "1").done().code(0).is_quiet();
 }
