@@ -383,8 +383,8 @@ fn whoever_wants_what_another_run_wants_too_waits_in_its_own_turn() {
 fn nobody_waits_for_a_compilation_that_may_take_less_than_its_own() {
     checked(|| {
         let place = Place::new();
-        // One that never ends.
-        let host = host_with_compiler(["/bin/sh", "-c", "sleep 1000; :", "compile-worker"].map(Into::into).to_vec());
+        // One that never ends, nor takes any time.
+        let host = host_with_compiler(["/bin/sh", "-c", "kill -STOP $$", "compile-worker"].map(Into::into).to_vec());
         let file = slow(&place, 0, 2);
         let control = RunControl::default();
         let options = RunOptions { control: control.clone(), ..RunOptions::default() };

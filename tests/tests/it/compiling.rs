@@ -243,6 +243,6 @@ fn checking_a_component_is_in_its_time_and_in_turn() {
         .code(126)
         .says(&["checking it takes longer than 1s"]);
     // What looks quick and is not is given its whole time all the same, beside others that are not.
-    let looks_quick = branching(&place, 8, 50_000);
+    let looks_quick = branching(&place, 8, 30_000);
     place.shorthand(&looks_quick).args(["--stdin", "null"]).env("STAGEHOST_CACHE_DIR", "").done().code(0);
 }
