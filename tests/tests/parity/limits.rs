@@ -162,7 +162,8 @@ fn gp_80_processes_and_processor_time_have_limits_too() {
         );
         assert_eq!(outcome.exit_code, 137);
         let limits = LimitsSpec::of("cpu_time", "200ms").unwrap();
-        let outcome = run(pipeline().stdin_null().stage(shell("sh -c 'while :; do :; done'; :").limits(limits)));
+        let outcome =
+            run(pipeline().stdin_null().stage(shell("ulimit -t 60; sh -c 'while :; do :; done'; :").limits(limits)));
         assert!(matches!(outcome.stages[0].exit, StageExit::Limit { which: LimitKind::CpuTime, .. }), "{outcome:?}");
         assert_eq!(outcome.exit_code, 152);
         let limits = LimitsSpec::of("wall_time", "200ms").unwrap();
