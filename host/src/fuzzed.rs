@@ -1,21 +1,25 @@
 //! The root of a crate that holds what is fuzzed with coverage: the parsers, without the sandbox, which would take minutes to
 //! build with the fuzzer's flags. It lies here because it takes its modules from here; the host's own crate does not know it.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "a part of the host, without the rest")]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "a part of the host, without the rest")]
 
+pub mod digest;
 pub mod shown;
 pub mod spec;
 
 pub mod sandbox {
-    pub mod inspect;
+    pub mod code {
+        pub mod inspect;
+        pub mod not_a_stage;
+        pub mod offers;
+        pub mod proposals;
+        pub mod weigh;
+    }
     pub mod lines;
-    pub mod offers;
-    pub mod proposals;
-    pub mod weigh;
 }
 
 mod api {
     pub(crate) use crate::{
-        sandbox::inspect::inspect,
+        sandbox::code::inspect::inspect,
         spec::{parse, shorthand},
     };
 }
@@ -31,6 +35,6 @@ pub fn pipeline_file(text: &[u8]) {
 pub fn component(bytes: &[u8]) {
     targets::component(bytes);
     // Whether it is refused does not matter; that it is decided does.
-    let _ = sandbox::weigh::weigh(bytes);
+    let _ = sandbox::code::weigh::weigh(bytes);
     sandbox::lines::look_everywhere(bytes);
 }

@@ -24,6 +24,8 @@
 compile_error!("stagehost runs on Linux (5.10 or later) only");
 
 mod builder;
+mod digest;
+mod event;
 mod fair;
 pub mod function;
 mod joint;
@@ -40,16 +42,14 @@ mod stage;
 pub mod stock;
 
 pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
-pub use joint::{WholeFile, inherited_descriptor};
+pub use event::{Event, EventStream, Observer};
+pub use joint::{JointKind, WholeFile, inherited_descriptor};
 pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
-pub use pipeline::{
-    Event, EventStream, Host, HostError, HostOptions, Observer, ProcessHandle, RunControl, RunOptions, Running,
-    StderrPrefix,
-};
+pub use pipeline::{Host, HostError, HostOptions, ProcessHandle, RunControl, RunOptions, Running, StderrPrefix};
 pub use plan::{
-    ErrorCode, JointKind, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions,
-    PlanSummary, StageSummary, read_component,
+    ErrorCode, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
+    StageSummary, read_component,
 };
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};

@@ -54,7 +54,7 @@ impl Lock {
                 && let Some(path) = &wasm.path
             {
                 let component = LockedComponent {
-                    sha256: crate::plan::hex(&wasm.digest),
+                    sha256: crate::digest::hex(&wasm.digest),
                     imports: wasm.inspection.imports.clone(),
                     grants: wasm.inspection.section.grants.clone(),
                 };

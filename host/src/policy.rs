@@ -1,5 +1,6 @@
 //! What pipelines may ask for at all: the word of whoever runs the host, over every file's.
 
+mod refusal;
 mod roots;
 
 use std::{
@@ -8,25 +9,25 @@ use std::{
     time::Duration,
 };
 
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
     joint::{Named, Root},
-    plan::{ErrorCode, PlanError, PlanErrorKind},
     spec::{
         self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path, to_text,
     },
 };
 
+pub(crate) use refusal::Refusal;
 use roots::Roots;
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
 /// the default.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "stagehost policy")]
+#[cfg_attr(feature = "schema", schemars(title = "stagehost policy"))]
 #[non_exhaustive]
 pub struct Policy {
     /// Where the schema of this file is; not read.
@@ -65,15 +66,16 @@ pub struct Policy {
     pub max_runs: Option<u32>,
     /// The directory that relative paths in it are relative to.
     #[serde(skip)]
-    #[schemars(skip)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub base: PathBuf,
     #[serde(skip)]
-    #[schemars(skip)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     held: Roots,
 }
 
 /// A kind of stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StageKind {
     /// A sandboxed component.
@@ -87,7 +89,8 @@ pub enum StageKind {
 }
 
 /// A directory below which directories may be granted.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DirRoot {
     /// The directory.
@@ -159,19 +162,15 @@ impl Policy {
     }
 
     /// The JSON Schema of a policy file.
+    #[cfg(feature = "schema")]
     pub fn json_schema() -> serde_json::Value {
         schemars::schema_for!(Self).to_value()
     }
 
-    fn refuse(place: &Place, field: &str, message: String) -> PlanError {
-        PlanError::new(PlanErrorKind::Refused, place, format!("{message}; the policy's `{field}` does not allow it"))
-            .code(ErrorCode::DeniedByPolicy)
-    }
-
-    pub(crate) fn check_kind(&self, kind: &str, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_kind(&self, kind: &str, place: &Place) -> Result<(), Refusal> {
         match &self.stages {
             Some(kinds) if kinds.iter().all(|allowed| allowed.word() != kind) => {
-                Err(Self::refuse(place, "stages", format!("this is a {kind} stage")))
+                Err(Refusal::by(place, "stages", format!("this is a {kind} stage")))
             }
             _ => Ok(()),
         }
@@ -197,7 +196,7 @@ impl Policy {
     /// # Errors
     ///
     /// A directory that it names below one which may be granted for writing, and what to do.
-    pub(crate) fn check_roots(&self) -> Result<(), PlanError> {
+    pub(crate) fn check_roots(&self) -> Result<(), Refusal> {
         let fields = [("plugins", &self.plugins), ("files", &self.files)];
         let named = fields.into_iter().flat_map(|(field, roots)| {
             roots.iter().flatten().enumerate().map(move |(index, root)| (format!("{field}[{index}]"), root))
@@ -212,34 +211,33 @@ impl Policy {
                     "the policy's `{field}`, {root}, is found by way of {}, which its `dirs` lets guests write to: they could put a link in its place",
                     to_text(writable)
                 );
-                return Err(PlanError::new(PlanErrorKind::Refused, "the policy", message)
-                    .code(ErrorCode::DeniedByPolicy)
-                    .hint("name that directory itself, or one elsewhere"));
+                let hint = "name that directory itself, or one elsewhere".to_owned();
+                return Err(Refusal { place: "the policy".into(), message, hint: Some(hint), path: None });
             }
         }
         Ok(())
     }
 
     /// A plugin, as it may be read.
-    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<Named, PlanError> {
+    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.plugins else { return Ok(Named::anywhere(path)) };
         Named::below(path, self.roots(roots.iter().map(String::as_str)))
-            .ok_or_else(|| Self::refuse(place, "plugins", "is not below an allowed directory".into()).about(path))
+            .ok_or_else(|| Refusal::by(place, "plugins", "is not below an allowed directory".into()).about(path))
     }
 
     /// An end, as it may be opened.
-    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<Named, PlanError> {
+    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.files else { return Ok(Named::anywhere(path)) };
         Named::below(path, self.roots(roots.iter().map(String::as_str)))
-            .ok_or_else(|| Self::refuse(place, "files", "is not below an allowed directory".into()).about(path))
+            .ok_or_else(|| Refusal::by(place, "files", "is not below an allowed directory".into()).about(path))
     }
 
-    pub(crate) fn check_dir(&self, path: &Path, access: Access, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_dir(&self, path: &Path, access: Access, place: &Place) -> Result<(), Refusal> {
         let Some(roots) = &self.dirs else { return Ok(()) };
         let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
         match Named::below(path, self.roots(allowed.map(|root| root.path.as_str()))) {
             Some(_) => Ok(()),
-            None => Err(Self::refuse(place, "dirs", format!("may not be granted for {access}")).about(path)),
+            None => Err(Refusal::by(place, "dirs", format!("may not be granted for {access}")).about(path)),
         }
     }
 
@@ -253,41 +251,41 @@ impl Policy {
     }
 
     /// Whether what follows a stop may take so long.
-    pub(crate) fn check_patience(&self, said: Duration, usual: Duration, field: &str) -> Result<(), PlanError> {
+    pub(crate) fn check_patience(&self, said: Duration, usual: Duration, field: &str) -> Result<(), Refusal> {
         if self.timeout.is_none() || said <= usual {
             return Ok(());
         }
         let message = format!("{field} is more than {}", humantime::format_duration(usual));
-        Err(Self::refuse(&Place::root().key(field), "timeout", message))
+        Err(Refusal::by(&Place::root().key(field), "timeout", message))
     }
 
     /// A descriptor of the host's own is nobody's to name.
-    pub(crate) fn check_descriptor(&self, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_descriptor(&self, place: &Place) -> Result<(), Refusal> {
         if self.files.is_none() {
             return Ok(());
         }
-        Err(Self::refuse(place, "files", "a descriptor of the host is no file below an allowed directory".into()))
+        Err(Refusal::by(place, "files", "a descriptor of the host is no file below an allowed directory".into()))
     }
 
-    pub(crate) fn check_env(&self, name: &str, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_env(&self, name: &str, place: &Place) -> Result<(), Refusal> {
         match &self.env {
             Some(names) if names.iter().all(|allowed| allowed != name) => {
-                Err(Self::refuse(place, "env", format!("the variable {name} may not be granted")))
+                Err(Refusal::by(place, "env", format!("the variable {name} may not be granted")))
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn check_net(&self, address: &NetGrant, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_net(&self, address: &NetGrant, place: &Place) -> Result<(), Refusal> {
         match &self.net {
             Some(allowed) if !allowed.iter().any(|allowed| allowed.covers(address)) => {
-                Err(Self::refuse(place, "net", format!("the address {address} may not be granted")))
+                Err(Refusal::by(place, "net", format!("the address {address} may not be granted")))
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn check_sandbox(&self, sandbox: Option<Sandboxing>, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_sandbox(&self, sandbox: Option<Sandboxing>, place: &Place) -> Result<(), Refusal> {
         let strength = |sandbox| match sandbox {
             None => 0,
             Some(Sandboxing::BestEffort) => 1,
@@ -296,14 +294,14 @@ impl Policy {
         if strength(sandbox) >= strength(self.sandbox) {
             return Ok(());
         }
-        Err(Self::refuse(&place.key("sandbox"), "sandbox", "the command has no such sandbox".into()))
+        Err(Refusal::by(&place.key("sandbox"), "sandbox", "the command has no such sandbox".into()))
     }
 
-    pub(crate) fn check_digest(&self, has_digest: bool, place: &Place) -> Result<(), PlanError> {
+    pub(crate) fn check_digest(&self, has_digest: bool, place: &Place) -> Result<(), Refusal> {
         if has_digest || self.sha256 != Some(true) {
             return Ok(());
         }
-        Err(Self::refuse(&place.key("sha256"), "sha256", "no digest is named".into()))
+        Err(Refusal::by(&place.key("sha256"), "sha256", "no digest is named".into()))
     }
 
     /// The limits of a stage under the policy.
@@ -313,49 +311,48 @@ impl Policy {
         defaults: &LimitsSpec,
         kind: &str,
         place: &Place,
-    ) -> Result<LimitsSpec, PlanError> {
+    ) -> Result<LimitsSpec, Refusal> {
         let Some(most) = &self.limits else { return Ok(said) };
         said.rounded().within(most, defaults, kind).map_err(|TooMuch { key, said, most }| {
             let place = place.key("limits").key(key);
             let message = format!("{key} is {said}, and the policy's `limits.{key}` allows {most}");
-            PlanError::new(PlanErrorKind::Refused, place, message)
-                .code(ErrorCode::DeniedByPolicy)
-                .hint("it may be a flag's, the pipeline's or the stage's own word")
+            let hint = "it may be a flag's, the pipeline's or the stage's own word".to_owned();
+            Refusal { place: place.into(), message, hint: Some(hint), path: None }
         })
     }
 
     /// The run's timeout under the policy.
-    pub(crate) fn timeout(&self, said: Option<Bound<Span>>, place: &Place) -> Result<Option<Span>, PlanError> {
+    pub(crate) fn timeout(&self, said: Option<Bound<Span>>, place: &Place) -> Result<Option<Span>, Refusal> {
         match (said, self.timeout) {
             (said, None) => Ok(said.and_then(Bound::value)),
             (None, Some(most)) => Ok(Some(most)),
             (Some(Bound::At(said)), Some(most)) if said <= most => Ok(Some(said)),
-            (Some(_), Some(_)) => Err(Self::refuse(&place.key("timeout"), "timeout", "the timeout is too long".into())),
+            (Some(_), Some(_)) => Err(Refusal::by(&place.key("timeout"), "timeout", "the timeout is too long".into())),
         }
     }
 
-    pub(crate) fn check_stages(&self, count: usize) -> Result<(), PlanError> {
+    pub(crate) fn check_stages(&self, count: usize) -> Result<(), Refusal> {
         match self.max_stages {
             Some(most) if count as u64 > most => {
                 let place = Place::root().key("stages");
-                Err(Self::refuse(&place, "max_stages", format!("there are {count} stages")))
+                Err(Refusal::by(&place, "max_stages", format!("there are {count} stages")))
             }
             _ => Ok(()),
         }
     }
 
     /// What a plan leaves of the memory that is allowed, if any limit is set.
-    pub(crate) fn check_total_memory(&self, worst_case: Option<u64>) -> Result<Option<u64>, PlanError> {
+    pub(crate) fn check_total_memory(&self, worst_case: Option<u64>) -> Result<Option<u64>, Refusal> {
         let Some(most) = self.total_memory else { return Ok(None) };
         match worst_case {
             Some(bytes) if bytes <= most.0 => Ok(Some(most.0 - bytes)),
             Some(bytes) => {
                 let message = format!("the stages may hold {} together", Size(bytes));
-                Err(Self::refuse(&Place::root().key("stages"), "total_memory", message))
+                Err(Refusal::by(&Place::root().key("stages"), "total_memory", message))
             }
             None => {
                 let message = "a stage has no memory limit".to_owned();
-                Err(Self::refuse(&Place::root().key("stages"), "total_memory", message))
+                Err(Refusal::by(&Place::root().key("stages"), "total_memory", message))
             }
         }
     }

@@ -1,11 +1,8 @@
 //! What a ring did, for the report.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use crate::{
-    shared::Shared,
-    sync::{Arc, AtomicU64, Ordering::Relaxed},
-};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// A reading of a ring's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,31 +21,6 @@ pub struct Counters {
     pub high_water_bytes: u64,
 }
 
-/// Reads a ring's counters while it works and after its halves are gone. Holds no storage.
-#[derive(Clone)]
-pub struct Monitor(pub(crate) Arc<Shared>);
-
-impl Monitor {
-    /// The counters as they stand. While the ring works, a moment's reading.
-    pub fn counters(&self) -> Counters {
-        let cells = &self.0.cells;
-        Counters {
-            bytes: cells.bytes.load(Relaxed),
-            writer_waits: cells.writer_waits.load(Relaxed),
-            writer_wait_time: Duration::from_nanos(cells.writer_wait_ns.load(Relaxed)),
-            reader_waits: cells.reader_waits.load(Relaxed),
-            reader_wait_time: Duration::from_nanos(cells.reader_wait_ns.load(Relaxed)),
-            high_water_bytes: cells.high_water.load(Relaxed),
-        }
-    }
-}
-
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.counters().fmt(f)
-    }
-}
-
 /// The cells behind [`Counters`]. Each has one writing half, so that adding is a load and a store.
 #[derive(Default)]
 pub(crate) struct Cells {
@@ -58,6 +30,20 @@ pub(crate) struct Cells {
     pub(crate) reader_waits: AtomicU64,
     pub(crate) reader_wait_ns: AtomicU64,
     pub(crate) high_water: AtomicU64,
+}
+
+impl Cells {
+    /// As they stand: while the ring works, a moment's reading.
+    pub(crate) fn read(&self) -> Counters {
+        Counters {
+            bytes: self.bytes.load(Relaxed),
+            writer_waits: self.writer_waits.load(Relaxed),
+            writer_wait_time: Duration::from_nanos(self.writer_wait_ns.load(Relaxed)),
+            reader_waits: self.reader_waits.load(Relaxed),
+            reader_wait_time: Duration::from_nanos(self.reader_wait_ns.load(Relaxed)),
+            high_water_bytes: self.high_water.load(Relaxed),
+        }
+    }
 }
 
 /// Adds to a cell that only the caller's half writes. Synchronizes with nothing.

@@ -1,6 +1,6 @@
 //! A bounded single-producer single-consumer byte ring in user space: the joint between two sandboxed stages.
 //!
-//! [`ring`] makes a [`Writer`] and a [`Reader`] over a buffer that the ring owns and a [`Pool`] recycles. Bytes cross
+//! [`ring()`] makes a [`Writer`] and a [`Reader`] over a buffer that the ring owns and a [`Pool`] recycles. Bytes cross
 //! without a system call, a lock or an allocation. The stream ends in one of three ways that never look alike: a clean
 //! end ([`Writer::finish`]), an abort with a cause ([`Writer::abort`], or dropping the writer), or a reader that is gone
 //! ([`Reader::fail`], or dropping the reader).
@@ -30,8 +30,11 @@ mod blocking;
 mod capacity;
 mod counters;
 mod ending;
+mod monitor;
+mod options;
 mod pool;
 mod reader;
+mod ring;
 mod shared;
 mod sync;
 #[cfg(not(loom))]
@@ -41,41 +44,14 @@ mod writer;
 #[cfg(not(loom))]
 pub use blocking::{BlockingReader, BlockingWriter};
 pub use capacity::{Capacity, CapacityError};
-pub use counters::{Counters, Monitor};
+pub use counters::Counters;
 pub use ending::{Cause, OutOfBounds, ReadError, WriteError};
+pub use monitor::Monitor;
+pub use options::{OnAbort, Options};
 pub use pool::Pool;
 pub use reader::Reader;
+pub use ring::ring;
 pub use writer::Writer;
-
-use shared::Shared;
-
-/// What a reader sees after the writer aborted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnAbort {
-    /// The bytes that were written before the abort can still be read, then comes the error. The default.
-    #[default]
-    DrainThenFail,
-    /// The next read fails, whatever is still in the ring.
-    FailNow,
-}
-
-/// How a ring is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// How many bytes the ring holds at most. Default 256 KiB.
-    pub capacity: Capacity,
-    /// What an abort does to bytes that were not read yet. Default: they can still be read.
-    pub on_abort: OnAbort,
-}
-
-/// Makes a ring whose storage comes from `pool`, and returns its two halves.
-///
-/// An empty ring holds no storage until the first write, and gives it back when it is drained and its writer is idle
-/// ([`Writer::idle`]), or when it has ended.
-pub fn ring(pool: &Pool, options: Options) -> (Writer, Reader) {
-    let shared = Shared::new(pool.clone(), options);
-    (Writer::new(shared.clone()), Reader::new(shared))
-}
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use super::{Error, Input, Output, Result};
+use super::work::{Error, Input, Output, Result};
 
 /// The longest line or token, in bytes.
 pub const MAX_TOKEN: usize = 64 << 20;

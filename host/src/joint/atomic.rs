@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::Named;
+use super::named::Named;
 
 /// Where an atomic output will be.
 #[derive(Clone, Debug)]

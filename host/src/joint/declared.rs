@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::Source;
+use super::half::SourceHalf;
 
 /// What was said of an input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,16 +24,16 @@ pub(crate) struct Expected {
 
 /// A source that is held to what was said of it.
 #[derive(Debug)]
-pub(crate) struct Declared {
-    pub(crate) source: Source,
+pub(crate) struct Declared<S> {
+    pub(crate) source: S,
     expected: Expected,
     taken: u64,
     hasher: Option<Sha256>,
     has_ended: bool,
 }
 
-impl Declared {
-    pub(crate) fn new(source: Source, expected: Expected) -> Self {
+impl<S: SourceHalf> Declared<S> {
+    pub(crate) fn new(source: S, expected: Expected) -> Self {
         Self { source, expected, taken: 0, hasher: expected.sha256.map(|_| Sha256::new()), has_ended: false }
     }
 

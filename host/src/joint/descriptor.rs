@@ -26,7 +26,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::file::{retry, wait};
+use super::system::{ABOVE_STDIO, retry, wait};
 
 /// A descriptor to read from. It reads only when asked, and never more than asked for.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub fn inherited_descriptor(number: u32) -> io::Result<OwnedFd> {
     let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
     // SAFETY: a system call on a number. It makes a new descriptor, which nobody else knows of, and takes none away.
     unsafe {
-        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, super::open::ABOVE_STDIO);
+        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, ABOVE_STDIO);
         if copy < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(copy)) }
     }
 }

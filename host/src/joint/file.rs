@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -15,13 +15,16 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::PollFlags,
     fs::{Advice, OFlags, fadvise, fcntl_getfl},
     io::{Errno, ReadWriteFlags, pread, preadv2, write},
 };
 use tokio::task::JoinHandle;
 
-use super::fan_out::lock;
+use super::{
+    fan_out::lock,
+    system::{check_whole, retry, wait},
+};
 
 /// How much a thread reads or gathers at a time, in bytes.
 const BLOCK: usize = 256 << 10;
@@ -94,7 +97,7 @@ impl FileSource {
             }
         };
         if let Some(size) = self.size.filter(|size| n == 0 && !into.is_empty() && self.position < *size) {
-            super::open::check_whole(&self.file, size)?;
+            check_whole(&self.file, size)?;
         }
         self.position += n as u64;
         self.taken = self.block.len().min(self.taken + n);
@@ -273,32 +276,6 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8], waits_for_reader: bool, given_up:
         bytes = &bytes[n..];
     }
     Ok(())
-}
-
-/// Waits on this thread until a descriptor is ready for `events`, or the wait is given up.
-pub(super) fn wait(file: impl AsFd, events: PollFlags, given_up: &AtomicBool) -> io::Result<()> {
-    // How soon a wait that was given up ends.
-    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-    loop {
-        if given_up.load(Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        match poll(&mut [PollFd::new(&file, events)], Some(&LOOK)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Calls again when a signal interrupted the call.
-pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            done => return done.map_err(io::Error::from),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Named {
     /// What the system says, or that a link has come in its way.
     pub(crate) fn open(&self, how: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let how = how | OFlags::CLOEXEC;
-        let Some(root) = &self.root else { return super::file::retry(|| open(&self.path, how, mode)) };
+        let Some(root) = &self.root else { return super::system::retry(|| open(&self.path, how, mode)) };
         let beneath = self.path.strip_prefix(&root.path).map_err(io::Error::other)?;
         let beneath = if beneath == Path::new("") { Path::new(".") } else { beneath };
         open_beneath(&root.directory, beneath, how, mode).map_err(|error| match error {

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::Path,
@@ -18,7 +18,8 @@ use rustix::{
 use super::{
     AtomicFile, Named, Sink, Source, Stop, atomic,
     descriptor::{DescriptorSink, DescriptorSource, inherited_descriptor},
-    file::{FileSink, FileSource, retry},
+    file::{FileSink, FileSource},
+    system::{ABOVE_STDIO, retry},
 };
 
 /// The device and inode of a regular file: to find out whether the output is the input.
@@ -55,9 +56,6 @@ fn identity(file: &OwnedFd) -> io::Result<Identity> {
     let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     Ok(regular.then_some((stat.st_dev, stat.st_ino)))
 }
-
-/// The lowest descriptor that a copy of an inherited one gets: above the standard streams.
-pub(super) const ABOVE_STDIO: i32 = 3;
 
 /// Opens the host's standard input (`None`) or a file for a stage in this process. FIFOs are opened without waiting for a
 /// writer; the first read waits for one. A file that has fewer than `size` bytes at its end is an error: it was cut.
@@ -124,20 +122,6 @@ pub(crate) fn text_descriptor(text: &[u8]) -> io::Result<OwnedFd> {
     }
     seek(&file, SeekFrom::Start(0))?;
     Ok(file)
-}
-
-/// Whether a file that was read is as long as it was said to be.
-///
-/// # Errors
-///
-/// It was cut meanwhile.
-pub(crate) fn check_whole(file: impl AsFd, size: u64) -> io::Result<()> {
-    let now = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
-    if now < size {
-        let message = format!("the file was cut while it was read: it had {size} bytes and has {now}");
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-    }
-    Ok(())
 }
 
 /// `/dev/null`, for reading and writing.

@@ -37,14 +37,14 @@ pub(crate) struct PipeQuota {
 pub(crate) struct Pipe {
     pub(crate) read: OwnedFd,
     pub(crate) write: OwnedFd,
-    pub(crate) kept: Arc<Kept>,
+    pub(crate) kept: Arc<KeptEnds>,
     /// In bytes.
     pub(crate) capacity: u64,
 }
 
 /// The write end that the host keeps.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptEnds {
     end: Mutex<End>,
     /// The pipe's inode number, by which `/proc` names it.
     pub(crate) inode: u64,
@@ -135,16 +135,16 @@ impl PipeQuota {
             }
         }
         let capacity = fcntl_getpipe_size(&write)? as u64;
-        let file = fcntl_dupfd_cloexec(&write, super::open::ABOVE_STDIO)?;
+        let file = fcntl_dupfd_cloexec(&write, super::system::ABOVE_STDIO)?;
         let hold = self.guard.as_ref().map(|guard| guard.hold(file.as_fd()));
         let inode = fstat(&write)?.st_ino;
         let end = Mutex::new(End::Open { file, _hold: hold });
-        let kept = Arc::new(Kept { end, inode, fate: Arc::default(), _share: share });
+        let kept = Arc::new(KeptEnds { end, inode, fate: Arc::default(), _share: share });
         Ok(Pipe { read, write, kept, capacity })
     }
 }
 
-impl Kept {
+impl KeptEnds {
     fn end(&self) -> std::sync::MutexGuard<'_, End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Sink, Source,
     fan_out::{Port, lock},
+    half::{SinkHalf, SourceHalf},
     tail::Tail,
 };
 
@@ -41,11 +41,10 @@ pub(crate) enum EndFailure {
 const START: usize = 8;
 
 /// A stage's standard input.
-#[derive(Clone)]
-pub(crate) struct InputPort(Arc<Port<InputState>>);
+pub(crate) struct InputPort<S>(Arc<Port<InputState<S>>>);
 
-struct InputState {
-    source: Option<Source>,
+struct InputState<S> {
+    source: Option<S>,
     /// Where bytes are gathered for a guest that must not see by how many at a time they come.
     block: Option<Block>,
     /// The most bytes that are taken from the source.
@@ -87,9 +86,9 @@ pub(crate) struct Passing {
     pub(crate) exact: bool,
 }
 
-impl InputPort {
+impl<S: SourceHalf> InputPort<S> {
     /// An input from a source.
-    pub(crate) fn new(source: Source, tell_aborts: bool, passing: Passing) -> Self {
+    pub(crate) fn new(source: S, tell_aborts: bool, passing: Passing) -> Self {
         let state = InputState {
             source: Some(source),
             block: passing.exact.then(Block::default),
@@ -107,7 +106,7 @@ impl InputPort {
 
     /// Whether it is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
-        lock(&self.0.state).source.as_ref().is_some_and(Source::is_terminal)
+        lock(&self.0.state).source.as_ref().is_some_and(S::is_terminal)
     }
 
     /// Whether the guest waits for input that it has not seen. Whoever asks is woken when some comes, at once if it is there.
@@ -172,7 +171,7 @@ impl InputPort {
     }
 
     /// Takes the half back; views see an end from now on.
-    pub(crate) fn take(&self) -> Option<Source> {
+    pub(crate) fn take(&self) -> Option<S> {
         lock(&self.0.state).source.take()
     }
 
@@ -217,7 +216,7 @@ impl InputPort {
     }
 }
 
-impl InputState {
+impl<S: SourceHalf> InputState<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8], failed: &Notify) -> Poll<io::Result<usize>> {
         let read = if self.block.is_none() {
             ready!(self.poll_source(cx, into, failed))?
@@ -305,11 +304,10 @@ impl InputState {
 }
 
 /// A stage's standard output, or standard error.
-#[derive(Clone)]
-pub(crate) struct OutputPort(Arc<Port<OutputState>>);
+pub(crate) struct OutputPort<S>(Arc<Port<OutputState<S>>>);
 
-struct OutputState {
-    sink: Option<Sink>,
+struct OutputState<S> {
+    sink: Option<S>,
     /// The most bytes that are taken.
     most: u64,
     /// Whether the guest last wrote what there was no room for.
@@ -330,18 +328,18 @@ struct OutputState {
 /// How much a 0.2 stream may hand over at a time, in bytes.
 pub(crate) const PERMIT: usize = 64 << 10;
 
-impl OutputPort {
+impl<S: SinkHalf> OutputPort<S> {
     /// An output to a sink.
-    pub(crate) fn new(sink: Sink, passing: Passing) -> Self {
+    pub(crate) fn new(sink: S, passing: Passing) -> Self {
         Self::with(sink, passing, false, None)
     }
 
     /// An output whose end is kept for the report, and whose failures are nobody's failure.
-    pub(crate) fn with_tail(sink: Sink, passing: Passing) -> Self {
+    pub(crate) fn with_tail(sink: S, passing: Passing) -> Self {
         Self::with(sink, passing, true, Some(Tail::default()))
     }
 
-    fn with(sink: Sink, passing: Passing, lenient: bool, tail: Option<Tail>) -> Self {
+    fn with(sink: S, passing: Passing, lenient: bool, tail: Option<Tail>) -> Self {
         let state = OutputState {
             sink: Some(sink),
             exact: passing.exact,
@@ -374,7 +372,7 @@ impl OutputPort {
 
     /// Whether it is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
-        lock(&self.0.state).sink.as_ref().is_some_and(Sink::is_terminal)
+        lock(&self.0.state).sink.as_ref().is_some_and(S::is_terminal)
     }
 
     /// Whether the guest waits for room that is not there.
@@ -398,7 +396,7 @@ impl OutputPort {
     }
 
     /// Takes the half back; views see a reader that is gone from now on.
-    pub(crate) fn take(&self) -> Option<Sink> {
+    pub(crate) fn take(&self) -> Option<S> {
         lock(&self.0.state).sink.take()
     }
 
@@ -486,7 +484,7 @@ impl OutputPort {
     }
 }
 
-impl OutputState {
+impl<S: SinkHalf> OutputState<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8], failed: &Notify) -> Poll<io::Result<usize>> {
         if self.failure.is_some() {
             // The stage is being stopped; nothing it writes now would be kept.
@@ -507,7 +505,7 @@ impl OutputState {
         let n = match ready!(written) {
             Ok(n) => n,
             Err(_) if self.lenient => {
-                self.sink = Some(Sink::Null);
+                self.sink = Some(S::NOWHERE);
                 bytes.len()
             }
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -545,13 +543,25 @@ impl OutputState {
     }
 }
 
-impl std::fmt::Debug for InputPort {
+impl<S> Clone for InputPort<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> std::fmt::Debug for InputPort<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InputPort").finish_non_exhaustive()
     }
 }
 
-impl std::fmt::Debug for OutputPort {
+impl<S> Clone for OutputPort<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> std::fmt::Debug for OutputPort<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OutputPort").finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::Sink;
+use super::half::SinkHalf;
 use crate::shown;
 
 /// The most of a line that is held back until it ends, in bytes.
@@ -13,8 +13,8 @@ const MOST_HELD: usize = 4096;
 
 /// A sink whose lines begin with a name. A line is handed on when it ends, so that lines of several stages do not run into each other.
 #[derive(Debug)]
-pub(crate) struct Prefixed {
-    sink: Sink,
+pub(crate) struct Prefixed<S> {
+    sink: S,
     prefix: Vec<u8>,
     /// A line that has not ended, with its prefix.
     line: Vec<u8>,
@@ -23,8 +23,8 @@ pub(crate) struct Prefixed {
     written: usize,
 }
 
-impl Prefixed {
-    pub(crate) fn new(sink: Sink, name: &str) -> Self {
+impl<S: SinkHalf> Prefixed<S> {
+    pub(crate) fn new(sink: S, name: &str) -> Self {
         // A name is the file's author's.
         Self {
             sink,

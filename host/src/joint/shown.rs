@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::OutputPort;
+use super::{half::SinkHalf, port::OutputPort};
 use crate::shown;
 
 /// How much is made safe at a time, in bytes.
@@ -13,8 +13,8 @@ const PIECE: usize = 4096;
 
 /// A terminal that many write to, as a guest may write to it.
 #[derive(Debug)]
-pub(crate) struct Shown {
-    terminal: OutputPort,
+pub(crate) struct Shown<S> {
+    terminal: OutputPort<S>,
     /// The beginning of a character whose rest is still to come: three bytes at most.
     begun: Vec<u8>,
     /// What is safe and not written yet, from `written` on.
@@ -22,8 +22,8 @@ pub(crate) struct Shown {
     written: usize,
 }
 
-impl Shown {
-    pub(crate) fn new(terminal: OutputPort) -> Self {
+impl<S: SinkHalf> Shown<S> {
+    pub(crate) fn new(terminal: OutputPort<S>) -> Self {
         Self { terminal, begun: Vec::new(), safe: Vec::new(), written: 0 }
     }
 

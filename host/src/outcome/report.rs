@@ -4,7 +4,7 @@ use serde::Serialize;
 use stagehost_ring::Counters;
 
 use super::{ExitCode, InputPlace, Origin, StageExit};
-use crate::plan::JointKind;
+use crate::joint::JointKind;
 
 /// How a whole run ended.
 #[derive(Clone, Debug, Serialize)]

@@ -4,10 +4,10 @@ use std::{future::poll_fn, io, os::fd::OwnedFd, sync::Arc};
 
 use rustix::io::Errno;
 
-use super::supervise::Ended;
 use crate::{
     joint::{Buffers, DescriptorSource, Sink, Source, Stop},
     outcome::StageExit,
+    stage::StageEnd,
 };
 
 pub(super) async fn copy(
@@ -16,7 +16,7 @@ pub(super) async fn copy(
     (input_name, output_name): (&str, &str),
     buffers: &Buffers,
     stop: &Stop,
-) -> (Ended, Option<Source>, Option<Sink>) {
+) -> (StageEnd, Option<Source>, Option<Sink>) {
     let (mut read_bytes, mut written_bytes) = (0, 0);
     let mut broken = false;
     let copying = async {
@@ -60,8 +60,8 @@ pub(super) async fn copy(
             Err((name, error)) => StageExit::HostError { message: error.to_string(), path: Some(name) },
         },
     };
-    let mut ended = Ended::host(0, exit);
-    (ended.end.broken, ended.end.input_bytes, ended.end.output_bytes) = (broken, Some(read_bytes), Some(written_bytes));
+    let mut ended = StageEnd::of_host(0, exit);
+    (ended.broken, ended.input_bytes, ended.output_bytes) = (broken, Some(read_bytes), Some(written_bytes));
     (ended, Some(source), Some(sink))
 }
 

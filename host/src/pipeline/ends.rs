@@ -8,7 +8,10 @@ use std::{
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{EndError, Shared, StderrPrefix};
+use super::{
+    options::StderrPrefix,
+    shared::{EndError, Shared},
+};
 use crate::{
     joint::{self, Declared, Opened, Output, OutputPort, Passing, Prefixed, Shown, Sink, Source, Stop},
     plan::{Input, Outlet, Plan, PlannedStage, Work},

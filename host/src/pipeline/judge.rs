@@ -1,11 +1,8 @@
 //! What a run's end means: from the exits of its stages to an [`Outcome`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{
-    EndError, millis,
-    supervise::{Ended, Made},
-};
+use super::{made::MadeJoint, shared::EndError};
 use crate::{
     joint::{Stop, StopReason},
     outcome::{
@@ -14,27 +11,28 @@ use crate::{
     },
     plan::{Node, Plan, PlannedStage},
     spec::StderrSpec,
+    stage::StageEnd,
 };
 
 /// Decides the outcome of a run whose stages have all ended.
 pub(super) fn judge(
     plan: &Plan,
     stages: &[Arc<PlannedStage>],
-    ended: Vec<Ended>,
-    joints: Vec<Made>,
+    ended: Vec<StageEnd>,
+    joints: Vec<MadeJoint>,
     stop: &Stop,
     stdout_closed: bool,
 ) -> Outcome {
     let copying = Tolerance::default();
     let tolerance = |index: usize| stages.get(index).map_or(&copying, |stage| &stage.tolerance);
-    let exits: Vec<_> = ended.iter().enumerate().map(|(index, ended)| (&ended.end.exit, tolerance(index))).collect();
+    let exits: Vec<_> = ended.iter().enumerate().map(|(index, ended)| (&ended.exit, tolerance(index))).collect();
     let blamed = blame(&exits, stdout_closed);
     let name_of = |index: usize| stages.get(index).map_or("copy", |stage| stage.name.as_str());
     let (exit_code, origin, message, hint) = match blamed {
         Some(index) => {
             let exit = exits[index].0;
             let (code, origin) = code_of(exit);
-            let of_stage = ended[index].end.hint.clone();
+            let of_stage = ended[index].hint.clone();
             let hint = of_stage.or_else(|| stages.get(index).and_then(|stage| hint_for(stage, exit)));
             (code, origin, say(name_of(index), exit), hint)
         }
@@ -87,11 +85,16 @@ fn exits_of_stopped(stages: &[StageReport]) -> bool {
     stages.iter().any(|stage| stage.exit == StageExit::Cancelled || exits_of_stopped(&stage.stages))
 }
 
-fn joint_reports(plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ended], made: Vec<Made>) -> Vec<JointReport> {
-    let report = |(index, (made, planned)): (usize, (Made, &crate::plan::PlannedJoint))| {
+fn joint_reports(
+    plan: &Plan,
+    stages: &[Arc<PlannedStage>],
+    ended: &[StageEnd],
+    made: Vec<MadeJoint>,
+) -> Vec<JointReport> {
+    let report = |(index, (made, planned)): (usize, (MadeJoint, &crate::plan::PlannedJoint))| {
         let counters = made.ring.map(|ring| ring.counters());
         // Of a pipe only a stage in this process can tell; what it wrote counts before what it read.
-        let told = || ended[index].end.output_bytes.or(ended[index + 1].end.input_bytes);
+        let told = || ended[index].output_bytes.or(ended[index + 1].input_bytes);
         JointReport {
             from: stages[index].name.clone(),
             to: stages[index + 1].name.clone(),
@@ -105,7 +108,7 @@ fn joint_reports(plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ended], mad
 }
 
 /// The stages' reports, nested as the file nests them.
-fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ended]) -> Vec<StageReport> {
+fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[StageEnd]) -> Vec<StageReport> {
     let report = |node: &Node| match node {
         Node::Stage(index) => stage_report(&stages[*index], &ended[*index]),
         Node::Group(index, nodes) => {
@@ -114,7 +117,7 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
             let exits: Vec<_> = inside
                 .iter()
                 .zip(&stages[group.stages.clone()])
-                .map(|(ended, stage)| (&ended.end.exit, &stage.tolerance))
+                .map(|(ended, stage)| (&ended.exit, &stage.tolerance))
                 .collect();
             let blamed = blame(&exits, false);
             let exit = match blamed {
@@ -127,14 +130,14 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
                 runs: group.source.clone(),
                 accepted: blamed.is_none() && exit != StageExit::Cancelled,
                 exit,
-                input_bytes: inside.first().and_then(|first| first.end.input_bytes),
-                output_bytes: inside.last().and_then(|last| last.end.output_bytes),
+                input_bytes: inside.first().and_then(|first| first.input_bytes),
+                output_bytes: inside.last().and_then(|last| last.output_bytes),
                 peak_memory_bytes: None,
                 cpu_ms: None,
                 fuel: None,
                 frames: Vec::new(),
                 at: None,
-                duration_ms: inside.iter().filter_map(|ended| ended.end.lifetime).max().map(millis),
+                duration_ms: inside.iter().filter_map(|ended| ended.lifetime).max().map(millis),
                 stderr: String::new(),
                 notes: Vec::new(),
                 remarks: Vec::new(),
@@ -145,7 +148,7 @@ fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[Ende
     nodes.iter().map(report).collect()
 }
 
-fn stage_report(planned: &PlannedStage, Ended { end }: &Ended) -> StageReport {
+fn stage_report(planned: &PlannedStage, end: &StageEnd) -> StageReport {
     StageReport {
         name: planned.name.clone(),
         kind: planned.kind(),
@@ -258,7 +261,7 @@ fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
 pub(super) fn end_failed(plan: &Plan, stages: &[Arc<PlannedStage>], failed: &EndError, stop: &Stop) -> Outcome {
     if stop.is_requested() {
         // Stopped while an end was being opened; nothing ran.
-        let ended = (0..stages.len().max(1)).map(|index| Ended::host(index, StageExit::Cancelled)).collect();
+        let ended = (0..stages.len().max(1)).map(|index| StageEnd::of_host(index, StageExit::Cancelled)).collect();
         return judge(plan, stages, ended, Vec::new(), stop, false);
     }
     let mut outcome = Outcome::not_started(plan.name.clone(), ExitCode::Host, String::new(), None);
@@ -273,4 +276,8 @@ pub(super) fn fail_end(outcome: &mut Outcome, failed: &EndError) {
     outcome.message = format!("{}: {}", failed.name, failed.error);
     outcome.path = file_of_host(&failed.name);
     outcome.code = "end-failed".into();
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,13 +7,12 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::supervise::Ended;
 use crate::{
     joint::Stop,
     plan::{PlannedStage, Work},
     process::{Cgroup, Leader, Member, members, name_of, orphans},
     spec::Leftovers,
-    stage::Surroundings,
+    stage::{StageEnd, Surroundings},
 };
 
 /// How long what was killed may take to let go of what it held.
@@ -27,8 +26,8 @@ fn keeps(stages: &[Arc<PlannedStage>], index: usize) -> bool {
 }
 
 /// Kills what ended stages left behind in their groups. Leaders that have ended are zombies still, so their groups are theirs.
-pub(super) fn kill<'a>(ended: impl Iterator<Item = &'a Ended>, stages: &[Arc<PlannedStage>]) {
-    for Ended { end } in ended.filter(|ended| !keeps(stages, ended.end.index)) {
+pub(super) fn kill<'a>(ended: impl Iterator<Item = &'a StageEnd>, stages: &[Arc<PlannedStage>]) {
+    for end in ended.filter(|ended| !keeps(stages, ended.index)) {
         if let Some(leader) = &end.leader {
             leader.kill();
         }
@@ -46,8 +45,8 @@ pub(super) async fn reap_orphans(around: &Surroundings) {
 }
 
 /// Ends what commands left behind, once it has lingered long enough, and reaps their leaders. All stages have ended.
-pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], around: &Surroundings, stop: &Stop) {
-    if ended.iter().all(|ended| ended.end.leader.is_none()) {
+pub(super) async fn end(ended: &mut [StageEnd], stages: &[Arc<PlannedStage>], around: &Surroundings, stop: &Stop) {
+    if ended.iter().all(|ended| ended.leader.is_none()) {
         return;
     }
     let mut deadline = Instant::now() + around.linger;
@@ -61,7 +60,7 @@ pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], aroun
     };
     let waiting = async {
         for ended in ended.iter_mut() {
-            if let Some(log) = &mut ended.end.log {
+            if let Some(log) = &mut ended.log {
                 log.ended().await;
             }
         }
@@ -74,7 +73,7 @@ pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], aroun
     }
     reap(ended, stages, deadline, stop).await;
     adopted(ended, stages, around, deadline, stop).await;
-    for Ended { end } in ended.iter_mut() {
+    for end in ended.iter_mut() {
         end.notes.extend(end.watch.take().and_then(|watch| watch.note()));
         let Some(mut log) = end.log.take() else { continue };
         if log.is_open() && !keeps(stages, end.index) {
@@ -87,9 +86,9 @@ pub(super) async fn end(ended: &mut [Ended], stages: &[Arc<PlannedStage>], aroun
     }
 }
 
-async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Instant, stop: &Stop) {
+async fn reap(ended: &mut [StageEnd], stages: &[Arc<PlannedStage>], deadline: Instant, stop: &Stop) {
     let mut groups = Vec::new();
-    for Ended { end } in ended.iter_mut() {
+    for end in ended.iter_mut() {
         let Some(leader) = &end.leader else { continue };
         let has_members = leader.reap();
         let keeps = keeps(stages, end.index);
@@ -132,13 +131,13 @@ async fn reap(ended: &mut [Ended], stages: &[Arc<PlannedStage>], deadline: Insta
         kill_members(left, &leader).await;
         leader.forget();
         let note = format!("{} left behind, killed: {}", processes(left.len()), names.join(", "));
-        ended[index].end.notes.push(note);
+        ended[index].notes.push(note);
     }
 }
 
 /// Ends what this process adopted, where commands have no groups of their own by which it would be found.
 async fn adopted(
-    ended: &mut [Ended],
+    ended: &mut [StageEnd],
     stages: &[Arc<PlannedStage>],
     around: &Surroundings,
     deadline: Instant,
@@ -157,8 +156,8 @@ async fn adopted(
     }
     let names: Vec<_> =
         left.iter().map(|member| format!("{} ({})", name_of(member.pid), member.pid.as_raw_nonzero())).collect();
-    if let Some(last) = ended.iter_mut().rev().find(|ended| ended.end.leader.is_some()) {
-        last.end.notes.push(format!(
+    if let Some(last) = ended.iter_mut().rev().find(|ended| ended.leader.is_some()) {
+        last.notes.push(format!(
             "{} left behind by this or another stage, killed: {}",
             processes(left.len()),
             names.join(", ")

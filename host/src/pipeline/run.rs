@@ -12,19 +12,22 @@ use std::{
 use rustix::fs::{SeekFrom, seek};
 
 use super::{
-    Alarm, Attached, EndError, Event, RunOptions, RunState, Shared,
+    control::Attached,
     copy::copy,
     ends::{self, FirstInput, LastOutput, Logs},
     judge::{end_failed, fail_end, judge, stopped_from_outside},
-    supervise::{Ended, Stages},
+    options::RunOptions,
+    shared::{EndError, RunState, Shared},
+    supervise::Stages,
 };
 use crate::{
+    event::Event,
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
     outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
     plan::{Outlet, Plan},
     process,
     sandbox::{Dumps, RunTurns},
-    stage::Surroundings,
+    stage::{StageEnd, Surroundings},
 };
 
 /// What one run needs.
@@ -181,7 +184,7 @@ impl Run {
         let usual = Tolerance::default();
         let tolerances = stages.iter().map(|stage| &stage.tolerance).chain([&usual]);
         let has_failed =
-            reports.iter().zip(tolerances).any(|(ended, tolerance)| tolerance.judge(&ended.end.exit) == Verdict::Bad);
+            reports.iter().zip(tolerances).any(|(ended, tolerance)| tolerance.judge(&ended.exit) == Verdict::Bad);
         if let (Some(source), Some(first)) = (&mut source, reports.first_mut())
             && !has_failed
         {
@@ -191,7 +194,7 @@ impl Run {
                 finished = source.finish() => finished,
             };
             if let Err(error) = finished {
-                first.end.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name.clone()) };
+                first.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name.clone()) };
             }
         }
         if let (Some(position), Some(rewind)) = (source.as_ref().and_then(Source::position), &rewind) {
@@ -200,14 +203,14 @@ impl Run {
         }
         drop(source);
         if let (Some((file, size)), Some(first)) = (whole, reports.first_mut())
-            && stages.first().is_some_and(|stage| stage.tolerance.judge(&first.end.exit) == Verdict::Good)
+            && stages.first().is_some_and(|stage| stage.tolerance.judge(&first.exit) == Verdict::Good)
             && let Err(error) = joint::check_whole(&file, size)
         {
             // A program read it to what it took for its end.
-            first.end.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name) };
+            first.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name) };
         }
         let mut stdout_closed = close(sink, &mut reports, &plan, stop).await;
-        stdout_closed |= reports.last().is_some_and(|last| last.end.broken);
+        stdout_closed |= reports.last().is_some_and(|last| last.broken);
         self.look_at_watched(stop);
         let mut outcome = judge(&plan, &stages, reports, joints, stop, stdout_closed);
         if let Some(atomic) = atomic
@@ -238,7 +241,7 @@ fn keep_apart(stdin: joint::Identity, stdout: joint::Identity, plan: &Plan) -> i
 }
 
 /// Writes what is left, and closes the output. Returns whether its reader had left.
-async fn close(sink: Option<Sink>, reports: &mut [Ended], plan: &Plan, stop: &Stop) -> bool {
+async fn close(sink: Option<Sink>, reports: &mut [StageEnd], plan: &Plan, stop: &Stop) -> bool {
     let Some(mut sink) = sink else { return false };
     let closed = tokio::select! {
         biased;
@@ -252,7 +255,7 @@ async fn close(sink: Option<Sink>, reports: &mut [Ended], plan: &Plan, stop: &St
         Err(error) => {
             if let Some(last) = reports.last_mut() {
                 let path = Some(plan.stdout_name.clone());
-                last.end.exit = StageExit::HostError { message: error.to_string(), path };
+                last.exit = StageExit::HostError { message: error.to_string(), path };
             }
             false
         }
@@ -280,5 +283,14 @@ async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &
     };
     if let Err(error) = published {
         fail_end(outcome, &EndError { name: plan.stdout_name.clone(), error });
+    }
+}
+
+/// A task that is ended with its owner.
+struct Alarm(tokio::task::JoinHandle<()>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

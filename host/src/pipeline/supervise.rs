@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
-use stagehost_ring::{Capacity, Cause, Monitor, Options, ring};
+use stagehost_ring::{Capacity, Cause, Options, ring};
 use tokio::task::JoinSet;
 
 use super::{
-    Commands, Event, Shared,
+    control::Commands,
     ends::{FirstInput, LastOutput, Stderr},
     leftovers,
+    made::MadeJoint,
+    shared::Shared,
 };
 use crate::{
-    joint::{DescriptorSink, DescriptorSource, Fate, Kept, Sink, Source, Stop, StopReason},
+    event::Event,
+    joint::{DescriptorSink, DescriptorSource, Fate, JointKind, Sink, Source, Stop, StopReason},
     outcome::{StageExit, Verdict},
-    plan::{JointKind, Plan, PlannedJoint, PlannedStage, Work},
+    plan::{Plan, PlannedJoint, PlannedStage, Work},
     sandbox::{GuestSpec, RunTurns},
     spec::{OnFailure, Upstream},
     stage::{
@@ -34,27 +37,6 @@ pub(super) struct Stages<'a> {
     pub(super) stop: &'a Stop,
 }
 
-/// A stage that has ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) end: StageEnd,
-}
-
-impl Ended {
-    /// A stage that the host knows no more of.
-    pub(super) fn host(index: usize, exit: StageExit) -> Self {
-        Self { end: StageEnd { index, exit, ..StageEnd::default() } }
-    }
-}
-
-/// A joint that was made, or not.
-#[derive(Debug, Default)]
-pub(super) struct Made {
-    pub(super) capacity: Option<u64>,
-    pub(super) ring: Option<Monitor>,
-    kept: Option<Arc<Kept>>,
-}
-
 /// What a joint gives the stage that reads it.
 enum Incoming {
     Inside(Source),
@@ -67,14 +49,14 @@ enum Outgoing {
     Child(ChildOutput),
 }
 
-type Results = (Vec<Ended>, Vec<Made>, Option<Source>, Option<Sink>);
+type Results = (Vec<StageEnd>, Vec<MadeJoint>, Option<Source>, Option<Sink>);
 
 impl Stages<'_> {
     /// Runs the stages and returns how they ended, with what is left of the ends. Nothing that they started runs then.
     pub(super) async fn run(self, stdin: FirstInput, stdout: LastOutput, stderr: Vec<Stderr>) -> Results {
         let mut running = JoinSet::new();
-        let mut joints: Vec<Made> = Vec::with_capacity(self.plan.joints.len());
-        let mut ended: Vec<Option<Ended>> = self.stages.iter().map(|_| None).collect();
+        let mut joints: Vec<MadeJoint> = Vec::with_capacity(self.plan.joints.len());
+        let mut ended: Vec<Option<StageEnd>> = self.stages.iter().map(|_| None).collect();
         let mut incoming = Some(match stdin {
             FirstInput::Inside(source) => Incoming::Inside(source),
             FirstInput::Child(input) => Incoming::Child(input),
@@ -95,7 +77,7 @@ impl Stages<'_> {
                     if let Some(Outgoing::Inside(sink)) = last.take_if(|_| index + 1 == self.stages.len()) {
                         unused_sink = Some(sink);
                     }
-                    joints.push(Made::default());
+                    joints.push(MadeJoint::default());
                     Err(StageExit::Cancelled)
                 }
                 (Ok(joint), Some(input)) => {
@@ -122,7 +104,7 @@ impl Stages<'_> {
                     self.tell(index, &exit);
                     self.stop(StopReason::Failure, index);
                 }
-                ended[index] = Some(Ended::host(index, exit));
+                ended[index] = Some(StageEnd::of_host(index, exit));
             }
         }
         joints.truncate(self.plan.joints.len());
@@ -131,7 +113,7 @@ impl Stages<'_> {
         let mut ended: Vec<_> = ended
             .into_iter()
             .enumerate()
-            .map(|(index, ended)| ended.unwrap_or_else(|| Ended::host(index, lost())))
+            .map(|(index, ended)| ended.unwrap_or_else(|| StageEnd::of_host(index, lost())))
             .collect();
         leftovers::end(&mut ended, self.stages, self.around, self.stop).await;
         (ended, joints, left_source, left_sink.or(unused_sink))
@@ -143,12 +125,13 @@ impl Stages<'_> {
         joint: &PlannedJoint,
         up: &PlannedStage,
         down: &PlannedStage,
-    ) -> std::io::Result<(Made, Outgoing, Incoming)> {
+    ) -> std::io::Result<(MadeJoint, Outgoing, Incoming)> {
         match joint.kind {
             JointKind::Ring => {
                 let capacity = Capacity::at_least(usize::try_from(joint.capacity).unwrap_or(usize::MAX));
                 let (writer, reader) = ring(&self.shared.pool, Options { capacity, ..Options::default() });
-                let made = Made { capacity: Some(joint.capacity), ring: Some(writer.monitor()), ..Made::default() };
+                let made =
+                    MadeJoint { capacity: Some(joint.capacity), ring: Some(writer.monitor()), ..MadeJoint::default() };
                 Ok((made, Outgoing::Inside(Sink::Ring(writer)), Incoming::Inside(Source::Ring(reader))))
             }
             JointKind::Pipe => {
@@ -165,7 +148,7 @@ impl Stages<'_> {
                     let fate: Arc<Fate> = pipe.kept.fate.clone();
                     Incoming::Inside(Source::Pipe(DescriptorSource::owned(pipe.read)?, fate))
                 };
-                let made = Made { capacity: Some(pipe.capacity), ring: None, kept: Some(pipe.kept) };
+                let made = MadeJoint { capacity: Some(pipe.capacity), ring: None, kept: Some(pipe.kept) };
                 Ok((made, output, input))
             }
         }
@@ -276,8 +259,8 @@ impl Stages<'_> {
     async fn supervise(
         &self,
         running: &mut JoinSet<StageEnd>,
-        ended: &mut [Option<Ended>],
-        joints: &[Made],
+        ended: &mut [Option<StageEnd>],
+        joints: &[MadeJoint],
     ) -> (Option<Source>, Option<Sink>) {
         let (mut left_source, mut left_sink) = (None, None);
         // Write ends of pipes whose readers must not see an end: kept until nobody reads any more.
@@ -334,7 +317,7 @@ impl Stages<'_> {
             if verdict == Verdict::Good && index + 1 == self.stages.len() && self.plan.upstream == Upstream::Stop {
                 self.stop(StopReason::Satisfied, index);
             }
-            ended[index] = Some(Ended { end });
+            ended[index] = Some(end);
         }
         if self.stop.is_requested() {
             // What ended stages left behind must not see an end either.

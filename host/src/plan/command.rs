@@ -8,7 +8,6 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use rustix::{
@@ -16,11 +15,17 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::{ErrorCode, Layers, PlanError, PlanErrorKind, PlanOptions};
+use super::{
+    error::{ErrorCode, PlanError, PlanErrorKind},
+    layers::Layers,
+    options::PlanOptions,
+    work::{CommandLimits, CommandWork},
+};
 use crate::{
+    digest::hex,
     process::{Planned, Rlimits, WallSpec, WalledDir},
     sandbox::Sandbox,
-    spec::{Access, Bound, Eof, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
+    spec::{Access, Bound, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
 };
 
@@ -28,48 +33,6 @@ use crate::{
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// The longest path that the system takes, with the byte that ends it (Linux: `PATH_MAX`).
 const LONGEST_PATH: usize = 4096;
-
-/// A command that can run.
-#[derive(Debug)]
-pub(crate) struct CommandWork {
-    /// The program's file.
-    pub(crate) program: PathBuf,
-    /// Its arguments, its name as it was written first.
-    pub(crate) arguments: Vec<OsString>,
-    /// Its whole environment.
-    pub(crate) environment: Arc<Vec<(OsString, OsString)>>,
-    /// The variables that the pipeline gives it.
-    pub(crate) variables: BTreeMap<String, String>,
-    /// The directory it runs in; `None`: the host's own.
-    pub(crate) directory: Option<PathBuf>,
-    pub(crate) limits: CommandLimits,
-    pub(crate) eof: Eof,
-    pub(crate) leftovers: Leftovers,
-    /// The wall around it, and what of it this kernel lacks.
-    pub(crate) wall: Option<(WallSpec, Vec<String>)>,
-    /// The digest of the program's file, if it was asked for.
-    pub(crate) digest: Option<[u8; 32]>,
-}
-
-/// What a command and everything it starts may use. `None`: no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CommandLimits {
-    /// Resident memory of the whole tree, in bytes.
-    pub(crate) memory: Option<u64>,
-    /// Processor time of the whole tree.
-    pub(crate) cpu_time: Option<Duration>,
-    /// Processes of the whole tree.
-    pub(crate) processes: Option<u64>,
-    /// What the kernel holds for each process.
-    pub(crate) rlimits: Rlimits,
-}
-
-impl CommandLimits {
-    /// Whether something has to be looked at while it runs.
-    pub(crate) fn are_watched(&self) -> bool {
-        self.memory.is_some() || self.cpu_time.is_some() || self.processes.is_some()
-    }
-}
 
 pub(super) fn plan(
     stage: &StageSpec,
@@ -219,8 +182,8 @@ fn wall(
 fn check_digest(program: &Path, expected: &str, place: &Place) -> Result<[u8; 32], PlanError> {
     let bytes = fs::read(program).map_err(|error| PlanError::system(PlanErrorKind::Refused, place, program, &error))?;
     let digest = Sandbox::digest(&bytes);
-    if !expected.eq_ignore_ascii_case(&super::hex(&digest)) {
-        let message = format!("has the digest {}", super::hex(&digest));
+    if !expected.eq_ignore_ascii_case(&hex(&digest)) {
+        let message = format!("has the digest {}", hex(&digest));
         return Err(PlanError::new(PlanErrorKind::Refused, place, message)
             .code(ErrorCode::DigestMismatch)
             .about(program)

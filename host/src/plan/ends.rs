@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{ErrorCode, PlanError, PlanErrorKind};
+use super::error::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
     joint::{Expected, Named, Output, OutsideSink, OutsideSource},
     policy::Policy,
@@ -88,7 +88,7 @@ pub(super) fn plan_stdin(
         StdinSpec::Declared(from, declared) => {
             let input = plan_stdin(Some(from), base, policy, place)?;
             let sha256 = match declared.sha256.as_deref() {
-                Some(text) => Some(crate::spec::digest(text).ok_or_else(|| {
+                Some(text) => Some(crate::digest::parse(text).ok_or_else(|| {
                     let place = place.key("sha256");
                     PlanError::new(PlanErrorKind::Pipeline, place, "a SHA-256 digest is 64 hexadecimal digits")
                 })?),

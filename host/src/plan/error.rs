@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     outcome::ExitCode,
+    policy::Refusal,
     spec::{SpecError, to_text},
 };
 
@@ -161,6 +162,13 @@ impl PlanError {
             PlanErrorKind::End => ExitCode::Host,
             PlanErrorKind::Timeout => ExitCode::TimedOut,
         }
+    }
+}
+
+impl From<Refusal> for PlanError {
+    fn from(Refusal { place, message, hint, path }: Refusal) -> Self {
+        let refused = Self::new(PlanErrorKind::Refused, place, message).code(ErrorCode::DeniedByPolicy);
+        Self { hint, path, ..refused }
     }
 }
 

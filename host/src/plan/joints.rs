@@ -1,28 +1,15 @@
 //! Which joint stands between two stages: the matrix of requirements.
 
-use serde::Serialize;
 use stagehost_ring::Capacity;
 
-use super::{Group, PlanError, PlanErrorKind, PlannedStage};
-use crate::{joint::PIPE_CAPACITY, spec::Requirement};
-
-/// What connects two stages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum JointKind {
-    /// A ring buffer in the host's memory.
-    Ring,
-    /// A pipe of the system.
-    Pipe,
-}
-
-/// A joint that was chosen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PlannedJoint {
-    pub(crate) kind: JointKind,
-    /// The capacity it is to have, in bytes.
-    pub(crate) capacity: u64,
-}
+use super::{
+    error::{PlanError, PlanErrorKind},
+    planned::{Group, PlannedJoint, PlannedStage},
+};
+use crate::{
+    joint::{JointKind, PIPE_CAPACITY},
+    spec::Requirement,
+};
 
 /// The matrix. `None`: one of them forbids it.
 fn joint_of(stdout: Requirement, stdin: Requirement) -> Option<JointKind> {

@@ -5,24 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{PlanError, PlanErrorKind, PlanOptions, PlannedStage};
+use super::options::{Overrides, PlanOptions};
 use crate::spec::{LimitsSpec, PipelineSpec, StageSpec, to_path};
-
-/// What holds whatever a pipeline's file says, and the files nested in it: what flags of a command line say. A stage is named by its
-/// name, as `stagehost plan` shows it, or by its number from 1.
-#[derive(Clone, Debug, Default)]
-pub struct Overrides {
-    /// Variables of every stage.
-    pub env: Vec<(String, String)>,
-    /// Limits of the named stage, or of every stage.
-    pub limits: Vec<(Option<String>, LimitsSpec)>,
-    /// Exit codes of the named stage that are no failure.
-    pub ok_exit: Vec<(String, u8)>,
-    /// Whether sandboxed stages run so that the same input gives the same output on every run: instructions are counted instead of
-    /// time, results of floating-point operations have one form, and the clock and random numbers that are not granted
-    /// otherwise are fixed.
-    pub deterministic: bool,
-}
 
 /// What holds for a stage besides its own words: those of its pipeline, and of the pipelines around that.
 #[derive(Clone, Debug)]
@@ -97,17 +81,4 @@ impl<'a> Layers<'a> {
         }
         variables
     }
-}
-
-/// Refuses to say something of a stage that is not there.
-pub(super) fn refuse_unknown_names(overrides: &Overrides, stages: &[PlannedStage]) -> Result<(), PlanError> {
-    let of_limits = overrides.limits.iter().filter_map(|(name, _)| name.as_deref());
-    for name in of_limits.chain(overrides.ok_exit.iter().map(|(name, _)| name.as_str())) {
-        let by_number = name.parse::<usize>().is_ok_and(|number| (1..=stages.len()).contains(&number));
-        if !by_number && stages.iter().all(|stage| stage.name != name) {
-            return Err(PlanError::new(PlanErrorKind::End, "the flags", format!("no stage is called {name:?}"))
-                .hint("`stagehost plan` shows the stages' names; a number from 1 works too"));
-        }
-    }
-    Ok(())
 }

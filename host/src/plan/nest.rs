@@ -2,12 +2,16 @@
 
 use std::{
     fs,
-    ops::Range,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::{Input, Layers, Outlet, PlanError, PlanErrorKind, Planner, plan_stdin, plan_stdout};
+use super::{
+    ends::{Input, Outlet, plan_stdin, plan_stdout},
+    error::{PlanError, PlanErrorKind},
+    layers::Layers,
+    planned::{Group, Node},
+    planner::Planner,
+};
 use crate::{
     joint::Output,
     policy::Policy,
@@ -19,31 +23,6 @@ use crate::{
 
 /// How deep pipelines may be nested.
 const MAX_DEPTH: usize = 32;
-
-/// A stage as the file nests it.
-#[derive(Clone, Debug)]
-pub(crate) enum Node {
-    /// A stage, by its index among all.
-    Stage(usize),
-    /// A nested pipeline, by its index among all, and what stands in it.
-    Group(usize, Vec<Self>),
-}
-
-/// A nested pipeline.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) name: String,
-    /// The file as it was named.
-    pub(crate) source: String,
-    pub(crate) place: String,
-    /// Its stages, by their indexes among all.
-    pub(crate) stages: Range<usize>,
-    pub(crate) timeout: Option<Duration>,
-    /// The input and output that its file names, if it names any.
-    stdin: Option<StdinSpec>,
-    stdout: Option<StdoutSpec>,
-    base: PathBuf,
-}
 
 impl Planner<'_> {
     /// Plans the stages of a pipeline. `around` are the files of the pipelines around this one.

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{JointKind, Outlet, Plan, PlannedJoint, PlannedStage, Work, hex};
+use super::{
+    ends::Outlet,
+    planned::{Plan, PlannedJoint, PlannedStage},
+    work::Work,
+};
 use crate::{
-    joint::Output,
+    digest::hex,
+    joint::{JointKind, Output},
     sandbox::{Limits, Shape, compile_time},
     spec::{ClockSpec, LimitsSpec, OnTrap, RandomSpec, Sandboxing},
 };

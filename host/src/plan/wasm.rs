@@ -3,21 +3,27 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{ErrorCode, Layers, PlanError, PlanErrorKind, Planner, hex};
+use super::{
+    error::{ErrorCode, PlanError, PlanErrorKind},
+    layers::Layers,
+    planner::{Found, Planner},
+    work::WasmWork,
+};
+use crate::digest::hex;
 use crate::{
     joint::Named,
     policy::Policy,
     process::Planned,
     sandbox::{
-        DirRight, HOSTCALL_COPY, Inspection, LISTINGS_AT_ONCE, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, Shape,
-        Source, TABLES, Weight, advice_on_imports, compile_time, inspect, validate, weigh, work,
+        DirRight, HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, TABLES, advice_on_imports,
+        compile_time, inspect, weigh,
     },
     spec::{
         Bound, ClockSpec, GrantsSpec, LimitsSpec, Place, RandomSpec, Size, Span, StageSpec, nearest, to_os, to_path,
@@ -27,71 +33,6 @@ use crate::{
 
 /// The largest component file that is loaded, in bytes.
 const MAX_COMPONENT_BYTES: u64 = 1 << 30;
-
-/// A sandboxed stage that can run.
-#[derive(Debug)]
-pub(crate) struct WasmWork {
-    pub(crate) source: String,
-    pub(crate) bytes: Bytes,
-    pub(crate) digest: [u8; 32],
-    pub(crate) inspection: Inspection,
-    /// Its arguments, its name first.
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) limits: Limits,
-    pub(crate) rights: Rights,
-    /// What the file grants, for people.
-    pub(crate) granted: Vec<String>,
-    /// What the component asks for and is not granted.
-    pub(crate) asked: Vec<String>,
-    /// The variables of the pipeline's that it cannot be told, because they are not UTF-8.
-    pub(crate) untold: Vec<String>,
-    /// The limits that it suggests and does not get, because they are beyond the defaults.
-    pub(crate) suggested: Vec<String>,
-    /// Whether it is told which of its streams are a terminal.
-    pub(crate) terminal: bool,
-    /// The component's file; `None`: a stock stage.
-    pub(crate) path: Option<PathBuf>,
-}
-
-impl WasmWork {
-    /// What it is compiled from.
-    pub(crate) fn code(&self) -> Source {
-        let (bytes, digest, shape) = (self.bytes.clone(), self.digest, self.inspection.shape);
-        Source { bytes, digest, shape, is_ours: self.source.starts_with("builtin:"), kept: self.limits.kept }
-    }
-
-    /// Checks the whole component as its compiler would, and what compiling it would take. Compiles nothing.
-    ///
-    /// # Errors
-    ///
-    /// What it may not be made of.
-    pub(super) fn validate(&self, place: &str) -> Result<(), PlanError> {
-        if self.path.is_none() {
-            return Ok(());
-        }
-        let refused = |message: String| {
-            PlanError::new(PlanErrorKind::Refused, format!("{place}.wasm"), format!("{}: {message}", self.source))
-        };
-        validate(&self.bytes, self.limits.compile_time)
-            .map_err(|error| PlanError { hint: error.hint, ..refused(error.message) })?;
-        work(&self.bytes).map(drop).map_err(|why| refused(format!("it is too costly to compile: {why}")))
-    }
-
-    /// The descriptors that the stage may take for itself.
-    pub(super) fn open_files(&self) -> u32 {
-        if !self.rights.need_descriptors() {
-            return 0;
-        }
-        let streamed = self.inspection.shape == Shape::ComponentP3 && !self.rights.dirs.is_empty();
-        let listings = if streamed { LISTINGS_AT_ONCE } else { 0 };
-        // Preview1 keeps the directory that it listed last.
-        u32::try_from(self.limits.open_files + self.rights.dirs.len() + listings + 1).unwrap_or(u32::MAX)
-    }
-}
-
-/// A `.wasm` file that was read and looked at.
-pub(super) type Found = (Bytes, [u8; 32], Inspection, Weight);
 
 impl Planner<'_> {
     pub(super) fn wasm(

@@ -30,7 +30,7 @@ use rustix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    GuardLink, Leader, Wall, children,
+    Grouping, GuardLink, Leader, Wall, children,
     sessions::Handover,
     tree::{self, Member},
 };
@@ -56,17 +56,6 @@ pub(crate) struct Launch {
     pub(crate) cgroup: Option<OwnedFd>,
     /// The wall around it.
     pub(crate) wall: Option<Wall>,
-}
-
-/// What a program leads, by which whatever it starts is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grouping {
-    /// Nothing: it stays in the host's process group, where the terminal reaches it.
-    Shared,
-    /// A process group.
-    Group,
-    /// A session, and a process group in it. Others may be made in it.
-    Session,
 }
 
 /// Limits that the kernel holds, per process.
@@ -457,9 +446,9 @@ pub fn is_ignored(signal: i32) -> bool {
 }
 
 /// While it lives, its thread takes no signals; what arrives meanwhile is delivered behind it.
-struct Held(libc::sigset_t);
+struct HeldSignals(libc::sigset_t);
 
-impl Held {
+impl HeldSignals {
     fn new() -> Self {
         // SAFETY: both sets are plain data, of which the calls fill in one and read the other.
         unsafe {
@@ -471,7 +460,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldSignals {
     fn drop(&mut self) {
         // SAFETY: the set is what the thread had.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
@@ -480,7 +469,7 @@ impl Drop for Held {
 
 /// Calls a function while this thread takes no signals. They are delivered behind it, unless another thread takes them.
 pub fn with_signals_held<T>(act: impl FnOnce() -> T) -> T {
-    let _held = Held::new();
+    let _held = HeldSignals::new();
     act()
 }
 
@@ -510,7 +499,7 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Born> {
     }
     let top = stack.0.as_mut_ptr_range().end;
     let clone = || {
-        let _held = Held::new();
+        let _held = HeldSignals::new();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         // SAFETY: the stack is this thread's to lend and aligned; `child` outlives the call, which returns only when the child
         // is done with both. Signals are held meanwhile, so that no handler runs on the shared memory.
@@ -530,7 +519,7 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Born> {
             match &child.directory {
                 Some(directory) if child.at_directory.load(SeqCst) => {
                     let path = PathBuf::from(OsString::from_vec(directory.to_bytes().to_vec()));
-                    Err(io::Error::other(super::AtPath { what: "its directory", path, error }))
+                    Err(io::Error::other(super::at_path::AtPath { what: "its directory", path, error }))
                 }
                 _ => Err(error),
             }

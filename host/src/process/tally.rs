@@ -5,19 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::tree::{Member, Usage};
-
-/// A process as it was seen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
-    pub(super) member: Member,
-    /// The id of its parent.
-    pub(super) parent: i32,
-    /// Processor time of it and of those that it waited for.
-    pub(super) cpu: Duration,
-    /// Of those that it waited for.
-    pub(super) waited: Duration,
-}
+use super::tree::{Member, Seen, TreeUsage};
 
 /// What is known of a process besides.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +28,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Takes a look, and says what the tree has used so far. One that may have missed some tells nothing of who is gone.
-    pub(crate) fn add(&mut self, usage: &Usage) -> Duration {
+    pub(crate) fn add(&mut self, usage: &TreeUsage) -> Duration {
         if usage.is_partial {
             return usage.cpu.saturating_add(self.hidden());
         }
@@ -91,7 +79,7 @@ mod tests {
     use super::*;
 
     fn look(tally: &mut Tally, processes: &[(i32, i32, u64, u64)]) -> u64 {
-        let mut usage = Usage::default();
+        let mut usage = TreeUsage::default();
         for &(pid, parent, own, waited) in processes {
             let member = Member::from_parts(Pid::from_raw(pid).unwrap(), 1);
             let (own, waited) = (Duration::from_millis(own), Duration::from_millis(waited));
@@ -126,7 +114,7 @@ mod tests {
     fn whoever_is_missed_in_one_look_counts_once() {
         let mut tally = Tally::default();
         assert_eq!(look(&mut tally, &[(1, 0, 10, 0), (2, 1, 30, 0)]), 40);
-        assert_eq!(tally.add(&Usage { is_partial: true, ..Usage::default() }), Duration::ZERO);
+        assert_eq!(tally.add(&TreeUsage { is_partial: true, ..TreeUsage::default() }), Duration::ZERO);
         assert_eq!(look(&mut tally, &[(1, 0, 10, 0), (2, 1, 30, 0)]), 40);
     }
 

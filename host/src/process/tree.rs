@@ -8,7 +8,7 @@ use procfs::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use super::{children, tally::Seen};
+use super::children;
 
 /// A process that was seen, told from a later one of the same id by when it started (in clock ticks since the system did; 0: it was not
 /// looked at).
@@ -93,7 +93,7 @@ fn stat(pid: Pid) -> Option<Stat> {
 
 /// What a process tree uses.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Usage {
+pub(crate) struct TreeUsage {
     pub(crate) processes: u64,
     /// Resident memory of all of them, in bytes.
     pub(crate) resident: u64,
@@ -104,6 +104,18 @@ pub(crate) struct Usage {
     pub(super) seen: Vec<Seen>,
     /// Whether some could not be looked at, living or not.
     pub(crate) is_partial: bool,
+}
+
+/// A process as it was seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(super) member: Member,
+    /// The id of its parent.
+    pub(super) parent: i32,
+    /// Processor time of it and of those that it waited for.
+    pub(super) cpu: Duration,
+    /// Of those that it waited for.
+    pub(super) waited: Duration,
 }
 
 /// Whose processes are meant: those of a command, wherever they are.
@@ -138,7 +150,7 @@ impl Kin {
 
 /// What a command uses: its leader, what that started, and, if `thorough` is asked for, whoever else is in its group and sessions.
 /// Being thorough looks at every process of the machine.
-pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
+pub(crate) fn usage(kin: &Kin, thorough: bool) -> TreeUsage {
     let leader = kin.leader.pid;
     let by_children = if thorough { None } else { tree_by_children(leader) };
     // The kernel's lists of children may miss one when another ends.
@@ -147,7 +159,7 @@ pub(crate) fn usage(kin: &Kin, thorough: bool) -> Usage {
         None => tree_of_all(leader, Some(kin).filter(|_| thorough)),
     };
     let page = rustix::param::page_size() as u64;
-    let mut usage = Usage { is_partial, ..Usage::default() };
+    let mut usage = TreeUsage { is_partial, ..TreeUsage::default() };
     for stat in &stats {
         let (cpu, waited) = (cpu_time(stat), ticks(stat.cutime.saturating_add(stat.cstime)));
         usage.cpu += cpu;

@@ -270,7 +270,8 @@ impl WallSpec {
             (dir, if *runs { rights } else { rights & !AccessFs::Execute })
         });
         for (planned, access) in granted.chain(self.program.iter().map(|program| (program, read))) {
-            let failed = |error| io::Error::other(super::AtPath { what: "a grant", path: planned.path.clone(), error });
+            let failed =
+                |error| io::Error::other(super::at_path::AtPath { what: "a grant", path: planned.path.clone(), error });
             opened.push((planned.open().map_err(failed)?, access));
         }
         for (file, access) in opened {

@@ -5,11 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{
-    component::{Digest, Loaded, Source},
-    engine::EngineKind,
-};
-use crate::{outcome::StageExit, spec::Size};
+use super::{code::file::ComponentFile, component::Loaded, kind::EngineKind};
+use crate::{digest::Digest, outcome::StageExit, spec::Size};
 
 /// How many bytes of code a run may hold, in all. It has no limit of its own by default: a policy's `total_memory` gives it what the
 /// plan has left of that.
@@ -35,7 +32,7 @@ impl CodeBudget {
     /// # Errors
     ///
     /// How that ends the stage: there is not so much left.
-    pub(crate) fn charge(&self, code: &Source, kind: EngineKind, loaded: &Loaded) -> Result<(), StageExit> {
+    pub(crate) fn charge(&self, code: &ComponentFile, kind: EngineKind, loaded: &Loaded) -> Result<(), StageExit> {
         let Some(left) = self.left.as_ref().filter(|_| !code.is_ours) else { return Ok(()) };
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
         if left.held.contains(&(code.digest, kind)) {

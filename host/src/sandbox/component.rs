@@ -6,19 +6,25 @@ use sha2::{Digest as _, Sha256};
 use wasmtime_wasi::{p2, p3};
 
 use super::{
-    artifact::{self, Code},
-    compile::Compilers,
-    compile_here::{self, Uncompiled},
-    engine::{EngineKind, Machine, Sandbox, SandboxError, is_space_short},
-    inspect::Shape,
-    kept::Effort,
+    code::{
+        artifact::{self, Code},
+        compile::Compilers,
+        compile_here::{self, Uncompiled},
+        file::ComponentFile,
+        inspect::Shape,
+        kept::Effort,
+        weigh::work,
+    },
+    engine::{Machine, Sandbox, SandboxError},
+    entry::Entry,
+    kind::{EngineKind, is_space_short},
     limits::Limits,
-    store::Guest,
+    messages::{named_import, readable},
     trap,
     turns::RunTurns,
-    weigh::work,
 };
 use crate::{
+    digest::Digest,
     fair::Slot,
     outcome::{LimitKind, StageExit},
 };
@@ -27,9 +33,6 @@ use crate::{
 const QUICK: Duration = Duration::from_millis(300);
 /// How long something may take that was taken for quick, before it is not, by a compiler's processor time.
 const MOST_QUICK: Duration = Duration::from_secs(2);
-
-/// A file's SHA-256 digest.
-pub(crate) type Digest = [u8; 32];
 
 /// Compiled code, linked as far as it can be without a store, and its engine.
 #[derive(Clone)]
@@ -54,26 +57,6 @@ enum Made {
     },
 }
 
-/// How a guest is entered.
-#[derive(Clone)]
-pub(super) enum Entry {
-    P3(p3::bindings::CommandPre<Guest>),
-    P2(p2::bindings::CommandPre<Guest>),
-    P1(wasmtime::InstancePre<Guest>),
-}
-
-impl Entry {
-    /// How much code it is, in bytes.
-    pub(super) fn code_bytes(&self) -> usize {
-        let image = match self {
-            Self::P3(command) => command.instance_pre().component().image_range(),
-            Self::P2(command) => command.instance_pre().component().image_range(),
-            Self::P1(module) => module.module().image_range(),
-        };
-        image.end.addr() - image.start.addr()
-    }
-}
-
 impl Sandbox {
     /// The digest of a `.wasm` file.
     pub(crate) fn digest(bytes: &[u8]) -> Digest {
@@ -93,7 +76,7 @@ impl Sandbox {
     pub(crate) async fn load(
         self: &Arc<Self>,
         kind: EngineKind,
-        code: &Source,
+        code: &ComponentFile,
         limits: &Limits,
         turns: &RunTurns,
     ) -> Result<Loaded, StageExit> {
@@ -133,13 +116,13 @@ impl Sandbox {
     }
 
     /// The compilers of this host for what is not ours, or where even that is better not compiled here.
-    fn compilers(&self, code: &Source) -> Option<&Compilers> {
+    fn compilers(&self, code: &ComponentFile) -> Option<&Compilers> {
         // Where address space is short, what runs out of it here ends the host.
         self.compilers.as_ref().filter(|_| !code.is_ours || is_space_short())
     }
 
     /// A turn for what comes next: looking at the disk, or compiling.
-    async fn turn(&self, code: &Source, turns: &RunTurns, is_quick: Option<bool>) -> Slot {
+    async fn turn(&self, code: &ComponentFile, turns: &RunTurns, is_quick: Option<bool>) -> Slot {
         match (is_quick, self.compilers(code)) {
             (None, _) => turns.file_thread().await,
             (Some(is_quick), Some(_)) => turns.compiler(is_quick).await,
@@ -148,7 +131,12 @@ impl Sandbox {
     }
 
     /// Finds code on disk and links it, or else finds out whether compiling it is quick.
-    async fn look(self: &Arc<Self>, machine: &Arc<Machine>, code: &Source, turn: Slot) -> Result<Made, StageExit> {
+    async fn look(
+        self: &Arc<Self>,
+        machine: &Arc<Machine>,
+        code: &ComponentFile,
+        turn: Slot,
+    ) -> Result<Made, StageExit> {
         self.on_a_thread(code, machine, turn, |sandbox, code, machine| match sandbox.find(code, machine) {
             Some(found) => link(found, code.shape, machine).map(Made::Entry),
             None if code.is_ours => Ok(Made::Known { is_quick: true }),
@@ -164,7 +152,7 @@ impl Sandbox {
     }
 
     /// What may be spent on what comes next: looking at the disk, or compiling.
-    fn effort(&self, code: &Source, limits: &Limits, is_quick: Option<bool>) -> (Effort, Limits) {
+    fn effort(&self, code: &ComponentFile, limits: &Limits, is_quick: Option<bool>) -> (Effort, Limits) {
         let mut given = *limits;
         let Some(is_quick) = is_quick.filter(|_| self.compilers(code).is_some()) else {
             return (Effort::default(), given);
@@ -180,7 +168,7 @@ impl Sandbox {
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         kind: EngineKind,
-        code: &Source,
+        code: &ComponentFile,
         given: &Limits,
         turn: Slot,
         is_less: bool,
@@ -191,7 +179,7 @@ impl Sandbox {
         };
         match compilers.compile(kind, code, given).await {
             Ok(bytes) => {
-                let load = |sandbox: &Self, code: &Source, machine: &Machine| {
+                let load = |sandbox: &Self, code: &ComponentFile, machine: &Machine| {
                     let found = sandbox.keep_and_load(code, machine, bytes)?;
                     link(found, code.shape, machine).map(Made::Entry)
                 };
@@ -207,10 +195,10 @@ impl Sandbox {
     /// Does what takes a while where it holds up nobody.
     async fn on_a_thread<T: Send + 'static>(
         self: &Arc<Self>,
-        code: &Source,
+        code: &ComponentFile,
         machine: &Arc<Machine>,
         turn: Slot,
-        work: impl FnOnce(&Self, &Source, &Machine) -> Result<T, StageExit> + Send + 'static,
+        work: impl FnOnce(&Self, &ComponentFile, &Machine) -> Result<T, StageExit> + Send + 'static,
     ) -> Result<T, StageExit> {
         let (sandbox, code, machine) = (self.clone(), code.clone(), machine.clone());
         let working = tokio::task::spawn_blocking(move || {
@@ -222,7 +210,7 @@ impl Sandbox {
         working.await.map_err(lost)?
     }
 
-    async fn compile_here(&self, machine: &Machine, code: &Source, turn: Slot) -> Result<Code, StageExit> {
+    async fn compile_here(&self, machine: &Machine, code: &ComponentFile, turn: Slot) -> Result<Code, StageExit> {
         let is_module = code.shape == Shape::ModuleP1;
         let (engine, keep) = (machine.engine.clone(), self.artifacts.is_some());
         let compiling = compile_here::compile(engine, code.bytes.clone(), is_module, keep, turn, !code.is_ours);
@@ -240,11 +228,11 @@ impl Sandbox {
     }
 
     /// Code that is on disk.
-    fn find(&self, code: &Source, machine: &Machine) -> Option<Code> {
+    fn find(&self, code: &ComponentFile, machine: &Machine) -> Option<Code> {
         self.artifacts.as_ref()?.find(&machine.engine, &code.digest, code.shape == Shape::ModuleP1)
     }
 
-    fn keep_and_load(&self, code: &Source, machine: &Machine, bytes: Vec<u8>) -> Result<Code, StageExit> {
+    fn keep_and_load(&self, code: &ComponentFile, machine: &Machine, bytes: Vec<u8>) -> Result<Code, StageExit> {
         let found =
             artifact::load(&machine.engine, &bytes, code.shape == Shape::ModuleP1).map_err(|error| refused(&error))?;
         if let Some(artifacts) = &self.artifacts {
@@ -277,45 +265,4 @@ fn link(code: Code, shape: Shape, machine: &Machine) -> Result<Entry, StageExit>
             }
         }
     }
-}
-
-/// What a guest is compiled from.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    pub(crate) bytes: bytes::Bytes,
-    pub(crate) digest: Digest,
-    pub(crate) shape: Shape,
-    /// Whether it is one of the stock stages.
-    pub(crate) is_ours: bool,
-    /// What is kept of it besides its code, in bytes.
-    pub(crate) kept: u64,
-}
-
-/// Says in our words that an import is missing, which is what people need to know of a linker's error.
-fn named_import(error: &str) -> String {
-    let component = error.strip_prefix("component imports ").and_then(|rest| rest.split_once(", but a matching"));
-    let import = component.map(|(import, _)| import);
-    let module = error.strip_prefix("unknown import: ").and_then(|rest| rest.split_once(" has not been defined"));
-    match import.or(module.map(|(import, _)| import)) {
-        Some(import) => format!("it imports {import}, which this host does not offer"),
-        None => error.to_owned(),
-    }
-}
-
-/// An error's chain on one line.
-pub(super) fn readable(error: &wasmtime::Error) -> String {
-    // The alternate form leaves out what is behind an error of another library.
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !text.ends_with(&cause) {
-            text.push_str(if text.is_empty() { "" } else { ": " });
-            text.push_str(&cause);
-        }
-    }
-    text = text.replace('\n', " ");
-    while let Some(double) = text.find("  ") {
-        text.remove(double);
-    }
-    text
 }

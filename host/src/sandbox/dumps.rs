@@ -14,8 +14,6 @@ use std::{
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use wasmtime::{Store, WasmCoreDump};
 
-use super::store::Guest;
-
 /// The directory that they go to: what it was when the run began, whatever its name leads to later.
 #[derive(Clone, Debug)]
 pub(crate) struct Dumps(Arc<(PathBuf, io::Result<OwnedFd>)>);
@@ -28,7 +26,12 @@ impl Dumps {
     }
 
     /// Writes what is left of a guest. What is said of it comes back.
-    pub(super) async fn write(&self, error: wasmtime::Error, mut store: Store<Guest>, name: &str) -> String {
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        error: wasmtime::Error,
+        mut store: Store<T>,
+        name: &str,
+    ) -> String {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let name: String = name.chars().map(|c| if c == '/' { '-' } else { c }).collect();
         let number = NUMBER.fetch_add(1, Relaxed);

@@ -23,6 +23,9 @@ const HANDLE: u64 = 1024;
 /// What a fiber needs beyond the guest's stack: the host's own frames, with room to spare.
 pub(super) const HOST_STACK: usize = 3 << 19;
 
+/// The most frames of a trap that a report carries.
+pub(super) const MAX_FRAMES: usize = 32;
+
 /// What a stage may use. `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {

@@ -18,7 +18,7 @@ use gimli::{
 use tokio::task::JoinHandle;
 use wasmparser::{Encoding, Payload, TypeRef};
 
-use super::inspect::parser;
+use super::code::inspect::parser;
 
 /// How long looking for lines may take.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use std::{
     future::poll_fn,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
     time::Duration,
@@ -15,21 +15,26 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiView};
 
 use super::{
-    clock::{self, VirtualClock, yield_awake},
-    component::{Entry, Loaded},
-    dumps::Dumps,
-    engine::{Counting, EngineKind, is_space_short, prepare_thread},
-    limits::{Limits, MAX_RANDOM},
-    lines,
-    meter::{BoxFuture, Denied, Usage, is_full_slice, metered, metered_apart},
-    net::Net,
-    rights::{self, Denials, Held, Rights},
-    stdio::{Stdio, Told},
-    trap,
+    component::Loaded,
+    entry::Entry,
+    guest::{
+        Guest, NotACommand, Stopped,
+        clock::{self, VirtualClock, yield_awake},
+        denials::Denials,
+        granted,
+        memory::MemoryLimiter,
+        meter::{BoxFuture, Usage, is_full_slice, metered, metered_apart},
+        net::Net,
+        spec::GuestSpec,
+        stdio::{Stdio, Told},
+    },
+    kind::{Counting, prepare_thread},
+    limits::MAX_RANDOM,
+    lines, trap,
     turns::RunTurns,
 };
 use crate::{
@@ -38,178 +43,6 @@ use crate::{
     process::AtPath,
     spec::to_text,
 };
-
-/// What one table element costs the host.
-const TABLE_ELEMENT: u64 = 16;
-
-/// How a guest is started.
-#[derive(Clone, Debug)]
-pub(crate) struct GuestSpec {
-    /// The stage's name.
-    pub(crate) name: String,
-    /// Its arguments, the program's name first.
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) limits: Limits,
-    pub(crate) rights: Rights,
-    /// Where a core dump goes when it traps.
-    pub(crate) dumps: Option<Dumps>,
-    /// Whether every result must be the same on every run.
-    pub(crate) deterministic: bool,
-    /// How long what it started may go on when its `run` has returned.
-    pub(crate) linger: Duration,
-    /// Whether it is told which of its streams are a terminal.
-    pub(crate) sees_terminals: bool,
-}
-
-/// A store's data.
-pub(crate) struct Guest {
-    pub(super) wasi: WasiP1Ctx,
-    pub(super) memory: MemoryLimiter,
-    pub(super) held: Held,
-    pub(super) stdio: Stdio,
-    pub(super) denials: Denials,
-    stop: Stop,
-    pub(super) usage: Arc<Usage>,
-}
-
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.ctx()
-    }
-}
-
-/// Bounds memories and tables together, and remembers what was refused.
-pub(super) struct MemoryLimiter {
-    limit: Option<u64>,
-    instances: usize,
-    memories: usize,
-    tables: usize,
-    used: u64,
-    usage: Arc<Usage>,
-    /// The growth that was approved last, to be taken back if it fails after all.
-    pending: u64,
-    /// The last refusal, if nothing was approved since: how many bytes were asked for, and how many were in use.
-    pub(super) denied: Option<Denied>,
-    /// What the host made for the guest and has not handed over yet: it counts too.
-    lent: Vec<Weak<Vec<u8>>>,
-    /// Bytes of what the host made room for while it waits for others.
-    waiting: Arc<AtomicU64>,
-}
-
-/// Bytes that the host holds for a guest while it waits for others; they count to the guest as long as this lives.
-pub(super) struct Room(Arc<AtomicU64>, u64);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Relaxed);
-    }
-}
-
-/// The guest asked for more bytes than it has memory for.
-#[derive(Debug, thiserror::Error)]
-#[error("what was asked for exceeds memory limits")]
-pub(super) struct NoRoom;
-
-impl MemoryLimiter {
-    /// Whether there is room for that many bytes more.
-    fn has_room(&mut self, bytes: u64) -> bool {
-        self.lent.retain(|lent| lent.strong_count() > 0);
-        let lent: u64 = self.lent.iter().filter_map(Weak::upgrade).map(|lent| lent.len() as u64).sum();
-        let used = self.used.saturating_add(lent).saturating_add(self.waiting.load(Relaxed));
-        match self.limit {
-            Some(limit) if used.saturating_add(bytes) > limit => {
-                let denied = Denied { limit, used, asked: bytes };
-                self.denied = Some(denied);
-                *self.usage.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
-                false
-            }
-            _ => true,
-        }
-    }
-
-    /// Sees that the host may make that many bytes for the guest.
-    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        if self.has_room(bytes) { Ok(()) } else { Err(NoRoom) }
-    }
-
-    /// Makes room for that many bytes as long as what comes back lives.
-    pub(super) fn hold(&mut self, bytes: u64) -> Result<Room, NoRoom> {
-        self.make_room(bytes)?;
-        self.waiting.fetch_add(bytes, Relaxed);
-        Ok(Room(self.waiting.clone(), bytes))
-    }
-
-    /// Counts bytes to the guest as long as somebody holds them.
-    pub(super) fn lend(&mut self, bytes: &Arc<Vec<u8>>) {
-        self.lent.push(Arc::downgrade(bytes));
-    }
-
-    fn grow(&mut self, bytes: u64) -> bool {
-        if !self.has_room(bytes) {
-            return false;
-        }
-        // Whatever was refused before, the guest got over it.
-        self.denied = None;
-        let wanted = self.used.saturating_add(bytes);
-        self.used = wanted;
-        self.pending = bytes;
-        self.usage.peak_memory.fetch_max(wanted, Relaxed);
-        true
-    }
-
-    fn take_back(&mut self) {
-        self.used -= std::mem::take(&mut self.pending);
-    }
-}
-
-fn growth(current: usize, desired: usize) -> u64 {
-    desired.saturating_sub(current) as u64
-}
-
-impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Over its own maximum a memory cannot grow anyway; that is not our refusal.
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(growth(current, desired)))
-    }
-
-    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
-        Ok(())
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let bytes = growth(current, desired).saturating_mul(TABLE_ELEMENT);
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(bytes))
-    }
-
-    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
-        Ok(())
-    }
-
-    fn instances(&self) -> usize {
-        self.instances
-    }
-
-    fn memories(&self) -> usize {
-        self.memories
-    }
-
-    fn tables(&self) -> usize {
-        self.tables
-    }
-}
-
-/// The run was stopped from outside; carried through the guest's frames.
-#[derive(Debug, thiserror::Error)]
-#[error("the run was stopped")]
-pub(super) struct Stopped;
-
-/// The guest has no entry of the type that a command's has.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct NotACommand(pub(super) String);
 
 /// Makes a Store with every limit applied. There is no other place that does.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -230,24 +63,12 @@ fn new_store(
         .stdout(Told::new(stdio.stdout.clone(), spec.sees_terminals && stdio.stdout.is_terminal()))
         .stderr(Told::new(stdio.stderr.clone(), spec.sees_terminals && stdio.stderr.is_terminal()))
         .max_random_size(MAX_RANDOM);
-    let held = rights::apply(&mut wasi, &spec.rights, net)?;
-    let Limits { instances, memories, tables, .. } = *limits;
-    let memory = MemoryLimiter {
-        limit: limits.memory,
-        instances,
-        memories,
-        tables,
-        used: 0,
-        usage: usage.clone(),
-        pending: 0,
-        denied: None,
-        lent: Vec::new(),
-        waiting: Arc::default(),
-    };
+    let granted = granted::apply(&mut wasi, &spec.rights, net)?;
+    let memory = MemoryLimiter::new(limits, usage.clone());
     let mut wasi = wasi.build_p1();
     let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
     wasi.ctx().table.set_max_capacity(resources.min(limits.handles));
-    let guest = Guest { wasi, memory, held, stdio: stdio.clone(), denials, stop, usage: usage.clone() };
+    let guest = Guest { wasi, memory, granted, stdio: stdio.clone(), denials, stop, usage: usage.clone() };
     let mut store = Store::new(&loaded.machine.engine, guest);
     store.limiter(|guest| &mut guest.memory);
     store.set_hostcall_fuel(limits.list_bytes);
@@ -307,7 +128,7 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
             return GuestEnd { exit: StageExit::HostError { message, path }, ..GuestEnd::default() };
         }
     };
-    let clock = store.data().held.clock.clone();
+    let clock = store.data().granted.clock.clone();
     let unfinished = Arc::new(AtomicBool::new(false));
     let left = Left::default();
     let running = enter(store, loaded.entry, stdio.clone(), spec.linger, unfinished.clone(), left.clone());
@@ -454,27 +275,6 @@ async fn add_lines(frames: &mut [String], error: &wasmtime::Error, file: Bytes) 
             && let Some(Some(line)) = lines.next()
         {
             frame.push_str(&format!(" ({line})"));
-        }
-    }
-}
-
-impl GuestSpec {
-    /// What interrupts the guest.
-    fn counting(&self) -> Counting {
-        match (self.deterministic, self.limits.fuel) {
-            (true, _) => Counting::Fuel,
-            (false, Some(_)) => Counting::EpochsAndFuel,
-            (false, None) => Counting::Epochs,
-        }
-    }
-
-    /// The engine it needs.
-    pub(crate) fn engine(&self) -> EngineKind {
-        EngineKind {
-            counting: self.counting(),
-            stack: self.limits.stack,
-            dumps: self.dumps.is_some(),
-            small: is_space_short(),
         }
     }
 }

@@ -6,18 +6,20 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::{
-    component::readable,
+    guest::{
+        NotACommand, Stopped,
+        memory::NoRoom,
+        meter::{CpuTimeUsed, Denied},
+        spec::GuestSpec,
+    },
+    limits::MAX_FRAMES,
     lines::CodePlace,
-    meter::{CpuTimeUsed, Denied},
-    store::{GuestSpec, NoRoom, NotACommand, Stopped},
+    messages::readable,
 };
 use crate::{
     outcome::{InputPlace, LimitKind, StageExit, TrapKind},
     spec::Size,
 };
-
-/// The most frames of a trap that a report carries.
-pub(super) const MAX_FRAMES: usize = 32;
 
 /// Classifies the error a guest's call came back with. `stderr` is the end of what the guest printed, `delivered` how many
 /// bytes of input it was handed.

@@ -7,16 +7,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self},
 };
 
-use super::{Place, Span, SpecError, node::HINT};
+use super::{
+    error::{Place, SpecError},
+    node::HINT,
+    value::Span,
+};
 
 /// Rights of a stage. What is not granted, a sandboxed stage does not have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GrantsSpec {
     /// Directories. Default: none.
@@ -33,7 +37,8 @@ pub struct GrantsSpec {
 }
 
 /// A directory that a stage may use.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DirGrant {
     /// The directory's path on the host, relative to the pipeline file.
@@ -47,7 +52,8 @@ pub struct DirGrant {
 }
 
 /// What a stage may do in a directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// Read files and list directories.
@@ -157,15 +163,6 @@ impl Serialize for NetGrant {
     }
 }
 
-impl JsonSchema for NetGrant {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Address".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "An address: \"host:port\", \"tcp:host:port\" or \"udp:host:port\"." })
-    }
-}
-
 /// The clock that a stage sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockSpec {
@@ -182,9 +179,10 @@ pub enum ClockSpec {
     },
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct ClockObject {
+pub(super) struct ClockObject {
     /// An instant at which the clock stands: "2026-01-01T00:00:00Z".
     frozen: Option<String>,
     /// An instant at which the clock starts.
@@ -218,20 +216,10 @@ impl TryFrom<ClockObject> for ClockSpec {
 
 impl<'de> Deserialize<'de> for ClockSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match super::words::word_or::<ClockObject, _>(deserializer, &["real"])? {
+        match super::word_or::word_or::<ClockObject, _>(deserializer, &["real"])? {
             Ok(_) => Ok(Self::Real),
             Err(clock) => Self::try_from(clock).map_err(de::Error::custom),
         }
-    }
-}
-
-impl JsonSchema for ClockSpec {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Clock".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let object = generator.subschema_for::<ClockObject>();
-        json_schema!({ "anyOf": [{ "enum": ["real"] }, object] })
     }
 }
 
@@ -261,29 +249,20 @@ pub enum RandomSpec {
     Seed(u64),
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RandomObject {
+pub(super) struct RandomObject {
     /// The seed: the same numbers on every run.
     seed: u64,
 }
 
 impl<'de> Deserialize<'de> for RandomSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match super::words::word_or::<RandomObject, _>(deserializer, &["real"])? {
+        match super::word_or::word_or::<RandomObject, _>(deserializer, &["real"])? {
             Ok(_) => Ok(Self::Real),
             Err(RandomObject { seed }) => Ok(Self::Seed(seed)),
         }
-    }
-}
-
-impl JsonSchema for RandomSpec {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Random".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let object = generator.subschema_for::<RandomObject>();
-        json_schema!({ "anyOf": [{ "enum": ["real"] }, object] })
     }
 }
 

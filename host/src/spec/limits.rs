@@ -1,12 +1,12 @@
 //! Limits of stages: their names, their values, and which kind of stage has which.
 
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Bound, Place, Size, Span, SpecError};
 
 /// Limits of a stage. `"none"` lifts one, where it can be lifted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LimitsSpec {
     /// Of a wasm stage: the sum of all linear memories and tables (default 256 MiB). Of a command: what its whole process

@@ -9,7 +9,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Place, SpecError, nearest};
+use super::error::{Place, SpecError, nearest};
 
 /// A JSON value.
 #[derive(Clone, Debug, Default)]

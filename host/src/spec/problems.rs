@@ -3,7 +3,7 @@
 //! Reading stops at the first error, and says where it is. So what is wrong there is taken out, and the rest is read again, until
 //! nothing is wrong or nothing can be taken out.
 
-use super::{PipelineSpec, Place, SpecError, node::Node, parse_json};
+use super::{PipelineSpec, Place, SpecError, node::Node, parse::parse_json};
 
 /// The most errors that are looked for.
 const MOST: usize = 50;

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Bound, GrantsSpec, LimitsSpec, Size, Span};
 
 /// A pipeline file.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "stagehost pipeline")]
+#[cfg_attr(feature = "schema", schemars(title = "stagehost pipeline"))]
 pub struct PipelineSpec {
     /// Where the schema of this file is; not read.
     #[serde(rename = "$schema")]
@@ -48,12 +48,13 @@ pub struct PipelineSpec {
     pub buffer: Option<Size>,
     /// Whether it was written in shorthand: messages name stock stages as that does.
     #[serde(skip)]
-    #[schemars(skip)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub(crate) is_shorthand: bool,
 }
 
 /// One stage: exactly one of `wasm`, `command` and `pipeline`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StageSpec {
     /// A component or preview1 module: a path, or `builtin:NAME` for a stock stage.
@@ -65,7 +66,7 @@ pub struct StageSpec {
     pub pipeline: Option<String>,
     /// A function of the program that embeds the library, by its index there; not in files.
     #[serde(skip)]
-    #[schemars(skip)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     pub(crate) function: Option<usize>,
     /// The SHA-256 digest, in hexadecimal, that the `.wasm` file or the program's file must have.
     pub sha256: Option<String>,
@@ -119,7 +120,8 @@ pub enum OkExit {
 }
 
 /// What a trap of a stage means for its output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnTrap {
     /// It is a failure.
@@ -130,7 +132,8 @@ pub enum OnTrap {
 }
 
 /// The wall that the kernel builds around a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Sandboxing {
     /// All of it, or the plan is refused.
@@ -140,7 +143,8 @@ pub enum Sandboxing {
 }
 
 /// What a stage needs its ends to be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RequiresSpec {
     /// What stdin must be.
@@ -150,7 +154,8 @@ pub struct RequiresSpec {
 }
 
 /// What a stage says of its stdin or stdout.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Requirement {
     /// Anything will do: a ring beside another stage that takes anything, else a pipe.
@@ -163,7 +168,8 @@ pub enum Requirement {
 }
 
 /// What the first failure does to the other stages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
     /// They are stopped at once.
@@ -174,7 +180,8 @@ pub enum OnFailure {
 }
 
 /// What becomes of the stages before the last one when that has ended well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Upstream {
     /// They run on, until they notice that their reader is gone.
@@ -185,7 +192,8 @@ pub enum Upstream {
 }
 
 /// When the reader of a command's output sees its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Eof {
     /// When the command's exit is known to be good.
@@ -196,7 +204,8 @@ pub enum Eof {
 }
 
 /// What becomes of the processes that a command leaves behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Leftovers {
     /// They are killed once they have lingered long enough.
@@ -207,7 +216,8 @@ pub enum Leftovers {
 }
 
 /// What a broken pipe on a stage's output means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BrokenPipe {
     /// No failure, if the stage ended because of it and its reader had what it wanted.
@@ -268,7 +278,8 @@ pub enum StdoutSpec {
 }
 
 /// A file that takes output.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FileSink {
     /// The file's path.
@@ -292,9 +303,4 @@ pub enum StderrSpec {
     Null,
     /// To a file, which is appended to.
     File(String),
-}
-
-/// The JSON Schema of the pipeline file.
-pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(PipelineSpec).to_value()
 }

@@ -2,7 +2,6 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
@@ -101,18 +100,6 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-impl JsonSchema for Size {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A size: \"64MiB\", \"1GB\", or a byte count.",
-            "anyOf": [{ "type": "string", "pattern": "^[0-9]+ ?(B|[KMGT]i?B)?$" }, { "type": "integer", "minimum": 0 }]
-        })
-    }
-}
-
 /// A duration: `"250ms"`, `"30s"`, `"1m30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -146,15 +133,6 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
         deserializer.deserialize_any(SpanVisitor)
-    }
-}
-
-impl JsonSchema for Span {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "A duration: \"250ms\", \"30s\", \"1m30s\"." })
     }
 }
 
@@ -214,15 +192,5 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bound<T> {
             }
         }
         deserializer.deserialize_any(BoundVisitor(std::marker::PhantomData))
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Bound<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("{}OrNone", T::schema_name()).into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let value = generator.subschema_for::<T>();
-        json_schema!({ "anyOf": [value, { "const": "none" }] })
     }
 }

@@ -1,13 +1,9 @@
 //! Reading the values that are a word or an object.
 
-use schemars::JsonSchema;
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer, de};
 use signal_hook::low_level::signal_name;
 
-use super::{Declared, FileSink, Ignore, OkExit, Size, StderrSpec, StdinSpec, StdoutSpec, node::HINT};
+use super::{Declared, Ignore, OkExit, Size, StderrSpec, StdinSpec, StdoutSpec, node::HINT, word_or::word_or};
 
 impl std::str::FromStr for Ignore {
     type Err = String;
@@ -40,42 +36,6 @@ impl<'de> Deserialize<'de> for Ignore {
     }
 }
 
-/// Reads a word from a closed list, or an object as a `T`.
-struct WordOr<T> {
-    words: &'static [&'static str],
-    object: std::marker::PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> de::Visitor<'de> for WordOr<T> {
-    type Value = Result<usize, T>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let words: Vec<_> = self.words.iter().map(|word| format!("{word:?}")).collect();
-        write!(f, "{} or an object", words.join(", "))
-    }
-
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
-        let found = self.words.iter().position(|known| *known == word);
-        found.map(Ok).ok_or_else(|| {
-            let hint =
-                if word.contains(['/', '.']) { format!("; a file is {{\"file\": {word:?}}}") } else { String::new() };
-            let known = self.words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-            E::custom(format!("{word:?} is no value for this{HINT}known here: {known}{hint}"))
-        })
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Err)
-    }
-}
-
-pub(super) fn word_or<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-    words: &'static [&'static str],
-) -> Result<Result<usize, T>, D::Error> {
-    deserializer.deserialize_any(WordOr { words, object: std::marker::PhantomData })
-}
-
 impl<'de> Deserialize<'de> for OkExit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Codes;
@@ -105,19 +65,10 @@ impl<'de> Deserialize<'de> for OkExit {
     }
 }
 
-impl JsonSchema for OkExit {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "OkExit".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let code = schemars::json_schema!({ "type": "integer", "minimum": 0, "maximum": 255 });
-        schemars::json_schema!({ "anyOf": [{ "enum": ["declared"] }, { "type": "array", "items": code }] })
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct StdinObject {
+pub(super) struct StdinObject {
     /// A file's path.
     file: Option<String>,
     /// A text.
@@ -143,7 +94,7 @@ impl<'de> Deserialize<'de> for StdinSpec {
                     (None, None) if is_declared => Self::Inherit,
                     _ => return Err(de::Error::custom("stdin is either a \"file\" or a \"text\"")),
                 };
-                if sha256.as_deref().is_some_and(|digest| super::digest(digest).is_none()) {
+                if sha256.as_deref().is_some_and(|digest| crate::digest::parse(digest).is_none()) {
                     return Err(de::Error::custom(format!(
                         "a SHA-256 digest is 64 hexadecimal digits{HINT}`sha256sum FILE` prints it"
                     )));
@@ -164,9 +115,10 @@ impl<'de> Deserialize<'de> for StdoutSpec {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct StderrObject {
+pub(super) struct StderrObject {
     /// A file's path.
     file: String,
 }
@@ -180,31 +132,5 @@ impl<'de> Deserialize<'de> for StderrSpec {
             Ok(_) => Self::Null,
             Err(StderrObject { file }) => Self::File(file),
         })
-    }
-}
-
-macro_rules! word_or_object_schema {
-    ($type:ty, $name:literal, [$($word:literal),*], $object:ty) => {
-        impl JsonSchema for $type {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                $name.into()
-            }
-            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                let object = generator.subschema_for::<$object>();
-                schemars::json_schema!({ "anyOf": [{ "enum": [$($word),*] }, object] })
-            }
-        }
-    };
-}
-word_or_object_schema!(StdinSpec, "Stdin", ["inherit", "null"], StdinObject);
-word_or_object_schema!(StdoutSpec, "Stdout", ["inherit", "null"], FileSink);
-word_or_object_schema!(StderrSpec, "Stderr", ["tee", "capture", "inherit", "null"], StderrObject);
-
-impl JsonSchema for Ignore {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Ignore".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^(exit:[0-9]{1,3}|signal:(SIG)?[A-Z0-9]+|broken-pipe)$" })
     }
 }

@@ -11,15 +11,15 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::{
-    StageEnd,
     copying::{Drained, Fed, Log, Task, drain, feed},
+    inside::StageEnd,
     wasm::over_time,
     watch::{WATCHED, Watch, over},
 };
 use crate::{
-    joint::{Buffers, DescriptorSink, DescriptorSource, Kept, Sink, Source, Stop, StopReason, has_no_reader},
+    event::{Event, Events},
+    joint::{Buffers, DescriptorSink, DescriptorSource, KeptEnds, Sink, Source, Stop, StopReason, has_no_reader},
     outcome::{LimitKind, StageExit, Verdict},
-    pipeline::{Event, Events},
     plan::{CommandWork, PlannedStage},
     process::{
         AtPath, Cgroup, CgroupParent, Grouping, GuardLink, Launch, Leader, Member, Rlimits, Spawner, Status, Tally,
@@ -54,7 +54,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct ChildInput {
     pub(crate) file: OwnedFd,
     /// What it is fed from, through the pipe whose write end this is, and what the host keeps of that pipe.
-    pub(crate) feed: Option<(Source, OwnedFd, Arc<Kept>)>,
+    pub(crate) feed: Option<(Source, OwnedFd, Arc<KeptEnds>)>,
 }
 
 /// A program's standard output.
@@ -64,7 +64,7 @@ pub(crate) struct ChildOutput {
     /// Where it is taken to, from the pipe whose read end this is.
     pub(crate) drain: Option<(OwnedFd, Sink)>,
     /// The pipe it writes.
-    pub(crate) kept: Option<Arc<Kept>>,
+    pub(crate) kept: Option<Arc<KeptEnds>>,
     /// The output at the pipeline's end, to see whether its reader has left.
     pub(crate) end: Option<OwnedFd>,
 }
@@ -101,11 +101,11 @@ pub(crate) struct RunningCommand {
     /// Whether what it is fed has to be read to its end, whatever it reads of it.
     feeds_whole: bool,
     /// What the host keeps of the pipe that it is fed through.
-    fed_through: Option<Arc<Kept>>,
+    fed_through: Option<Arc<KeptEnds>>,
     drain: Option<Task<Drained>>,
     gone: watch::Sender<bool>,
     log: Option<Log>,
-    kept: Option<Arc<Kept>>,
+    kept: Option<Arc<KeptEnds>>,
     end: Option<OwnedFd>,
     input_name: Option<String>,
     output_name: Option<String>,

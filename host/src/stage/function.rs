@@ -10,7 +10,10 @@ use std::{
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::{InProcess, StageEnd, settle, wasm::over_time};
+use super::{
+    inside::{InProcess, StageEnd, settle},
+    wasm::over_time,
+};
 use crate::{
     function::{AsyncInput, AsyncOutput, Body, Error, FinishedEarly, Function, Input, Output, Release, Result},
     joint::{InputPort, OutputPort, Passing, Stop},

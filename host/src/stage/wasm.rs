@@ -6,13 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{InProcess, StageEnd, exit_of, settle};
+use super::inside::{InProcess, StageEnd, exit_of, settle};
 use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
     sandbox::{
-        CodeBudget, Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Source as CodeSource, Stdio, Usage,
-        run_guest,
+        CodeBudget, ComponentFile, Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Stdio, Usage, run_guest,
     },
     spec::Size,
 };
@@ -22,7 +21,7 @@ use crate::{
 pub(crate) struct WasmStage {
     pub(crate) inside: InProcess,
     pub(crate) spec: GuestSpec,
-    pub(crate) code: CodeSource,
+    pub(crate) code: ComponentFile,
     /// Of the code of all stages of its run.
     pub(crate) budget: Arc<CodeBudget>,
     pub(crate) wall_time: Option<Duration>,

@@ -10,14 +10,14 @@ use rustix::process::Signal;
 use crate::{
     outcome::{LimitKind, StageExit},
     plan::CommandLimits,
-    process::{Leader, Tally, Usage, usage},
+    process::{Leader, Tally, TreeUsage, usage},
 };
 
 /// How often what has limits is looked at.
 pub(super) const WATCHED: Duration = Duration::from_millis(50);
 
 /// What of a command's limits is over.
-pub(super) fn over(limits: &CommandLimits, usage: &Usage, cpu: Duration) -> Option<StageExit> {
+pub(super) fn over(limits: &CommandLimits, usage: &TreeUsage, cpu: Duration) -> Option<StageExit> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let over = |which, limit: Option<u64>, used: u64| {
         let exit = |limit| StageExit::Limit { which, limit: Some(limit), used: Some(used), asked: None };

@@ -14,6 +14,7 @@ mod generations;
 mod grants;
 mod guard;
 mod house;
+mod imports;
 mod left;
 mod limits;
 mod messages;

@@ -1,6 +1,7 @@
 //! Who is woken, and who is not refused.
 
 use super::*;
+use crate::joint::Source;
 
 #[tokio::test]
 async fn who_asks_without_waiting_is_not_refused_by_the_budget() {

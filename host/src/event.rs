@@ -1,0 +1,144 @@
+//! What happens in a run, as it happens.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::sync::broadcast;
+
+use crate::outcome::{LimitKind, StageExit};
+
+/// A function that is called with events.
+#[derive(Clone)]
+pub struct Observer(pub Arc<dyn Fn(&Event) + Send + Sync>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A stage was started.
+    Started {
+        /// The stage's name.
+        stage: String,
+        /// The process id of a command.
+        pid: Option<u32>,
+    },
+    /// A stage reached a limit and is ended.
+    Limit {
+        /// The stage's name.
+        stage: String,
+        /// The limit.
+        which: LimitKind,
+        /// Its value, in the limit's unit.
+        limit: Option<u64>,
+        /// What was used.
+        used: Option<u64>,
+    },
+    /// A stage has ended.
+    Exited {
+        /// The stage's name.
+        stage: String,
+        /// How.
+        exit: StageExit,
+    },
+    /// The run is being stopped.
+    Stopped {
+        /// Why.
+        cause: String,
+        /// The stage that it is stopped because of, if it is one.
+        stage: Option<String>,
+    },
+    /// The run is over: nothing follows.
+    Ended,
+    /// Something that people should know.
+    Warning {
+        /// The stage's name.
+        stage: String,
+        /// What.
+        message: String,
+    },
+}
+
+/// Where events are sent to. Clones send to the same streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    sender: broadcast::Sender<Event>,
+    observer: Option<Observer>,
+}
+
+/// A stream of events. It keeps the last ones, at least 16 and at least eight for each stage, which is more than a run
+/// normally has; who reads slower than that misses the oldest.
+#[derive(Debug)]
+pub struct EventStream {
+    receiver: broadcast::Receiver<Event>,
+    missed: u64,
+}
+
+impl Events {
+    /// Makes streams for a run of this many stages.
+    pub(crate) fn new(observer: Option<Observer>, stages: usize) -> (Self, EventStream) {
+        const EACH: usize = 8;
+        const LEAST: usize = 16;
+        let (sender, receiver) = broadcast::channel(LEAST.max(stages.saturating_mul(EACH)));
+        (Self { sender, observer }, EventStream { receiver, missed: 0 })
+    }
+
+    /// Sends an event to whoever listens. Never waits.
+    pub(crate) fn send(&self, event: Event) {
+        if let Some(Observer(observe)) = &self.observer {
+            // An observer's panic is its own; the run goes on.
+            let _ = catch_unwind(AssertUnwindSafe(|| observe(&event)));
+        }
+        // Nobody may listen.
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn stream(&self) -> EventStream {
+        EventStream { receiver: self.sender.subscribe(), missed: 0 }
+    }
+}
+
+/// Says that a run is over when dropped, whatever became of it.
+pub(crate) struct Over(pub(crate) Events);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.send(Event::Ended);
+    }
+}
+
+impl EventStream {
+    /// Waits for the next event; `None` once the run is over. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// The same, blocking this thread.
+    pub fn next_blocking(&mut self) -> Option<Event> {
+        loop {
+            match self.receiver.blocking_recv() {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// How many events were missed so far.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+}
