@@ -1,27 +1,15 @@
 //! Pipelines made by a program: stages of all kinds, and ends from whatever the program has.
 
-mod lend;
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    io,
-    path::PathBuf,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
-    time::Duration,
-};
-
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use lend::{Lent, Returned, lend};
-
 use crate::{
+    ends::{Ends, Stdin, Stdout},
     function::{self, AsyncInput, AsyncOutput, Body, Function},
-    joint::{OutsideSink, OutsideSource},
-    outcome::{ExitCode, Matcher, Outcome, StageExit},
-    pipeline::{Host, RunOptions, Running},
+    outcome::{Matcher, Outcome, StageExit},
+    pipeline::{Collecting, Host, RunOptions, Running},
     plan::{Parts, Plan, PlanError, PlanErrorKind, PlanOptions},
     policy::Policy,
     spec::{
@@ -31,7 +19,7 @@ use crate::{
     },
 };
 
-/// A pipeline that is ready to run.
+/// A pipeline that is ready to run once; its [plan](Self::plan) runs any number of times.
 ///
 /// ```
 /// use stagehost::{Host, HostOptions, Pipeline, Policy, Stage};
@@ -43,7 +31,7 @@ use crate::{
 ///     .stage(Stage::command(["sort"]))
 ///     .stage(Stage::wasm("builtin:head").args(["-n", "1"]))
 ///     .build()?;
-/// let (outcome, output) = pipeline.output(&host, 1 << 20);
+/// let (outcome, output) = pipeline.output(&host, 1 << 20).wait();
 /// assert!(outcome.success, "{}", outcome.message);
 /// assert_eq!(output, b"apple\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -51,6 +39,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Pipeline {
     plan: Plan,
+    ends: Ends,
     options: RunOptions,
 }
 
@@ -60,7 +49,10 @@ pub struct PipelineBuilder {
     spec: PipelineSpec,
     plan: PlanOptions,
     run: RunOptions,
-    parts: Parts,
+    ends: Ends,
+    functions: Vec<Function>,
+    /// What decides which ends of a stage are no failure, by the stage's index.
+    matchers: Vec<Option<Matcher>>,
 }
 
 /// A stage of a [`PipelineBuilder`].
@@ -90,75 +82,37 @@ impl Pipeline {
             spec: PipelineSpec { version: 1, ..PipelineSpec::default() },
             plan: PlanOptions::at("", policy),
             run: RunOptions::default(),
-            parts: Parts::default(),
+            ends: Ends::new(),
+            functions: Vec::new(),
+            matchers: Vec::new(),
         }
     }
 
-    /// A pipeline from a plan that was made otherwise, such as from a file.
-    pub fn of(plan: Plan) -> Self {
-        Self { plan, options: RunOptions::default() }
-    }
-
-    /// The plan, for [`Plan::summary`].
+    /// The plan, to be run any number of times with [`Host::start`]. Readers, writers and bytes that the builder was given are for one run
+    /// and are not in it: each run of the plan is [given](Ends) its own.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The plan, for [`Host::start`] with options of one's own.
+    /// The same.
     pub fn into_plan(self) -> Plan {
         self.plan
     }
 
-    /// Runs it to its end and blocks until then.
+    /// Runs it to its end and blocks this thread until then, as [`Running::wait`] does.
     pub fn run(self, host: &Host) -> Outcome {
-        self.start(host).wait()
+        host.run(&self.plan, self.ends, &self.options)
     }
 
-    /// Starts it.
+    /// Starts it. Never blocks.
     pub fn start(self, host: &Host) -> Running {
-        host.start(self.plan, &self.options)
+        host.start(&self.plan, self.ends, &self.options)
     }
 
-    /// Runs it to its end and returns what the last stage wrote, whatever the builder said of stdout. More than `most` bytes
-    /// are refused, which fails the run.
-    pub fn output(mut self, host: &Host, most: usize) -> (Outcome, Vec<u8>) {
-        if self.plan.forbids_output() {
-            let message = "the last stage forbids a connected stdout, and its output was asked for".to_owned();
-            return (Outcome::not_started(self.plan.name, ExitCode::BadPipeline, message, None), Vec::new());
-        }
-        let captured = Captured { bytes: Arc::default(), most };
-        let bytes = captured.bytes.clone();
-        self.plan.take_output(OutsideSink::new(Box::pin(captured)));
-        let outcome = self.run(host);
-        let bytes = std::mem::take(&mut *bytes.lock().unwrap_or_else(PoisonError::into_inner));
-        (outcome, bytes)
-    }
-}
-
-/// Output kept in memory, up to a bound.
-struct Captured {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    most: usize,
-}
-
-impl AsyncWrite for Captured {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut kept = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = bytes.len().min(self.most - kept.len());
-        if n == 0 && !bytes.is_empty() {
-            let message = format!("there is more output than the {} bytes that were asked for", self.most);
-            return Poll::Ready(Err(io::Error::other(message)));
-        }
-        kept.extend_from_slice(&bytes[..n]);
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Starts it and keeps what the last stage writes, whatever the builder said of stdout. More than `most` bytes are refused, which
+    /// fails the run. Never blocks: what it gives is to be awaited, or [waited for](Collecting::wait).
+    pub fn output(self, host: &Host, most: usize) -> Collecting {
+        host.output(&self.plan, self.ends, &self.options, most)
     }
 }
 
@@ -168,10 +122,10 @@ impl PipelineBuilder {
     pub fn stage(mut self, stage: Stage) -> Self {
         let Stage { mut spec, function, ignore } = stage;
         if let Some(function) = function {
-            spec.function = Some(self.parts.functions.len());
-            self.parts.functions.push(Some(function));
+            spec.function = Some(self.functions.len());
+            self.functions.push(function);
         }
-        self.parts.matchers.push(ignore);
+        self.matchers.push(ignore);
         self.spec.stages.push(spec);
         self
     }
@@ -276,14 +230,15 @@ impl PipelineBuilder {
 
     /// Reads these bytes.
     #[must_use]
-    pub fn stdin_bytes(self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin_reader(io::Cursor::new(bytes.into()))
+    pub fn stdin_bytes(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.ends.stdin = Some(Stdin::bytes(bytes));
+        self
     }
 
-    /// Reads from this reader, which is dropped when the run needs it no longer. To have it back, [`lend()`] it.
+    /// Reads from this reader, which is dropped when the run needs it no longer. To have it back, [`lend`](crate::lend()) it.
     #[must_use]
     pub fn stdin_reader(mut self, reader: impl AsyncRead + Send + 'static) -> Self {
-        self.parts.stdin = Some(OutsideSource::new(Box::pin(reader)));
+        self.ends.stdin = Some(Stdin::reader(reader));
         self
     }
 
@@ -302,10 +257,11 @@ impl PipelineBuilder {
         self
     }
 
-    /// Writes to this writer, which is shut down and dropped when the last stage has ended. To have it back, [`lend()`] it.
+    /// Writes to this writer, which is shut down and dropped when the last stage has ended. To have it back,
+    /// [`lend`](crate::lend()) it.
     #[must_use]
     pub fn stdout_writer(mut self, writer: impl AsyncWrite + Send + 'static) -> Self {
-        self.parts.stdout = Some(OutsideSink::new(Box::pin(writer)));
+        self.ends.stdout = Some(Stdout::writer(writer));
         self
     }
 
@@ -322,13 +278,15 @@ impl PipelineBuilder {
     ///
     /// The first thing that would keep it from starting.
     pub fn build(self) -> Result<Pipeline, BuildError> {
-        let Self { spec, plan, run, parts } = self;
+        let Self { spec, plan, run, ends, functions, matchers } = self;
         spec.check()?;
-        if parts.stdin.is_some() && spec.stdin.is_some() || parts.stdout.is_some() && spec.stdout.is_some() {
+        let (stdin, stdout) = (ends.stdin.is_some(), ends.stdout.is_some());
+        if stdin && spec.stdin.is_some() || stdout && spec.stdout.is_some() {
             let two = PlanError::new(PlanErrorKind::Pipeline, "the builder", "an end was given twice");
             return Err(two.into());
         }
-        Ok(Pipeline { plan: Plan::assemble(&spec, &plan, parts)?, options: run })
+        let parts = Parts { functions, matchers, stdin, stdout };
+        Ok(Pipeline { plan: Plan::assemble(&spec, &plan, parts)?, ends, options: run })
     }
 }
 
@@ -353,24 +311,42 @@ impl Stage {
         Self::of(StageSpec { pipeline: Some(path.into()), ..StageSpec::default() })
     }
 
-    /// A function that blocks, on a thread of its own.
+    /// A function that blocks, on a thread of its own. Every run of the plan calls it, several at once too.
     pub fn blocking(
+        name: impl Into<String>,
+        body: impl Fn(&mut function::Input, &mut function::Output) -> function::Result + Send + Sync + 'static,
+    ) -> Self {
+        Self::function(name.into(), Function::blocking(body))
+    }
+
+    /// A function that blocks and can be called once: so is the pipeline.
+    pub fn blocking_once(
         name: impl Into<String>,
         body: impl FnOnce(&mut function::Input, &mut function::Output) -> function::Result + Send + 'static,
     ) -> Self {
-        Self::function(name.into(), Body::Blocking(Box::new(body)))
+        Self::function(name.into(), Function::once(Body::Blocking(Box::new(body))))
     }
 
-    /// An asynchronous function. It runs on the host's runtime and must not block it.
+    /// An asynchronous function. It runs on the host's runtime and must not block it. Every run of the plan calls it.
     pub fn asynchronous<F: Future<Output = function::Result> + Send + 'static>(
+        name: impl Into<String>,
+        body: impl Fn(AsyncInput, AsyncOutput) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let body = move |input, output| -> function::Ending { Box::pin(body(input, output)) };
+        Self::function(name.into(), Function::asynchronous(body))
+    }
+
+    /// An asynchronous function that can be called once: so is the pipeline.
+    pub fn asynchronous_once<F: Future<Output = function::Result> + Send + 'static>(
         name: impl Into<String>,
         body: impl FnOnce(AsyncInput, AsyncOutput) -> F + Send + 'static,
     ) -> Self {
-        Self::function(name.into(), Body::Async(Box::new(|input, output| Box::pin(body(input, output)))))
+        let body = Body::Async(Box::new(|input, output| Box::pin(body(input, output))));
+        Self::function(name.into(), Function::once(body))
     }
 
-    fn function(name: String, body: Body) -> Self {
-        let function = Some(Function { body });
+    fn function(name: String, function: Function) -> Self {
+        let function = Some(function);
         // The index among the builder's functions is known when the stage is added.
         Self { spec: StageSpec { name: Some(name), ..StageSpec::default() }, function, ignore: None }
     }

@@ -69,7 +69,8 @@ pub enum Event {
 /// Where events are sent to. Clones send to the same streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
-    sender: broadcast::Sender<Event>,
+    /// `None`: nobody can ask for a stream.
+    sender: Option<broadcast::Sender<Event>>,
     observer: Option<Observer>,
 }
 
@@ -83,25 +84,38 @@ pub struct EventStream {
 
 impl Events {
     /// Makes streams for a run of this many stages.
-    pub(crate) fn new(observer: Option<Observer>, stages: usize) -> (Self, EventStream) {
+    pub(crate) fn with_streams(observer: Option<Observer>, stages: usize) -> (Self, EventStream) {
         const EACH: usize = 8;
         const LEAST: usize = 16;
         let (sender, receiver) = broadcast::channel(LEAST.max(stages.saturating_mul(EACH)));
-        (Self { sender, observer }, EventStream { receiver, missed: 0 })
+        (Self { sender: Some(sender), observer }, EventStream { receiver, missed: 0 })
+    }
+
+    /// Events of a run that nobody can ask for a stream.
+    pub(crate) fn observed(observer: Option<Observer>) -> Self {
+        Self { sender: None, observer }
     }
 
     /// Sends an event to whoever listens. Never waits.
-    pub(crate) fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: impl FnOnce() -> Event) {
+        if self.sender.is_none() && self.observer.is_none() {
+            return;
+        }
+        let event = event();
         if let Some(Observer(observe)) = &self.observer {
             // An observer's panic is its own; the run goes on.
             let _ = catch_unwind(AssertUnwindSafe(|| observe(&event)));
         }
-        // Nobody may listen.
-        let _ = self.sender.send(event);
+        if let Some(sender) = &self.sender {
+            // Nobody may listen.
+            let _ = sender.send(event);
+        }
     }
 
+    /// A stream of what is still to come; of nothing, if there are no streams.
     pub(crate) fn stream(&self) -> EventStream {
-        EventStream { receiver: self.sender.subscribe(), missed: 0 }
+        let receiver = self.sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
+        EventStream { receiver, missed: 0 }
     }
 }
 
@@ -110,7 +124,7 @@ pub(crate) struct Over(pub(crate) Events);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.send(Event::Ended);
+        self.0.send(|| Event::Ended);
     }
 }
 
@@ -128,13 +142,7 @@ impl EventStream {
 
     /// The same, blocking this thread.
     pub fn next_blocking(&mut self) -> Option<Event> {
-        loop {
-            match self.receiver.blocking_recv() {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
+        crate::wait::block_on(self.next())
     }
 
     /// How many events were missed so far.

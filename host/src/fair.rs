@@ -231,7 +231,6 @@ impl Share {
     }
 
     /// A share of this one: whoever waits there waits here.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for runs of one tenant"))]
     pub(crate) fn under(&self, weight: u32) -> Self {
         Self::new(&self.0.slots, Some(self.clone()), weight)
     }

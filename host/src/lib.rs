@@ -1,22 +1,25 @@
 //! stagehost runs pipelines: sandboxed WebAssembly stages, ordinary programs and Rust functions, side by side.
 //!
-//! A [`Pipeline`] is built by the program, or read from a file: that is [parsed](spec::parse) into a [`PipelineSpec`](spec::PipelineSpec), [planned](Plan::new) against the
-//! files around it, and [run](Host::run) to an [`Outcome`]. Whatever a stage does wrong is a value in the outcome, never
+//! A [`Pipeline`] is built by the program, or read from a file: that is [parsed](spec::parse) into a
+//! [`PipelineSpec`](spec::PipelineSpec), [planned](Plan::new) against the files around it, and [run](Host::run) to an [`Outcome`]. Whatever a stage does wrong is a value in the outcome, never
 //! an error of the host.
 //!
 //! ```
-//! use stagehost::{Host, HostOptions, Plan, PlanOptions, Policy, RunOptions, spec};
+//! use stagehost::{Ends, Host, HostOptions, Plan, PlanOptions, Policy, RunOptions, Stdin, spec};
 //!
 //! let spec = spec::parse(br#"{
 //!     "version": 1,
-//!     "stages": [{ "wasm": "builtin:lower" }, { "wasm": "builtin:wc", "args": ["-w"] }],
-//!     "stdin": { "text": "Three short words\n" },
-//!     "stdout": "null"
+//!     "stages": [{ "wasm": "builtin:lower" }, { "wasm": "builtin:wc", "args": ["-w"] }]
 //! }"#)?;
+//! // Made once, and run any number of times, with an input and an output of its own each time.
 //! let plan = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all()))?;
-//! let outcome = Host::new(&HostOptions::default())?.run(plan, &RunOptions::default());
-//! assert!(outcome.success);
-//! assert_eq!(outcome.stages[1].output_bytes, Some(2), "\"3\\n\"");
+//! let host = Host::new(&HostOptions::default())?;
+//! for (text, words) in [("Three short words\n", "3\n"), ("Two more\n", "2\n")] {
+//!     let ends = Ends::new().stdin(text);
+//!     let (outcome, output) = host.output(&plan, ends, &RunOptions::default(), 1 << 20).wait();
+//!     assert!(outcome.success, "{}", outcome.message);
+//!     assert_eq!(output, words.as_bytes());
+//! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -25,6 +28,7 @@ compile_error!("stagehost runs on Linux (5.10 or later) only");
 
 mod builder;
 mod digest;
+mod ends;
 mod event;
 mod fair;
 pub mod function;
@@ -40,13 +44,17 @@ pub mod shown;
 pub mod spec;
 mod stage;
 pub mod stock;
+mod wait;
 
-pub use builder::{BuildError, Lent, Pipeline, PipelineBuilder, Returned, Stage, lend};
+pub use builder::{BuildError, Pipeline, PipelineBuilder, Stage};
+pub use ends::{ChannelSender, Chunks, Ends, Lent, NotTaken, Returned, Stdin, Stdout, lend};
 pub use event::{Event, EventStream, Observer};
 pub use joint::{JointKind, WholeFile, inherited_descriptor};
 pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
-pub use pipeline::{Host, HostError, HostOptions, ProcessHandle, RunControl, RunOptions, Running, StderrPrefix};
+pub use pipeline::{
+    Collecting, Host, HostError, HostOptions, ProcessHandle, RunControl, RunOptions, Running, StderrPrefix,
+};
 pub use plan::{
     ErrorCode, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
     StageSummary, read_component,

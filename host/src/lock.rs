@@ -49,7 +49,7 @@ impl Lock {
     /// The lock of a plan's components, for a file in `directory`.
     pub fn of(plan: &Plan, directory: &Path) -> Self {
         let mut lock = Self::default();
-        for stage in &plan.stages {
+        for stage in &plan.0.stages {
             if let Work::Wasm(wasm) = &stage.work
                 && let Some(path) = &wasm.path
             {

@@ -2,6 +2,7 @@
 //! stops them.
 
 mod admission;
+mod collect;
 mod control;
 mod copy;
 mod ends;
@@ -14,6 +15,7 @@ mod run;
 mod shared;
 mod supervise;
 
+pub use collect::Collecting;
 pub use control::{ProcessHandle, RunControl};
 pub use host::{Host, HostError, HostOptions, Running};
 pub use options::{RunOptions, StderrPrefix};

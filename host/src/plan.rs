@@ -12,6 +12,7 @@ mod planned;
 mod planner;
 mod stage;
 mod summary;
+mod vary;
 mod wasm;
 mod work;
 
@@ -20,7 +21,8 @@ pub use error::{ErrorCode, PlanError, PlanErrorKind};
 pub(crate) use make::Parts;
 pub use options::{Overrides, PlanOptions};
 pub use planned::Plan;
-pub(crate) use planned::{Node, PlannedJoint, PlannedStage};
+pub(crate) use planned::{Node, Planned, PlannedJoint, PlannedStage};
 pub use summary::{JointSummary, LimitsSummary, PlanSummary, StageSummary};
+pub(crate) use vary::Variation;
 pub use wasm::read_component;
 pub(crate) use work::{CommandLimits, CommandWork, Work};

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagehost::{Host, HostOptions, Pipeline, Plan, PlanOptions, Policy, RunOptions, spec};
+use stagehost::{Ends, Host, HostOptions, Plan, PlanOptions, Policy, RunOptions, spec};
 use stagehost_tests::{Place, guests, hostile};
 
 fn number(name: &str, default: usize) -> usize {
@@ -23,8 +23,8 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 fn host(directory: &Path) -> Host {
-    let cache = Some(std::path::absolute(directory.join("cache")).expect("a path"));
-    Host::new(&HostOptions { cache, threads: Some(2), ..HostOptions::default() }).expect("a host")
+    let cache = std::path::absolute(directory.join("cache")).expect("a path");
+    Host::new(&HostOptions::new().cache(cache).threads(2)).expect("a host")
 }
 
 fn plan(json: &str) -> Plan {
@@ -74,7 +74,7 @@ fn cost(host: &Host, name: &str, stages: &str, file: &Path, limits: &str) {
         );
         let plan = plan(&json);
         let started = Instant::now();
-        let outcome = host.run(plan, &RunOptions::default());
+        let outcome = host.run(&plan, Ends::new(), &RunOptions::default());
         assert!(outcome.success, "{outcome:?}");
         started.elapsed().as_secs_f64()
     };
@@ -96,7 +96,7 @@ fn beside(host: &Host, good: &str, hostile: &[String], runs: usize) -> Duration 
             scope.spawn(move || {
                 let mut next = number;
                 while !over.load(Relaxed) {
-                    let _ = host.run(plan(&hostile[next % hostile.len()]), &RunOptions::default());
+                    let _ = host.run(&plan(&hostile[next % hostile.len()]), Ends::new(), &RunOptions::default());
                     bad.fetch_add(1, Relaxed);
                     next += EACH;
                 }
@@ -109,7 +109,8 @@ fn beside(host: &Host, good: &str, hostile: &[String], runs: usize) -> Duration 
                     while next.fetch_add(1, Relaxed) < runs {
                         let plan = plan(good);
                         let started = Instant::now();
-                        let (outcome, output) = Pipeline::of(plan).output(host, 1 << 20);
+                        let options = RunOptions::default();
+                        let (outcome, output) = host.output(&plan, Ends::new(), &options, 1 << 20).wait();
                         times.lock().expect("nobody panics with it").push(started.elapsed().as_secs_f64());
                         assert!(outcome.success && output.ends_with(b"dog\n"), "{outcome:?}");
                     }
@@ -130,7 +131,7 @@ fn beside(host: &Host, good: &str, hostile: &[String], runs: usize) -> Duration 
 fn beside_stages(host: &Host, good: &str, spinning: &str, stages: usize) -> (f64, f64) {
     let time = || {
         let started = Instant::now();
-        let outcome = host.run(plan(good), &RunOptions::default());
+        let outcome = host.run(&plan(good), Ends::new(), &RunOptions::default());
         assert!(outcome.success, "{outcome:?}");
         started.elapsed().as_secs_f64()
     };
@@ -138,7 +139,7 @@ fn beside_stages(host: &Host, good: &str, spinning: &str, stages: usize) -> (f64
     let alone = times();
     let all = vec![spinning; stages].join(", ");
     let hostile = format!(r#"{{"version": 1, "stages": [{all}], "stdin": "null", "stdout": "null"}}"#);
-    let hostile = host.start(plan(&hostile), &RunOptions::default());
+    let hostile = host.start(&plan(&hostile), Ends::new(), &RunOptions::default());
     // Its stages have begun by then.
     std::thread::sleep(Duration::from_millis(300));
     let beside = times();
@@ -186,7 +187,7 @@ fn main() {
         })
         .collect();
     // What they are compiled from is known from then on, as in a service that has run for a while.
-    hostile.iter().for_each(|json| drop(host.run(plan(json), &RunOptions::default())));
+    hostile.iter().for_each(|json| drop(host.run(&plan(json), Ends::new(), &RunOptions::default())));
     let text = "the quick brown fox jumps over the lazy dog\\n".repeat(2_000);
     let good = format!(
         r#"{{"version": 1, "stages": [{{"wasm": "builtin:lower"}}, {{"wasm": "builtin:grep", "args": ["fox"]}}, {{"wasm": "builtin:cat"}}],

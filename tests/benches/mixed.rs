@@ -135,7 +135,7 @@ fn throughput(host: &Host, name: &str, build: impl Fn(u64) -> (Stage, Stage)) {
 }
 
 fn main() {
-    let options = HostOptions { cache: Some(cache()), ..HostOptions::default() };
+    let options = HostOptions::new().cache(cache());
     let host = Host::new(&options).expect("a host");
     println!("\ngo-pipe's six benchmarks, one host, a run each");
     row(&host, "SingleProgram", 1.16, || pipeline().stage(Stage::command(["true"])));

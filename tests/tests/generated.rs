@@ -14,14 +14,14 @@ mod targets;
 use std::{fs, sync::OnceLock};
 
 use proptest::prelude::*;
-use stagehost::{Host, HostOptions, Pipeline, Plan, PlanOptions, Policy, RunOptions, Stage, StageExit, spec};
+use stagehost::{Ends, Host, HostOptions, Pipeline, Plan, PlanOptions, Policy, RunOptions, Stage, StageExit, spec};
 use stagehost_tests::{Place, hostile, repository};
 
 fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(|| {
         let cache = std::path::absolute(env!("CARGO_TARGET_TMPDIR")).unwrap().join("generated-cache");
-        Host::new(&HostOptions { threads: Some(2), cache: Some(cache), ..HostOptions::default() }).unwrap()
+        Host::new(&HostOptions::new().threads(2).cache(cache)).unwrap()
     })
 }
 
@@ -134,7 +134,7 @@ proptest! {
         let spec = spec::parse(json.as_bytes()).unwrap();
         // Most are refused; those that run end in some way that is theirs.
         if let Ok(plan) = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all())) {
-            let outcome = host().run(plan, &RunOptions::default());
+            let outcome = host().run(&plan, Ends::new(), &RunOptions::default());
             let exit = &outcome.stages[0].exit;
             prop_assert!(!matches!(exit, StageExit::HostError { .. } | StageExit::Cancelled), "{outcome:?}");
         }
@@ -171,7 +171,7 @@ proptest! {
             builder = builder.stage(stage.buffer(buffer));
         }
         let pipeline = builder.environment(std::env::vars_os()).build().unwrap();
-        let (outcome, output) = pipeline.output(host(), 1 << 20);
+        let (outcome, output) = pipeline.output(host(), 1 << 20).wait();
         prop_assert!(outcome.success, "{outcome:?}");
         prop_assert_eq!(String::from_utf8_lossy(&output), String::from_utf8_lossy(&text));
     }

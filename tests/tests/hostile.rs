@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use stagehost::{Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunOptions, StageExit, spec};
+use stagehost::{Ends, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunOptions, StageExit, spec};
 use stagehost_tests::{
     Place,
     hostile::{self, Hostile, Stdin, shown},
@@ -36,7 +36,7 @@ fn limits(end: &str) -> &'static str {
 }
 
 fn run(host: &Host, json: &str) -> Result<Outcome, String> {
-    Ok(host.run(planned(json)?, &RunOptions::default()))
+    Ok(host.run(&planned(json)?, Ends::new(), &RunOptions::default()))
 }
 
 fn planned(json: &str) -> Result<Plan, String> {
@@ -72,7 +72,7 @@ fn ended(host: &Host, place: &Place, guest: &Hostile, between: bool) -> (String,
         Err(refused) => return ("refused".to_owned(), refused, weighing),
     };
     let worst = plan.summary().worst_case_memory_bytes.expect("every stage has a limit");
-    let outcome = host.run(plan, &RunOptions::default());
+    let outcome = host.run(&plan, Ends::new(), &RunOptions::default());
     let (end, detail) = match outcome.stage("guest") {
         Some(stage) => (shown(&stage.exit), format!("{} {:?}", stage.exit, outcome.message)),
         None => ("nothing".to_owned(), outcome.message),
@@ -94,8 +94,8 @@ fn peak_and_now() -> (u64, u64) {
 
 fn host() -> Host {
     let cache = std::path::absolute(env!("CARGO_TARGET_TMPDIR")).expect("a path").join("hostile-cache");
-    let compiler = Some(vec![stagehost_tests::binary().into_os_string(), "compile-worker".into()]);
-    let options = HostOptions { threads: Some(2), cache: Some(cache), compiler, ..HostOptions::default() };
+    let compiler = [stagehost_tests::binary().into_os_string(), "compile-worker".into()];
+    let options = HostOptions::new().threads(2).cache(cache).compiler(compiler);
     Host::new(&options).expect("a host")
 }
 
@@ -272,7 +272,8 @@ fn good_runs_are_right_beside_hostile_ones() {
                     }
                     let spec = spec::parse(good.as_bytes()).expect("a good file");
                     let pipeline = Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all())).expect("a good plan");
-                    let (outcome, output) = stagehost::Pipeline::of(pipeline).output(&host, 1 << 10);
+                    let options = RunOptions::default();
+                    let (outcome, output) = host.output(&pipeline, Ends::new(), &options, 1 << 10).wait();
                     assert!(outcome.success, "{outcome:?}");
                     assert_eq!(String::from_utf8_lossy(&output), "      3 b\n      2 a\n      1 c\n");
                     assert!(outcome.stages.iter().all(|stage| stage.exit == StageExit::Ok), "{outcome:?}");

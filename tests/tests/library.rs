@@ -6,8 +6,8 @@ use std::{
 };
 
 use stagehost::{
-    ErrorCode, Event, ExitCode, Host, HostOptions, Observer, Outcome, Plan, PlanOptions, Policy, RunControl,
-    RunOptions, StageExit, spec,
+    Ends, ErrorCode, Event, ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions,
+    StageExit, spec,
 };
 use stagehost_tests::{
     Place, file_calls,
@@ -21,7 +21,7 @@ fn plan(json: &str) -> Plan {
 }
 
 fn run(json: &str, options: &RunOptions) -> Outcome {
-    Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host").run(plan(json), options)
+    Host::new(&HostOptions::new().threads(2)).expect("a host").run(&plan(json), Ends::new(), options)
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_run_can_be_cancelled_from_another_thread() {
             format!(r#"{{"version": 1, "stages": [{{"wasm": "{}", "args": ["spin"]}}], "stdin": "null"}}"#, probe());
         let other = control.clone();
         let cancelling = thread::spawn(move || other.cancel());
-        let outcome = run(&json, &RunOptions { control, ..RunOptions::default() });
+        let outcome = run(&json, &RunOptions::new().control(&control));
         cancelling.join().expect("cancelling does not panic");
         assert_eq!(outcome.exit_code, ExitCode::Host as u8);
         assert_eq!(outcome.stages[0].exit, StageExit::Cancelled);
@@ -89,7 +89,7 @@ fn one_host_runs_many_pipelines_at_once() {
                             "stdin": {{"text": "{}"}}, "stdout": "null"}}"#,
                         "x".repeat(n)
                     );
-                    let outcome = host.run(plan(&json), &RunOptions::default());
+                    let outcome = host.run(&plan(&json), Ends::new(), &RunOptions::default());
                     assert!(outcome.success, "{outcome:?}");
                     assert_eq!(outcome.stages[0].output_bytes, Some(n as u64));
                 });
@@ -101,7 +101,7 @@ fn one_host_runs_many_pipelines_at_once() {
 #[test]
 fn good_runs_end_beside_spinning_ones_on_one_thread() {
     checked(|| {
-        let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).expect("a host");
+        let host = Host::new(&HostOptions::new().threads(1)).expect("a host");
         let control = RunControl::default();
         thread::scope(|scope| {
             let spinner = format!(
@@ -115,14 +115,15 @@ fn good_runs_end_beside_spinning_ones_on_one_thread() {
             let mut hostile = Vec::new();
             for json in [spinner, splicer] {
                 let (host, control) = (&host, control.clone());
-                hostile
-                    .push(scope.spawn(move || host.run(plan(&json), &RunOptions { control, ..RunOptions::default() })));
+                hostile.push(
+                    scope.spawn(move || host.run(&plan(&json), Ends::new(), &RunOptions::new().control(&control))),
+                );
             }
             let good =
                 r#"{"version": 1, "stages": [{"wasm": "builtin:cat"}], "stdin": {"text": "x"}, "stdout": "null"}"#;
             let started = Instant::now();
             for _ in 0..5 {
-                assert!(host.run(plan(good), &RunOptions::default()).success);
+                assert!(host.run(&plan(good), Ends::new(), &RunOptions::default()).success);
             }
             assert!(started.elapsed() < Duration::from_secs(60));
             control.cancel();
@@ -136,7 +137,7 @@ fn good_runs_end_beside_spinning_ones_on_one_thread() {
 #[test]
 fn a_host_runs_no_more_at_once_than_it_may() {
     checked(|| {
-        let options = HostOptions { threads: Some(2), max_runs: Some(1), ..HostOptions::default() };
+        let options = HostOptions::new().threads(2).max_runs(1);
         let host = Host::new(&options).expect("a host");
         let first = format!(
             r#"{{"version": 1, "timeout": "3s", "stdin": {{"file": "/dev/zero"}}, "stdout": "null",
@@ -150,10 +151,10 @@ fn a_host_runs_no_more_at_once_than_it_may() {
                 let _ = sender.try_send(());
             }
         };
-        let on_event = Some(Observer(std::sync::Arc::new(tell)));
-        let first = host.start(plan(&first), &RunOptions { on_event, ..RunOptions::default() });
+
+        let first = host.start(&plan(&first), Ends::new(), &RunOptions::new().on_event(tell));
         started.recv_timeout(Duration::from_secs(60)).expect("it starts");
-        let second = host.start(plan(second), &RunOptions::default());
+        let second = host.start(&plan(second), Ends::new(), &RunOptions::default());
         let waited = second.wait();
         // It began when the first was over.
         assert!(waited.success && waited.duration_ms >= 1000, "{waited:?}");
@@ -233,8 +234,8 @@ fn errors_have_a_code_and_their_paths_apart() {
     place.write("script", "#!/none/such\n");
     let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
     std::fs::set_permissions(place.path("script"), executable).unwrap();
-    let host = Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host");
-    let outcome = host.run(Plan::new(&spec, &options).expect("a plan"), &RunOptions::default());
+    let host = Host::new(&HostOptions::new().threads(2)).expect("a host");
+    let outcome = host.run(&Plan::new(&spec, &options).expect("a plan"), Ends::new(), &RunOptions::default());
     assert_eq!((outcome.code.as_str(), outcome.exit_code), ("start-failed", 127), "{outcome:?}");
     assert!(outcome.message.contains(secret) && outcome.path.as_ref().is_some_and(|path| path.contains(secret)));
     assert!(!outcome.message_without_path().contains(secret), "{}", outcome.message_without_path());
@@ -253,15 +254,15 @@ fn counting(place: &Place, millions: u32) -> String {
 fn turns_go_by_run_and_then_by_stage() {
     checked(|| {
         let place = Place::new();
-        let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).expect("a host");
+        let host = Host::new(&HostOptions::new().threads(1)).expect("a host");
         let (control, good) = (RunControl::default(), counting(&place, 300));
         let good = format!(r#"{{"version": 1, "stages": [{{"wasm": "{good}"}}], "stdin": "null", "stdout": "null"}}"#);
         // Compiled, and known from then on.
-        assert!(host.run(plan(&good), &RunOptions::default()).success);
+        assert!(host.run(&plan(&good), Ends::new(), &RunOptions::default()).success);
         let spinning = guests::preview1(&place, "spinning.wasm", "(loop $spin (br $spin))").display().to_string();
         let stages = vec![format!(r#"{{"wasm": "{spinning}"}}"#); 100].join(", ");
         let many = format!(r#"{{"version": 1, "stages": [{stages}], "stdin": "null", "stdout": "null"}}"#);
-        let hostile = host.start(plan(&many), &RunOptions { control: control.clone(), ..RunOptions::default() });
+        let hostile = host.start(&plan(&many), Ends::new(), &RunOptions::new().control(&control));
         // All of them are at it from here on.
         let (begun, deadline) = (processor_time(), Instant::now() + Duration::from_secs(60));
         while processor_time() - begun < Duration::from_secs(2) {
@@ -269,7 +270,7 @@ fn turns_go_by_run_and_then_by_stage() {
             thread::yield_now();
         }
         let before = processor_time();
-        let outcome = host.run(plan(&good), &RunOptions::default());
+        let outcome = host.run(&plan(&good), Ends::new(), &RunOptions::default());
         let all = processor_time() - before;
         control.cancel();
         assert!(outcome.success, "{outcome:?}");
@@ -305,7 +306,7 @@ fn host_with_stopped_compiler() -> Host {
 }
 
 fn host_with_compiler(compiler: Vec<std::ffi::OsString>) -> Host {
-    let options = HostOptions { threads: Some(2), compiler: Some(compiler), ..HostOptions::default() };
+    let options = HostOptions::new().threads(2).compiler(compiler);
     Host::new(&options).expect("a host")
 }
 
@@ -347,11 +348,11 @@ fn compilations_of_one_run_hold_up_no_other_run() {
         };
         let control = RunControl::default();
         let hostile: Vec<_> = (0..2)
-            .map(|run| host.start(plan(&bombs(run)), &RunOptions { control: control.clone(), ..RunOptions::default() }))
+            .map(|run| host.start(&plan(&bombs(run)), Ends::new(), &RunOptions::new().control(&control)))
             .collect();
         // All compilers but one are busy from here on.
         until_compilers_are_busy(3);
-        let outcome = host.run(plan(&pipeline(&[counting(&place, 1)])), &RunOptions::default());
+        let outcome = host.run(&plan(&pipeline(&[counting(&place, 1)])), Ends::new(), &RunOptions::default());
         assert!(outcome.success, "{outcome:?}");
         let still = busy_compilers();
         control.cancel();
@@ -386,11 +387,11 @@ fn whoever_wants_what_another_run_wants_too_waits_in_its_own_turn() {
         let shared = slow(&place, 100, 1);
         stages.push(shared.clone());
         let control = RunControl::default();
-        let options = RunOptions { control: control.clone(), ..RunOptions::default() };
-        let hostile = host.start(plan(&pipeline(&stages)), &options);
+        let options = RunOptions::new().control(&control);
+        let hostile = host.start(&plan(&pipeline(&stages)), Ends::new(), &options);
         until_compilers_are_busy(2);
         until_idle();
-        let good = host.start(plan(&pipeline(&[shared])), &options);
+        let good = host.start(&plan(&pipeline(&[shared])), Ends::new(), &options);
         // It does not wait for who waits.
         until_compilers_are_busy(3);
         control.cancel();
@@ -405,13 +406,13 @@ fn nobody_waits_for_a_compilation_that_may_take_less_than_its_own() {
         let host = host_with_stopped_compiler();
         let file = slow(&place, 0, 2);
         let control = RunControl::default();
-        let options = RunOptions { control: control.clone(), ..RunOptions::default() };
+        let options = RunOptions::new().control(&control);
         let runs: Vec<_> = [100, 200]
             .into_iter()
             .map(|seconds| {
                 let limits = format!(r#""limits": {{"compile_time": "{seconds}s"}}"#);
                 let json = format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{file}", {limits}}}]}}"#);
-                let run = host.start(plan(&json), &options);
+                let run = host.start(&plan(&json), Ends::new(), &options);
                 until_compilers_are_busy(seconds / 100);
                 run
             })
@@ -441,7 +442,7 @@ fn many_stages_of_one_component_are_compiled_once_for_all() {
                         given_up.cancel();
                     }
                 });
-                let outcome = host.run(plan(&json), &RunOptions { control: control.clone(), ..RunOptions::default() });
+                let outcome = host.run(&plan(&json), Ends::new(), &RunOptions::new().control(&control));
                 drop(tell);
                 outcome
             });
@@ -533,7 +534,7 @@ fn planning_ends_whatever_the_file_is_made_of() {
 fn a_guest_changes_nothing_after_its_end() {
     checked(|| {
         let place = Place::new();
-        let host = Host::new(&HostOptions { threads: Some(2), ..HostOptions::default() }).expect("a host");
+        let host = Host::new(&HostOptions::new().threads(2)).expect("a host");
         std::fs::create_dir(place.path("dir")).expect("the place is writable");
         // Counts in its file, for ever.
         let body = "(i64.store (i32.const 65536) (i64.add (i64.load (i32.const 65536)) (i64.const 1)))
@@ -549,7 +550,7 @@ fn a_guest_changes_nothing_after_its_end() {
         for _ in 0..20 {
             let _ = std::fs::remove_file(place.path("dir/l"));
             std::fs::write(&file, [0; 8]).expect("the place is writable");
-            let outcome = host.run(plan(&json), &RunOptions::default());
+            let outcome = host.run(&plan(&json), Ends::new(), &RunOptions::default());
             let first = std::fs::read(&file).expect("it is there");
             assert_eq!(outcome.exit_code, ExitCode::TimedOut as u8, "{outcome:?}");
             wrote += usize::from(first != [0; 8]);

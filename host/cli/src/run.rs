@@ -5,14 +5,13 @@ use std::{
     io::{self, IsTerminal, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::{Context, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stagehost::{
-    Event, ExitCode, Guard, Host, HostOptions, Observer, Outcome, Plan, PlanError, RunControl, RunOptions,
-    StderrPrefix, WatchedProcess, WholeFile,
+    Ends, Event, ExitCode, Guard, Host, HostOptions, Outcome, Plan, PlanError, RunControl, RunOptions, StderrPrefix,
+    WatchedProcess, WholeFile,
 };
 
 use crate::{
@@ -98,17 +97,16 @@ fn start(
     let passes_on = plan.has_commands() && !foreground;
     let signals = signals::Signals::watch(&control, passes_on).context("signals cannot be watched").map_err(host)?;
     let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
-    let options = HostOptions {
-        cache: cache_directory(),
-        compiler: Some(vec![own_program().into_os_string(), COMPILE.into()]),
-        max_runs: None,
-        // What programs do needs no threads of ours.
-        threads: only_commands.then_some(0),
-        guard: guard.clone().filter(|_| plan.has_commands()),
-        open_files: Some(open_files),
-        adopts_orphans: plan.has_commands(),
-        cgroup: if plan.has_commands() { args.cgroup.clone().or_else(delegated_cgroup) } else { None },
-    };
+    let mut options = HostOptions::new().compiler([own_program().into_os_string(), COMPILE.into()]);
+    options.cache = cache_directory();
+    options.open_files = Some(open_files);
+    // What programs do needs no threads of ours.
+    options.threads = only_commands.then_some(0);
+    if plan.has_commands() {
+        options.guard.clone_from(&guard);
+        options.adopts_orphans = true;
+        options.cgroup = args.cgroup.clone().or_else(delegated_cgroup);
+    }
     let host = Host::new(&options).map_err(|error| Failure::new(ExitCode::Host, error))?;
     drop(options);
     if let Some(error) = unguarded
@@ -125,20 +123,21 @@ fn start(
         Event::Ended => sent_away.iter().for_each(Guard::dismiss),
         _ => {}
     };
-    let on_event = Some(Observer(Arc::new(warn)));
-    let coredump = args.coredump.clone();
-    let foreground = Some(foreground);
     let stderr_prefix = match args.stderr_prefix {
         Prefix::Always => StderrPrefix::All,
         Prefix::Auto if args.verbose || io::stderr().is_terminal() => StderrPrefix::Guests,
         Prefix::Auto | Prefix::Never => StderrPrefix::None,
     };
-    let options = RunOptions { tee_stderr: true, stderr_prefix, foreground, coredump, watched, control, on_event };
+    // Planning is a part of the run's time.
+    let options = RunOptions::new().tee_stderr(true).foreground(foreground).spent(plan.took()).on_event(warn);
+    let mut options = options.control(&control).stderr_prefix(stderr_prefix);
+    options.coredump.clone_from(&args.coredump);
+    options.watched = watched;
     if !plan.has_commands() {
         // It has gone meanwhile, and is not to be a zombie until the run is over.
         guard.iter().for_each(Guard::end);
     }
-    let outcome = host.run(plan, &options);
+    let outcome = host.run(&plan, Ends::new(), &options);
     // They are watched until the end: what is printed may have to wait for a reader.
     let dies_of = signals.run_is_over(outcome.signal);
     if let Some(warning) = host.warning()

@@ -28,12 +28,14 @@ pub enum Split {
 
 /// A function that is called with every token of the input and a buffered output.
 ///
-/// `split` is shown the bytes that are there and whether they are the last. What was written before an error is flushed.
+/// `split` is shown the bytes that are there and whether they are the last. What was written before an error is flushed. Each run
+/// begins with copies of both as they are now.
 pub fn tokens(
-    mut split: impl FnMut(&[u8], bool) -> Split + Send + 'static,
-    mut each: impl FnMut(&[u8], &mut dyn Write) -> Result + Send + 'static,
-) -> impl FnOnce(&mut Input, &mut Output) -> Result + Send + 'static {
+    split: impl FnMut(&[u8], bool) -> Split + Clone + Send + Sync + 'static,
+    each: impl FnMut(&[u8], &mut dyn Write) -> Result + Clone + Send + Sync + 'static,
+) -> impl Fn(&mut Input, &mut Output) -> Result + Send + Sync + 'static {
     move |input, output| {
+        let (mut split, mut each) = (split.clone(), each.clone());
         let mut output = BufWriter::with_capacity(32 << 10, output);
         let done = for_each_token(input, &mut split, |token| each(token, &mut output));
         let flushed = output.flush();
@@ -46,13 +48,13 @@ pub fn tokens(
 ///
 /// A last line without a line break is a line too. What was written before an error is flushed.
 pub fn lines(
-    each: impl FnMut(&[u8], &mut dyn Write) -> Result + Send + 'static,
-) -> impl FnOnce(&mut Input, &mut Output) -> Result + Send + 'static {
+    each: impl FnMut(&[u8], &mut dyn Write) -> Result + Clone + Send + Sync + 'static,
+) -> impl Fn(&mut Input, &mut Output) -> Result + Send + Sync + 'static {
     tokens(separated_by(b'\n'), each)
 }
 
 /// A tokenizer of what stands between bytes of one value. An empty last token is none.
-pub fn separated_by(separator: u8) -> impl FnMut(&[u8], bool) -> Split + Send + 'static {
+pub fn separated_by(separator: u8) -> impl FnMut(&[u8], bool) -> Split + Clone + Send + Sync + 'static {
     // Where the search goes on when more bytes have come.
     let mut seen = 0;
     move |bytes, last| match memchr::memchr(separator, &bytes[seen..]) {
@@ -72,7 +74,7 @@ pub fn separated_by(separator: u8) -> impl FnMut(&[u8], bool) -> Split + Send + 
 }
 
 /// A tokenizer of words: what stands between ASCII white space.
-pub fn words() -> impl FnMut(&[u8], bool) -> Split + Send + 'static {
+pub fn words() -> impl FnMut(&[u8], bool) -> Split + Clone + Send + Sync + 'static {
     // Where the search goes on when more of a word has come.
     let mut seen = 0;
     move |bytes, last| {
@@ -97,7 +99,7 @@ pub fn words() -> impl FnMut(&[u8], bool) -> Split + Send + 'static {
 }
 
 /// A function that writes a text and reads nothing.
-pub fn text(text: impl Into<Vec<u8>>) -> impl FnOnce(&mut Input, &mut Output) -> Result + Send + 'static {
+pub fn text(text: impl Into<bytes::Bytes>) -> impl Fn(&mut Input, &mut Output) -> Result + Send + Sync + 'static {
     let text = text.into();
     move |_, output| Ok(output.write_all(&text)?)
 }

@@ -68,18 +68,57 @@ pub struct FinishedEarly;
 #[error("the run was stopped")]
 pub struct Stopped;
 
-/// A function that can be a stage.
-pub(crate) struct Function {
-    pub(crate) body: Body,
+/// A function that can be a stage. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Function(Kind);
+
+pub(crate) type Ending = Pin<Box<dyn Future<Output = Result> + Send>>;
+type Blocking = dyn Fn(&mut Input, &mut Output) -> Result + Send + Sync;
+type BlockingOnce = dyn FnOnce(&mut Input, &mut Output) -> Result + Send;
+type Asynchronous = dyn Fn(AsyncInput, AsyncOutput) -> Ending + Send + Sync;
+type AsynchronousOnce = dyn FnOnce(AsyncInput, AsyncOutput) -> Ending + Send;
+
+#[derive(Clone)]
+enum Kind {
+    Blocking(Arc<Blocking>),
+    Async(Arc<Asynchronous>),
+    /// What can be called once is there until it is.
+    Once(Arc<Mutex<Option<Body>>>),
 }
 
-type Ending = Pin<Box<dyn Future<Output = Result> + Send>>;
-type Blocking = dyn FnOnce(&mut Input, &mut Output) -> Result + Send;
-type Asynchronous = dyn FnOnce(AsyncInput, AsyncOutput) -> Ending + Send;
-
+/// A function that is about to be called.
 pub(crate) enum Body {
-    Blocking(Box<Blocking>),
-    Async(Box<Asynchronous>),
+    Blocking(Box<BlockingOnce>),
+    Async(Box<AsynchronousOnce>),
+}
+
+impl Function {
+    pub(crate) fn blocking(body: impl Fn(&mut Input, &mut Output) -> Result + Send + Sync + 'static) -> Self {
+        Self(Kind::Blocking(Arc::new(body)))
+    }
+
+    pub(crate) fn asynchronous(body: impl Fn(AsyncInput, AsyncOutput) -> Ending + Send + Sync + 'static) -> Self {
+        Self(Kind::Async(Arc::new(body)))
+    }
+
+    pub(crate) fn once(body: Body) -> Self {
+        Self(Kind::Once(Arc::new(Mutex::new(Some(body)))))
+    }
+
+    /// The function for one run; `None`: it can be called once, and was.
+    pub(crate) fn body(&self) -> Option<Body> {
+        match &self.0 {
+            Kind::Blocking(body) => {
+                let body = body.clone();
+                Some(Body::Blocking(Box::new(move |input, output| body(input, output))))
+            }
+            Kind::Async(body) => {
+                let body = body.clone();
+                Some(Body::Async(Box::new(move |input, output| body(input, output))))
+            }
+            Kind::Once(body) => body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
+    }
 }
 
 impl fmt::Debug for Function {

@@ -13,6 +13,9 @@ pub struct Outcome {
     pub version: u32,
     /// The pipeline's name.
     pub name: Option<String>,
+    /// What the run was called by the program that started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Whether the run succeeded: the output is whole, and in its place.
     pub success: bool,
     /// The exit code of `stagehost run`.
@@ -138,6 +141,7 @@ impl Outcome {
         Self {
             version: 1,
             name,
+            label: None,
             success: false,
             exit_code: exit_code as u8,
             origin: Origin::Host,

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::plan::{Plan, PlannedStage, Work};
+use crate::plan::{Planned, PlannedStage, Work};
 
 /// Maps that one sandboxed stage may take: seven measured for its memory, stack and code, and some more.
 const MAPS_OF_STAGE: u32 = 10;
@@ -58,7 +58,7 @@ impl Admission {
     }
 
     /// Why a plan can never be let in.
-    pub(super) fn refusal(&self, plan: &Plan) -> Option<String> {
+    pub(super) fn refusal(&self, plan: &Planned) -> Option<String> {
         let stages = sandboxed(plan);
         let all = if stages == 0 { 0 } else { self.stages().all };
         (stages > all).then(|| {
@@ -74,7 +74,7 @@ impl Admission {
     }
 
     /// Waits until there is enough of everything. Cancel safe.
-    pub(super) async fn admit(&self, plan: &Plan) -> Admitted {
+    pub(super) async fn admit(&self, plan: &Planned) -> Admitted {
         // In the same order for all, so that no two runs hold what the other waits for.
         let run = match &self.runs {
             Some(runs) => runs.take(1).await,
@@ -89,12 +89,12 @@ impl Admission {
     }
 }
 
-fn sandboxed(plan: &Plan) -> u32 {
+fn sandboxed(plan: &Planned) -> u32 {
     let weight = |stage: &PlannedStage| match &stage.work {
         Work::Wasm(wasm) => 1 + wasm.limits.memories.saturating_sub(8).div_ceil(MEMORIES_A_STAGE),
         Work::Command(_) | Work::Function(_) => 0,
     };
-    u32::try_from(plan.stages.iter().map(weight).sum::<usize>()).unwrap_or(u32::MAX)
+    u32::try_from(plan.stages.iter().map(|stage| weight(stage)).sum::<usize>()).unwrap_or(u32::MAX)
 }
 
 /// Descriptors that this process may still open, less some for itself.

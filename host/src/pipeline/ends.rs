@@ -13,8 +13,12 @@ use super::{
     shared::{EndError, Shared},
 };
 use crate::{
-    joint::{self, Declared, Opened, Output, OutputPort, Passing, Prefixed, Shown, Sink, Source, Stop},
-    plan::{Input, Outlet, Plan, PlannedStage, Work},
+    ends::{Ends, StdinKind, StdoutKind},
+    joint::{
+        self, Declared, Named, Opened, Output, OutputPort, OutsideSink, OutsideSource, Passing, Prefixed, Shown, Sink,
+        Source, Stop,
+    },
+    plan::{Input, Outlet, Planned, PlannedStage, Work},
     spec::{StderrSpec, to_text},
     stage::{ChildInput, ChildOutput, ChildStderr},
 };
@@ -40,21 +44,91 @@ pub(super) enum Stderr {
     Child(ChildStderr),
 }
 
+/// What a run reads and where it writes, by the program's word or else the plan's.
+pub(super) struct RunEnds {
+    stdin: Option<OutsideSource>,
+    planned_stdin: Input,
+    stdout: Option<OutsideSink>,
+    /// What the output is, if it is nothing that the program gave.
+    pub(super) outlet: Outlet,
+    pub(super) names: Names,
+}
+
+/// What a run's input and output are called in messages.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    pub(super) input: String,
+    pub(super) output: String,
+}
+
+impl RunEnds {
+    /// # Errors
+    ///
+    /// An output that cannot be written as it is to be.
+    pub(super) fn new(ends: Ends, plan: &Planned) -> Result<Self, EndError> {
+        let mut names = Names { input: String::new(), output: plan.stdout_name.clone() };
+        let (mut stdin, mut stdout) = (None, None);
+        let planned_stdin = match ends.stdin.map(|stdin| stdin.0) {
+            None => plan.stdin.clone(),
+            Some(StdinKind::Inherit) => Input::Inherit,
+            Some(StdinKind::Null) => Input::Null,
+            Some(StdinKind::Bytes(bytes)) => Input::Text(bytes),
+            Some(StdinKind::File(path)) => {
+                let named = Named::anywhere(&path);
+                let size = named.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
+                Input::File(named, size)
+            }
+            Some(StdinKind::Outside(outside)) => {
+                stdin = Some(outside);
+                Input::Program
+            }
+        };
+        names.input = planned_stdin.to_string();
+        let outlet = match ends.stdout.map(|stdout| stdout.0) {
+            None => plan.stdout.clone(),
+            Some(StdoutKind::Inherit) => Outlet::Place(Output::Inherit),
+            Some(StdoutKind::Null) => Outlet::Null,
+            Some(StdoutKind::File { path, append, atomic }) => {
+                names.output = to_text(&path);
+                let output = Output::of(&Named::anywhere(&path), append, atomic)
+                    .map_err(|why| EndError { name: names.output.clone(), error: io::Error::other(why) })?;
+                Outlet::Place(output)
+            }
+            Some(StdoutKind::Outside(outside)) => {
+                stdout = Some(outside);
+                Outlet::Program
+            }
+        };
+        match &outlet {
+            Outlet::Program => names.output = "the program's writer".into(),
+            Outlet::Null => names.output = "nothing".into(),
+            Outlet::Place(Output::Inherit) => names.output = "standard output".into(),
+            Outlet::Place(_) => {}
+        }
+        Ok(Self { stdin, planned_stdin, stdout, outlet, names })
+    }
+}
+
+/// Of an end that was left to the program.
+fn not_given() -> io::Error {
+    io::Error::other("the program was to give it to the run, and gave none")
+}
+
 /// Opens the pipeline's input.
 pub(super) async fn input(
-    plan: &mut Plan,
+    ends: &mut RunEnds,
     first: Option<&PlannedStage>,
     shared: &Shared,
     stop: &Stop,
 ) -> Result<Opened<FirstInput>, EndError> {
-    let name = plan.stdin.to_string();
+    let name = ends.names.input.clone();
     let failed = |error| EndError { name: name.clone(), error };
-    let given = std::mem::replace(&mut plan.stdin, Input::Null);
+    let given = std::mem::replace(&mut ends.planned_stdin, Input::Null);
     let is_command = first.is_some_and(PlannedStage::is_command);
     let inside = |source| FirstInput::Inside(source);
     if let Input::Declared(given, expected) = given {
         // Somebody has to look at it on its way, even to a program.
-        let opened = source(*given, false).map_err(failed)?;
+        let opened = source(*given, ends.stdin.take(), false).map_err(failed)?;
         let opened = opened.map(|source| Source::Declared(Box::new(Declared::new(source, expected))));
         if !is_command {
             return Ok(opened.map(inside));
@@ -83,7 +157,10 @@ pub(super) async fn input(
                 Ok(file) => Ok(Opened::plain(child(file))),
                 Err(_) => fed(Source::Text { text }).map(Opened::plain),
             },
-            Input::Outside(outside) => fed(Source::Outside(outside)).map(Opened::plain),
+            Input::Program => match ends.stdin.take() {
+                Some(outside) => fed(Source::Outside(outside)).map(Opened::plain),
+                None => Err(not_given()),
+            },
             Input::Declared(..) => Err(io::Error::other("an input is declared once")),
         }
         .map_err(failed);
@@ -92,70 +169,59 @@ pub(super) async fn input(
         Work::Wasm(wasm) => wasm.inspection.section.line_at_a_time,
         Work::Command(_) | Work::Function(_) => false,
     });
-    source(given, line_at_a_time).map(|opened| opened.map(inside)).map_err(failed)
+    source(given, ends.stdin.take(), line_at_a_time).map(|opened| opened.map(inside)).map_err(failed)
 }
 
 /// Opens an input to be read in this process.
-fn source(given: Input, line_at_a_time: bool) -> io::Result<Opened<Source>> {
+fn source(given: Input, outside: Option<OutsideSource>, line_at_a_time: bool) -> io::Result<Opened<Source>> {
     match given {
         Input::Inherit => joint::open_stdin(None, line_at_a_time, None),
         Input::File(file, size) => joint::open_stdin(Some(&file), false, size),
         Input::Text(text) => Ok(Opened::plain(Source::Text { text })),
         Input::Null => Ok(Opened::plain(Source::Null)),
-        Input::Outside(outside) => Ok(Opened::plain(Source::Outside(outside))),
+        Input::Program => outside.map(|outside| Opened::plain(Source::Outside(outside))).ok_or_else(not_given),
         Input::Declared(..) => Err(io::Error::other("an input is declared once")),
     }
 }
 
 /// Opens the pipeline's output.
 pub(super) async fn output(
-    plan: &mut Plan,
+    ends: &mut RunEnds,
     last: Option<&PlannedStage>,
     shared: &Shared,
     stop: &Stop,
 ) -> Result<Opened<LastOutput>, EndError> {
-    let name = plan.stdout_name.clone();
-    let failed = |error| EndError { name: name.clone(), error };
-    let outlet = std::mem::replace(&mut plan.stdout, Outlet::Null);
+    let failed = |error| EndError { name: ends.names.output.clone(), error };
+    let given = ends.stdout.take();
     if last.is_some_and(PlannedStage::is_command) {
-        return child_output(&outlet, shared, stop)
-            .await
-            .map(|opened| match outlet {
-                Outlet::Outside(outside) => opened.map(|mut child| {
-                    if let Some((_, sink)) = &mut child.drain {
-                        *sink = Sink::Outside(outside);
-                    }
-                    LastOutput::Child(child)
-                }),
-                Outlet::Null => opened.map(LastOutput::Child),
-                Outlet::Place(output) => {
-                    plan.stdout = Outlet::Place(output);
-                    opened.map(LastOutput::Child)
-                }
-            })
-            .map_err(failed);
+        let opened = child_output(&ends.outlet, given, shared, stop).await;
+        return opened.map(|opened| opened.map(LastOutput::Child)).map_err(failed);
     }
-    match outlet {
+    match &ends.outlet {
         Outlet::Null => Ok(Opened::plain(LastOutput::Inside(Sink::Null))),
-        Outlet::Outside(outside) => Ok(Opened::plain(LastOutput::Inside(Sink::Outside(outside)))),
-        Outlet::Place(output) => {
-            let opened = joint::open_stdout(&output, stop).await.map_err(failed)?;
-            plan.stdout = Outlet::Place(output);
-            Ok(opened.map(LastOutput::Inside))
+        Outlet::Program => {
+            let outside = given.ok_or_else(|| failed(not_given()))?;
+            Ok(Opened::plain(LastOutput::Inside(Sink::Outside(outside))))
         }
+        Outlet::Place(output) => Ok(joint::open_stdout(output, stop).await.map_err(failed)?.map(LastOutput::Inside)),
     }
 }
 
-async fn child_output(outlet: &Outlet, shared: &Shared, stop: &Stop) -> io::Result<Opened<ChildOutput>> {
+async fn child_output(
+    outlet: &Outlet,
+    given: Option<OutsideSink>,
+    shared: &Shared,
+    stop: &Stop,
+) -> io::Result<Opened<ChildOutput>> {
     match outlet {
         Outlet::Null => {
             let file = joint::null()?;
             Ok(Opened::plain(ChildOutput { file, drain: None, kept: None, end: None }))
         }
-        Outlet::Outside(_) => {
+        Outlet::Program => {
+            let sink = Sink::Outside(given.ok_or_else(not_given)?);
             let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY)?;
-            // The caller puts the embedder's writer in.
-            let drain = Some((pipe.read, Sink::Null));
+            let drain = Some((pipe.read, sink));
             Ok(Opened::plain(ChildOutput { file: pipe.write, drain, kept: Some(pipe.kept), end: None }))
         }
         Outlet::Place(output) => {

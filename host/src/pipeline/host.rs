@@ -1,18 +1,27 @@
 //! The host: what runs pipelines, and a run that goes on.
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak},
+    pin::{Pin, pin},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, ready},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use stagehost_ring::Pool;
-use tokio::{runtime::Runtime, sync::oneshot};
+use tokio::{
+    runtime::{Handle, Runtime, RuntimeFlavor},
+    sync::{Notify, oneshot},
+};
 
 use super::{
     admission::Admission,
+    collect::{self, Collecting},
     control::{ProcessHandle, RunControl},
     judge::millis,
     options::RunOptions,
@@ -20,12 +29,14 @@ use super::{
     shared::{RunState, Shared},
 };
 use crate::{
+    ends::Ends,
     event::{self, EventStream, Events},
     joint::{Buffers, PipeQuota, StopReason},
     outcome::{ExitCode, Outcome},
     plan::Plan,
     process::{self, CgroupParent, Guard, Spawner},
     sandbox::Turns,
+    wait,
 };
 
 /// Runs pipelines: an engine, a code cache, a pool of ring storage, a thread that starts programs, and a small runtime.
@@ -37,32 +48,95 @@ pub struct Host(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    runtime: Option<Runtime>,
-    /// Whether runs go on by themselves, rather than only while somebody waits for them.
-    drives_itself: bool,
-    running: Mutex<Vec<Weak<RunState>>>,
+    runtime: Runs,
     active: Arc<Active>,
 }
 
-/// How many runs there are.
+/// What runs go on.
+#[derive(Debug)]
+enum Runs {
+    /// A runtime of the host's own; taken only by drop.
+    Own(Option<Runtime>),
+    /// The same, which goes on only while somebody waits for a run.
+    Driven(Option<Arc<Runtime>>),
+    /// The program's.
+    Given(Handle),
+}
+
+impl Runs {
+    fn spawn(&self, run: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Own(Some(runtime)) => drop(runtime.spawn(run)),
+            Self::Driven(Some(runtime)) => drop(runtime.spawn(run)),
+            Self::Own(None) | Self::Driven(None) => {}
+            Self::Given(handle) => drop(handle.spawn(run)),
+        }
+    }
+}
+
+/// The runs that go on.
 #[derive(Debug, Default)]
 struct Active {
-    count: Mutex<usize>,
+    runs: Mutex<Runsheet>,
     changed: Condvar,
+    /// Told when there are none.
+    none: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Runsheet {
+    next: u64,
+    /// By number.
+    runs: HashMap<u64, Arc<RunState>>,
+    /// Whether a thread drives them because somebody awaits one.
+    are_driven: bool,
+    driver: Option<JoinHandle<()>>,
+}
+
+impl Active {
+    fn lock(&self) -> MutexGuard<'_, Runsheet> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(self: &Arc<Self>, state: &Arc<RunState>) -> Counted {
+        let mut sheet = self.lock();
+        let number = sheet.next;
+        sheet.next += 1;
+        sheet.runs.insert(number, state.clone());
+        Counted(self.clone(), number)
+    }
+
+    /// Waits until no run goes on.
+    async fn over(&self) {
+        loop {
+            let mut none = pin!(self.none.notified());
+            none.as_mut().enable();
+            if self.lock().runs.is_empty() {
+                return;
+            }
+            none.await;
+        }
+    }
 }
 
 /// One of them.
-struct Counted(Arc<Active>);
+struct Counted(Arc<Active>, u64);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.changed.notify_all();
+        let mut sheet = self.0.lock();
+        sheet.runs.remove(&self.1);
+        if sheet.runs.is_empty() {
+            drop(sheet);
+            self.0.changed.notify_all();
+            self.0.none.notify_waiters();
+        }
     }
 }
 
 /// How a [`Host`] is made.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct HostOptions {
     /// The directory for compiled code. Default: none, every start compiles.
     pub cache: Option<PathBuf>,
@@ -76,6 +150,9 @@ pub struct HostOptions {
     /// The threads that stages run on. Default: as many as the machine has processors. 0: the thread that waits for a run by
     /// [`Host::run`] or [`Running::wait`], and no other; for pipelines of programs, which need none of ours.
     pub threads: Option<usize>,
+    /// The program's own tokio runtime, which stages are to run on; its timers and its input and output have to be enabled. Default: a
+    /// runtime of the host's own, whose [`threads`](Self::threads) are not the program's.
+    pub runtime: Option<Handle>,
     /// A process that kills the commands of this host should it be killed itself. Default: none; commands then die of the
     /// kernel's parent-death signal, but not what they started.
     pub guard: Option<Guard>,
@@ -120,7 +197,77 @@ fn try_threads(count: usize) -> io::Result<()> {
 #[error("{0}")]
 pub struct HostError(String);
 
-/// A run that goes on. Dropping it stops the run.
+impl HostOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`cache`](Self::cache).
+    #[must_use]
+    pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cache = Some(directory.into());
+        self
+    }
+
+    /// Sets [`compiler`](Self::compiler).
+    #[must_use]
+    pub fn compiler<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
+        self.compiler = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets [`max_runs`](Self::max_runs).
+    #[must_use]
+    pub fn max_runs(mut self, runs: u32) -> Self {
+        self.max_runs = Some(runs);
+        self
+    }
+
+    /// Sets [`threads`](Self::threads).
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets [`runtime`](Self::runtime).
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Sets [`guard`](Self::guard).
+    #[must_use]
+    pub fn guard(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// Sets [`open_files`](Self::open_files).
+    #[must_use]
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.open_files = Some((soft, hard));
+        self
+    }
+
+    /// Sets [`adopts_orphans`](Self::adopts_orphans).
+    #[must_use]
+    pub fn adopts_orphans(mut self, adopts: bool) -> Self {
+        self.adopts_orphans = adopts;
+        self
+    }
+
+    /// Sets [`cgroup`](Self::cgroup).
+    #[must_use]
+    pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(directory.into());
+        self
+    }
+}
+
+/// A run that goes on: to be waited for, by a thread or as a future. Dropping it, or the future, stops the run.
 #[derive(Debug)]
 pub struct Running {
     host: Host,
@@ -131,27 +278,40 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for its end, blocking this thread.
+    /// Waits for its end, blocking this thread. A thread of a runtime may call it, too, and then does nothing else until then. If that
+    /// runtime is the one that the host was [given](HostOptions::runtime) and has one thread, it would wait for itself: the run is
+    /// cancelled, and its outcome says so.
     pub fn wait(mut self) -> Outcome {
-        let ended = self.ended.take();
+        let Some(ended) = self.ended.take() else { return self.outcome(None) };
         let ended = match &self.host.0.runtime {
-            Some(runtime) if !self.host.0.drives_itself => ended.and_then(|ended| runtime.block_on(ended).ok()),
-            _ => ended.and_then(|ended| ended.blocking_recv().ok()),
+            Runs::Driven(Some(runtime)) if Handle::try_current().is_err() => runtime.block_on(ended).ok(),
+            Runs::Given(given) if Handle::try_current().is_ok_and(|current| current.id() == given.id()) => {
+                let may_block = given.runtime_flavor() == RuntimeFlavor::MultiThread
+                    // A thread of it that may not block panics.
+                    && catch_unwind(AssertUnwindSafe(|| tokio::task::block_in_place(|| ()))).is_ok();
+                if !may_block {
+                    self.state.kill();
+                    let message =
+                        "a thread of the runtime that the host was given cannot wait for a run on it: await it";
+                    return Outcome::not_started(None, ExitCode::Host, message.into(), None);
+                }
+                tokio::task::block_in_place(|| wait::block_on(ended)).ok()
+            }
+            _ => {
+                self.host.0.drive();
+                wait::block_on(ended).ok()
+            }
         };
         self.outcome(ended)
     }
 
-    /// Waits for its end.
+    /// Waits for its end: the same as awaiting it.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the run.
-    pub async fn ended(mut self) -> Outcome {
-        let ended = match self.ended.take() {
-            Some(ended) => ended.await.ok(),
-            None => None,
-        };
-        self.outcome(ended)
+    pub async fn ended(self) -> Outcome {
+        self.await
     }
 
     fn outcome(&self, ended: Option<Outcome>) -> Outcome {
@@ -187,6 +347,20 @@ impl Running {
     }
 }
 
+impl Future for Running {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.host.0.drive();
+        let ended = match &mut self.ended {
+            Some(ended) => ready!(Pin::new(ended).poll(cx)).ok(),
+            None => None,
+        };
+        self.ended = None;
+        Poll::Ready(self.outcome(ended))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if self.ended.is_some() {
@@ -206,29 +380,13 @@ impl Host {
     /// When the runtime cannot be set up (no memory, no threads), or the cgroup is none.
     pub fn new(options: &HostOptions) -> Result<Self, HostError> {
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = options.threads.unwrap_or_else(processors);
-        let mut builder = if threads == 0 {
-            tokio::runtime::Builder::new_current_thread()
-        } else {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
+        let (threads, runtime) = match &options.runtime {
+            Some(given) => (given.metrics().num_workers().max(1), Runs::given(given)?),
+            None => {
+                let threads = options.threads.unwrap_or_else(processors);
+                (threads, Runs::own(threads)?)
+            }
         };
-        if threads > 0 {
-            try_threads(threads + SPARE_THREADS).map_err(|error| {
-                HostError(format!("there are not enough threads, processes or address space to be had: {error}"))
-            })?;
-        }
-        let runtime = builder
-            .thread_name("stagehost")
-            .event_interval(POLLS)
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_keep_alive(KEEP_ALIVE)
-            .enable_all()
-            .build()
-            .map_err(|error| HostError(format!("the runtime cannot be set up: {error}")))?;
-        // One that stays: where there are no more threads to be had, what has to wait for a file takes turns on it.
-        drop(runtime.spawn_blocking(|| ()));
         let cgroups = match &options.cgroup {
             Some(directory) => Some(CgroupParent::new(directory).map_err(|error| {
                 HostError(format!("{} is no cgroup that commands can be put in: {error}", directory.display()))
@@ -251,13 +409,7 @@ impl Host {
             admission: Admission::new(options.max_runs),
             turns: Turns::new(threads),
         });
-        Ok(Self(Arc::new(Inner {
-            shared,
-            runtime: Some(runtime),
-            drives_itself: threads > 0,
-            running: Mutex::default(),
-            active: Arc::default(),
-        })))
+        Ok(Self(Arc::new(Inner { shared, runtime, active: Arc::default() })))
     }
 
     /// Why the code cache is not used, if one was asked for. Known once a sandboxed stage has run.
@@ -265,14 +417,33 @@ impl Host {
         self.0.shared.sandbox.get()?.as_ref().ok()?.1.as_deref()
     }
 
-    /// Runs a plan to its end and blocks until then.
-    pub fn run(&self, plan: Plan, options: &RunOptions) -> Outcome {
-        self.start(plan, options).wait()
+    /// Runs a plan to its end and blocks this thread until then, as [`Running::wait`] does.
+    pub fn run(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Outcome {
+        self.begin(plan, ends, options, Events::observed(options.on_event.clone()), None).wait()
     }
 
-    /// Starts a run.
-    pub fn start(&self, plan: Plan, options: &RunOptions) -> Running {
-        let (events, first_events) = Events::new(options.on_event.clone(), plan.stages.len());
+    /// Starts a run of a plan. Never blocks.
+    pub fn start(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Running {
+        let (events, first_events) = Events::with_streams(options.on_event.clone(), plan.0.stages.len());
+        self.begin(plan, ends, options, events, Some(first_events))
+    }
+
+    /// Starts a run of a plan and keeps what its last stage writes, in the place of any other output. More than `most` bytes are refused,
+    /// which fails the run. Never blocks.
+    pub fn output(&self, plan: &Plan, ends: Ends, options: &RunOptions, most: usize) -> Collecting {
+        let (ends, bytes) = collect::into_memory(ends, most);
+        let events = Events::observed(options.on_event.clone());
+        Collecting { running: self.begin(plan, ends, options, events, None), bytes }
+    }
+
+    fn begin(
+        &self,
+        plan: &Plan,
+        ends: Ends,
+        options: &RunOptions,
+        events: Events,
+        first_events: Option<EventStream>,
+    ) -> Running {
         let attached = options.control.attach();
         let state = Arc::new(RunState {
             control: options.control.clone(),
@@ -280,30 +451,92 @@ impl Host {
             commands: attached.commands.clone(),
             events,
         });
-        {
-            let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.retain(|run| run.strong_count() > 0);
-            running.push(Arc::downgrade(&state));
-        }
-        let turns = self.0.shared.turns.of_run();
+        let turns = self.0.shared.turns.of_run(options.group.as_deref(), options.weight);
         let run =
             run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached, turns };
-        *self.0.active.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        let counted = Counted(self.0.active.clone());
+        let counted = self.0.active.add(&state);
         let (sender, ended) = oneshot::channel();
         let started = Instant::now();
-        let Some(runtime) = &self.0.runtime else { unreachable!("the runtime is taken only by drop") };
         // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
         // `Running` is dropped: what it started has to be cleaned up.
-        runtime.spawn(async move {
+        let plan = plan.clone();
+        self.0.runtime.spawn(async move {
             let over = event::Over(run.state.events.clone());
-            let outcome = run.run(plan).await;
+            let outcome = run.run(&plan.0, ends).await;
             drop(over);
             drop(counted);
             // Nobody may be left to hear of it.
             let _ = sender.send(outcome);
         });
-        Running { host: self.clone(), state, first_events: Some(first_events), ended: Some(ended), started }
+        Running { host: self.clone(), state, first_events, ended: Some(ended), started }
+    }
+}
+
+impl Runs {
+    fn own(threads: usize) -> Result<Self, HostError> {
+        let mut builder = if threads == 0 {
+            tokio::runtime::Builder::new_current_thread()
+        } else {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        };
+        if threads > 0 {
+            try_threads(threads + SPARE_THREADS).map_err(|error| {
+                HostError(format!("there are not enough threads, processes or address space to be had: {error}"))
+            })?;
+        }
+        let runtime = builder
+            .thread_name("stagehost")
+            .event_interval(POLLS)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_keep_alive(KEEP_ALIVE)
+            .enable_all()
+            .build()
+            .map_err(|error| HostError(format!("the runtime cannot be set up: {error}")))?;
+        // One that stays: where there are no more threads to be had, what has to wait for a file takes turns on it.
+        drop(runtime.spawn_blocking(|| ()));
+        Ok(if threads == 0 { Self::Driven(Some(Arc::new(runtime))) } else { Self::Own(Some(runtime)) })
+    }
+
+    fn given(handle: &Handle) -> Result<Self, HostError> {
+        let _inside = handle.enter();
+        // What is not enabled panics; there is no other way to ask.
+        let has_timers = catch_unwind(AssertUnwindSafe(|| drop(tokio::time::sleep(Duration::ZERO))));
+        let has_io = catch_unwind(AssertUnwindSafe(|| drop(tokio::net::UnixDatagram::unbound())));
+        match (has_timers, has_io) {
+            (Ok(()), Ok(())) => Ok(Self::Given(handle.clone())),
+            _ => Err(HostError(
+                "the given runtime has no timers, or no input and output: build it with `enable_all`".into(),
+            )),
+        }
+    }
+}
+
+impl Inner {
+    /// Sees that runs go on though nobody drives them: whoever waits does so in a way that cannot.
+    fn drive(&self) {
+        let Runs::Driven(Some(runtime)) = &self.runtime else { return };
+        let mut sheet = self.active.lock();
+        if sheet.are_driven || sheet.runs.is_empty() {
+            return;
+        }
+        let (runtime, active) = (runtime.clone(), self.active.clone());
+        let driving = std::thread::Builder::new().name("stagehost".into()).spawn(move || {
+            loop {
+                runtime.block_on(active.over());
+                let mut sheet = active.lock();
+                if sheet.runs.is_empty() {
+                    sheet.are_driven = false;
+                    return;
+                }
+            }
+        });
+        // Without a thread they wait for somebody who blocks.
+        sheet.are_driven = driving.is_ok();
+        if let Ok(driver) = driving {
+            sheet.driver = Some(driver);
+        }
     }
 }
 
@@ -313,34 +546,47 @@ impl Drop for Inner {
         const KILLED: Duration = Duration::from_secs(10);
         // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
         const STUCK: Duration = Duration::from_millis(500);
-        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for run in running.iter().filter_map(Weak::upgrade) {
+        for run in self.active.lock().runs.values() {
             run.kill();
         }
-        if let Some(runtime) = self.runtime.as_ref().filter(|_| !self.drives_itself) {
-            let active = self.active.clone();
-            // Nobody else makes them go on.
-            let _ = runtime.block_on(async move {
-                tokio::time::timeout(KILLED, async {
-                    while *active.count.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                })
-                .await
-            });
-        }
-        let count = self.active.count.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beyond that time the runtime drops what is left, which kills it too.
-        drop(self.active.changed.wait_timeout_while(count, KILLED, |count| *count > 0));
-        if let Some(runtime) = self.runtime.take() {
-            let end = move || runtime.shutdown_timeout(STUCK);
-            if tokio::runtime::Handle::try_current().is_ok() {
-                // A runtime must not be shut down by a thread of a runtime, which may be the embedder's own.
-                let ending = std::thread::Builder::new().name("stagehost-end".into()).spawn(end);
-                let _ = ending.map(std::thread::JoinHandle::join);
-            } else {
-                end();
+        let runtime = match &mut self.runtime {
+            Runs::Own(runtime) => runtime.take(),
+            Runs::Driven(runtime) => runtime.take().and_then(|runtime| {
+                // Nobody else makes them go on.
+                let ending = async { tokio::time::timeout(KILLED, self.active.over()).await.is_ok() };
+                let mut are_over = false;
+                outside_runtimes(|| are_over = runtime.block_on(ending));
+                let driver = self.active.lock().driver.take();
+                if are_over {
+                    // It is about to end, too.
+                    let _ = driver.map(JoinHandle::join);
+                }
+                Arc::into_inner(runtime)
+            }),
+            Runs::Given(given) => {
+                if Handle::try_current().is_ok_and(|current| current.id() == given.id()) {
+                    // They end by themselves, and not while their own runtime waits for them.
+                    return;
+                }
+                None
             }
+        };
+        let runs = self.active.lock();
+        // Beyond that time the runtime drops what is left, which kills it too.
+        drop(self.active.changed.wait_timeout_while(runs, KILLED, |sheet| !sheet.runs.is_empty()));
+        if let Some(runtime) = runtime {
+            outside_runtimes(|| runtime.shutdown_timeout(STUCK));
         }
     }
+}
+
+/// Does what no thread of a runtime may do, which may be the embedder's own: on a thread of its own if need be.
+fn outside_runtimes(work: impl FnOnce() + Send) {
+    if Handle::try_current().is_err() {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        // Without a thread it is left to the end of the process.
+        let _ = std::thread::Builder::new().name("stagehost-end".into()).spawn_scoped(scope, work);
+    });
 }

@@ -9,17 +9,18 @@ use crate::{
         ExitCode, JointReport, LimitKind, Origin, Outcome, RingReport, StageExit, StageReport, Tolerance, Verdict,
         blame, code_of,
     },
-    plan::{Node, Plan, PlannedStage},
+    plan::{Node, Planned, PlannedStage},
     spec::StderrSpec,
     stage::StageEnd,
 };
 
 /// Decides the outcome of a run whose stages have all ended.
 pub(super) fn judge(
-    plan: &Plan,
+    plan: &Planned,
     stages: &[Arc<PlannedStage>],
     ended: Vec<StageEnd>,
     joints: Vec<MadeJoint>,
+    timeout: Option<Duration>,
     stop: &Stop,
     stdout_closed: bool,
 ) -> Outcome {
@@ -46,6 +47,7 @@ pub(super) fn judge(
     let mut outcome = Outcome {
         version: 1,
         name: plan.name.clone(),
+        label: None,
         success: blamed.is_none(),
         exit_code,
         origin,
@@ -76,7 +78,7 @@ pub(super) fn judge(
         outcome.message = "the run was stopped before its stages had ended".into();
         outcome.code = "cancelled".into();
     }
-    stopped_from_outside(&mut outcome, plan, stop);
+    stopped_from_outside(&mut outcome, plan, timeout, stop);
     outcome
 }
 
@@ -86,7 +88,7 @@ fn exits_of_stopped(stages: &[StageReport]) -> bool {
 }
 
 fn joint_reports(
-    plan: &Plan,
+    plan: &Planned,
     stages: &[Arc<PlannedStage>],
     ended: &[StageEnd],
     made: Vec<MadeJoint>,
@@ -108,7 +110,7 @@ fn joint_reports(
 }
 
 /// The stages' reports, nested as the file nests them.
-fn nest(nodes: &[Node], plan: &Plan, stages: &[Arc<PlannedStage>], ended: &[StageEnd]) -> Vec<StageReport> {
+fn nest(nodes: &[Node], plan: &Planned, stages: &[Arc<PlannedStage>], ended: &[StageEnd]) -> Vec<StageReport> {
     let report = |node: &Node| match node {
         Node::Stage(index) => stage_report(&stages[*index], &ended[*index]),
         Node::Group(index, nodes) => {
@@ -174,14 +176,14 @@ fn stage_report(planned: &PlannedStage, end: &StageEnd) -> StageReport {
 }
 
 /// Makes a stop by a timeout, a signal or the caller what the outcome says: it is a failure, whatever the stages say.
-pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Plan, stop: &Stop) {
+pub(super) fn stopped_from_outside(outcome: &mut Outcome, plan: &Planned, timeout: Option<Duration>, stop: &Stop) {
     let (code, origin, message, hint) = match stop.reason() {
         // The blamed stage says it all.
         None | Some(StopReason::Failure | StopReason::Satisfied) => return,
         Some(StopReason::Timeout(group)) => {
             outcome.timed_out = true;
             let group = group.and_then(|group| plan.groups.get(group));
-            let limit = group.map_or(plan.timeout, |group| group.timeout).unwrap_or_default();
+            let limit = group.map_or(timeout, |group| group.timeout).unwrap_or_default();
             let limit = humantime::format_duration(limit);
             let (message, hint) = match group {
                 None => (
@@ -258,11 +260,11 @@ fn hint_for(stage: &PlannedStage, exit: &StageExit) -> Option<String> {
     }
 }
 
-pub(super) fn end_failed(plan: &Plan, stages: &[Arc<PlannedStage>], failed: &EndError, stop: &Stop) -> Outcome {
+pub(super) fn end_failed(plan: &Planned, stages: &[Arc<PlannedStage>], failed: &EndError, stop: &Stop) -> Outcome {
     if stop.is_requested() {
         // Stopped while an end was being opened; nothing ran.
         let ended = (0..stages.len().max(1)).map(|index| StageEnd::of_host(index, StageExit::Cancelled)).collect();
-        return judge(plan, stages, ended, Vec::new(), stop, false);
+        return judge(plan, stages, ended, Vec::new(), plan.timeout, stop, false);
     }
     let mut outcome = Outcome::not_started(plan.name.clone(), ExitCode::Host, String::new(), None);
     fail_end(&mut outcome, failed);

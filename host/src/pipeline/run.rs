@@ -3,10 +3,10 @@
 use std::{
     future::poll_fn,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
 use rustix::fs::{SeekFrom, seek};
@@ -14,19 +14,20 @@ use rustix::fs::{SeekFrom, seek};
 use super::{
     control::Attached,
     copy::copy,
-    ends::{self, FirstInput, LastOutput, Logs},
+    ends::{self, FirstInput, LastOutput, Logs, Names, RunEnds},
     judge::{end_failed, fail_end, judge, stopped_from_outside},
     options::RunOptions,
     shared::{EndError, RunState, Shared},
     supervise::Stages,
 };
 use crate::{
+    ends::Ends,
     event::Event,
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
     outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
-    plan::{Outlet, Plan},
+    plan::{ErrorCode, Outlet, Planned, PlannedStage, Variation},
     process,
-    sandbox::{Dumps, RunTurns},
+    sandbox::{CodeBudget, Dumps, RunTurns},
     stage::{StageEnd, Surroundings},
 };
 
@@ -40,82 +41,108 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn run(self, plan: Plan) -> Outcome {
+    pub(super) async fn run(self, plan: &Planned, ends: Ends) -> Outcome {
         let stop = self.attached.stop.clone();
         let limits = plan.groups.iter().enumerate().map(|(index, group)| (Some(index), group.timeout));
-        // Planning is a part of it.
-        let timeout = plan.timeout.map(|timeout| timeout.saturating_sub(plan.took));
-        let alarms: Vec<_> = std::iter::once((None, timeout))
-            .chain(limits)
-            .filter_map(|(group, timeout)| timeout.map(|timeout| (group, timeout)))
-            .map(|(group, timeout)| {
-                let stop = stop.clone();
-                Alarm(tokio::spawn(async move {
-                    Countdown::wait_for_run(timeout, &stop).await;
+        let all = std::iter::once((None, self.timeout(plan))).chain(limits);
+        let alarms =
+            all.filter_map(|(group, timeout)| timeout.map(|timeout| (group, timeout))).map(|(group, timeout)| {
+                // What was used up before the run is a part of it.
+                let left = timeout.saturating_sub(self.options.spent);
+                let stop = &stop;
+                let alarm: Alarm<'_> = Box::pin(async move {
+                    Countdown::wait_for_run(left, stop).await;
                     stop.request(StopReason::Timeout(group));
-                }))
-            })
-            .collect();
-        let told = Arc::new(AtomicBool::new(false));
-        let tell = {
-            let (stop, events) = (stop.clone(), self.state.events.clone());
-            move || {
-                let cause = match stop.reason() {
-                    // The supervisor tells of these.
-                    None | Some(StopReason::Failure | StopReason::Satisfied) => return,
-                    Some(StopReason::Timeout(_)) => "a timeout".to_owned(),
-                    Some(StopReason::Signal(signal)) => format!("signal {signal}"),
-                    Some(StopReason::Caller) => "the caller".to_owned(),
-                };
-                if !told.swap(true, Relaxed) {
-                    events.send(Event::Stopped { cause, stage: None });
-                }
-            }
-        };
+                });
+                alarm
+            });
         let watching = self.options.watched.clone().map(|watched| {
-            let stop = stop.clone();
-            Alarm(tokio::spawn(async move {
+            let stop = &stop;
+            let alarm: Alarm<'_> = Box::pin(async move {
                 watched.ended().await;
                 stop.request(StopReason::Signal(libc::SIGTERM));
-            }))
+            });
+            alarm
         });
-        let telling = {
-            let (stop, tell) = (stop.clone(), tell.clone());
-            Alarm(tokio::spawn(async move {
-                stop.requested_from_outside().await;
-                tell();
-            }))
+        let mut alarms: Vec<_> = alarms.chain(watching).collect();
+        let ringing = poll_fn(|cx| {
+            alarms.retain_mut(|alarm| alarm.as_mut().poll(cx).is_pending());
+            Poll::<()>::Pending
+        });
+        let mut is_told = false;
+        let mut tell = || {
+            let cause = match stop.reason() {
+                // The supervisor tells of these.
+                None | Some(StopReason::Failure | StopReason::Satisfied) => return,
+                Some(StopReason::Timeout(_)) => "a timeout".to_owned(),
+                Some(StopReason::Signal(signal)) => format!("signal {signal}"),
+                Some(StopReason::Caller) => "the caller".to_owned(),
+            };
+            if !std::mem::replace(&mut is_told, true) {
+                self.state.events.send(|| Event::Stopped { cause, stage: None });
+            }
         };
-        let outcome = self.admitted(plan, &stop).await;
-        drop((alarms, watching, telling));
+        let mut outcome = {
+            let mut going = pin!(self.admitted(plan, ends, &stop));
+            let mut ringing = pin!(ringing);
+            let mut stopped = pin!(stop.requested_from_outside());
+            let mut has_told = false;
+            poll_fn(|cx| {
+                // Before the stages: their turns may be long.
+                let _ = ringing.as_mut().poll(cx);
+                if !has_told && stopped.as_mut().poll(cx).is_ready() {
+                    has_told = true;
+                    tell();
+                }
+                going.as_mut().poll(cx)
+            })
+            .await
+        };
         tell();
+        outcome.label.clone_from(&self.options.label);
         outcome
     }
 
+    /// How long the run may take.
+    fn timeout(&self, plan: &Planned) -> Option<Duration> {
+        plan.timeout.into_iter().chain(self.options.timeout).min()
+    }
+
     /// Waits until there is room for the run: many runs at once take turns.
-    async fn admitted(self, mut plan: Plan, stop: &Stop) -> Outcome {
-        let shared = self.shared.clone();
-        if let Some(message) = shared.admission.refusal(&plan) {
-            return Outcome::not_started(plan.name, ExitCode::Host, message, None);
+    async fn admitted(&self, plan: &Planned, ends: Ends, stop: &Stop) -> Outcome {
+        let refused = |message| {
+            let outcome = Outcome::not_started(plan.name.clone(), ExitCode::BadPipeline, message, None);
+            Outcome { code: ErrorCode::InvalidPipeline.word(), ..outcome }
+        };
+        let (reads, writes) = ends.connected();
+        if let Some(message) = plan.refusal_of_ends(reads, writes) {
+            return refused(message);
+        }
+        let RunOptions { args, env, limits, .. } = &self.options;
+        let stages = match plan.varied(Variation { args, env, limits }) {
+            Ok(stages) => stages,
+            Err(message) => return refused(message),
+        };
+        if let Some(message) = self.shared.admission.refusal(plan) {
+            return Outcome::not_started(plan.name.clone(), ExitCode::Host, message, None);
         }
         let permit = tokio::select! {
             biased;
             () = stop.requested_from_outside() => None,
-            permit = shared.admission.admit(&plan) => Some(permit),
+            permit = self.shared.admission.admit(plan) => Some(permit),
         };
         let outcome = match &permit {
-            Some(_) => self.run_within(plan, stop).await,
+            Some(_) => self.run_within(plan, &stages, ends, stop).await,
             None => {
                 let stopped = EndError { name: "the run".into(), error: io::ErrorKind::Interrupted.into() };
-                let stages: Vec<_> = std::mem::take(&mut plan.stages).into_iter().map(Arc::new).collect();
-                end_failed(&plan, &stages, &stopped, stop)
+                end_failed(plan, &stages, &stopped, stop)
             }
         };
         drop(permit);
         outcome
     }
 
-    fn surroundings(&self, plan: &Plan) -> Surroundings {
+    fn surroundings(&self, plan: &Planned) -> Surroundings {
         let foreground = || plan.has_commands() && process::in_foreground();
         Surroundings {
             spawner: self.shared.spawner.clone(),
@@ -132,48 +159,52 @@ impl Run {
         }
     }
 
-    async fn run_within(self, mut plan: Plan, stop: &Stop) -> Outcome {
-        let around = self.surroundings(&plan);
-        let stages: Vec<_> = std::mem::take(&mut plan.stages).into_iter().map(Arc::new).collect();
-        let input_name = plan.stdin.to_string();
+    async fn run_within(&self, plan: &Planned, stages: &[Arc<PlannedStage>], ends: Ends, stop: &Stop) -> Outcome {
+        let around = self.surroundings(plan);
+        let mut ends = match RunEnds::new(ends, plan) {
+            Ok(ends) => ends,
+            Err(failed) => return end_failed(plan, stages, &failed, stop),
+        };
         let (first, last) = (stages.first().map(|stage| &**stage), stages.last().map(|stage| &**stage));
-        let stdin = match ends::input(&mut plan, first, &self.shared, stop).await {
+        let stdin = match ends::input(&mut ends, first, &self.shared, stop).await {
             Ok(stdin) => stdin,
-            Err(failed) => return end_failed(&plan, &stages, &failed, stop),
+            Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        let stdout = match ends::output(&mut plan, last, &self.shared, stop).await {
+        let stdout = match ends::output(&mut ends, last, &self.shared, stop).await {
             Ok(stdout) => stdout,
-            Err(failed) => return end_failed(&plan, &stages, &failed, stop),
+            Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        if let Err(error) = keep_apart(stdin.identity, stdout.identity, &plan) {
-            let failed = EndError { name: plan.stdout_name.clone(), error };
-            return end_failed(&plan, &stages, &failed, stop);
+        let RunEnds { outlet, names, .. } = ends;
+        if let Err(error) = keep_apart(stdin.identity, stdout.identity, &outlet) {
+            let failed = EndError { name: names.output, error };
+            return end_failed(plan, stages, &failed, stop);
         }
         let mut logs = Logs::new(self.options.tee_stderr, self.options.stderr_prefix);
         let (rewind, whole, atomic) = (stdin.rewind, stdin.whole, stdout.atomic);
-        let first_name = input_name.clone();
         let (mut reports, joints, mut source, sink) = match (stdin.half, stdout.half) {
             (FirstInput::Inside(source), LastOutput::Inside(sink)) if stages.is_empty() => {
-                let names = (input_name.as_str(), plan.stdout_name.as_str());
+                let names = (names.input.as_str(), names.output.as_str());
                 let (report, source, sink) = copy(source, sink, names, &self.shared.buffers, stop).await;
                 (vec![report], Vec::new(), source, sink)
             }
             (stdin, stdout) => {
                 let mut stderr = Vec::with_capacity(stages.len());
-                for planned in &stages {
+                for planned in stages {
                     match logs.open(planned, stop).await {
                         Ok(log) => stderr.push(log),
-                        Err(failed) => return end_failed(&plan, &stages, &failed, stop),
+                        Err(failed) => return end_failed(plan, stages, &failed, stop),
                     }
                 }
+                let code = Arc::new(CodeBudget::new(plan.code_bytes));
                 let running = Stages {
                     shared: &self.shared,
-                    plan: &plan,
-                    stages: &stages,
+                    plan,
+                    stages,
                     around: &around,
                     commands: &self.attached.commands,
                     turns: &self.turns,
-                    input_name,
+                    names: &names,
+                    code: &code,
                     stop,
                 };
                 let ended = running.run(stdin, stdout, stderr).await;
@@ -194,7 +225,7 @@ impl Run {
                 finished = source.finish() => finished,
             };
             if let Err(error) = finished {
-                first.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name.clone()) };
+                first.exit = StageExit::HostError { message: error.to_string(), path: Some(names.input.clone()) };
             }
         }
         if let (Some(position), Some(rewind)) = (source.as_ref().and_then(Source::position), &rewind) {
@@ -207,16 +238,18 @@ impl Run {
             && let Err(error) = joint::check_whole(&file, size)
         {
             // A program read it to what it took for its end.
-            first.exit = StageExit::HostError { message: error.to_string(), path: Some(first_name) };
+            first.exit = StageExit::HostError { message: error.to_string(), path: Some(names.input.clone()) };
         }
-        let mut stdout_closed = close(sink, &mut reports, &plan, stop).await;
+        let mut stdout_closed = close(sink, &mut reports, &names, stop).await;
         stdout_closed |= reports.last().is_some_and(|last| last.broken);
         self.look_at_watched(stop);
-        let mut outcome = judge(&plan, &stages, reports, joints, stop, stdout_closed);
+        let mut outcome = judge(plan, stages, reports, joints, self.timeout(plan), stop, stdout_closed);
         if let Some(atomic) = atomic
             && outcome.success
         {
-            publish(atomic, &mut outcome, &plan, stop, || self.look_at_watched(stop)).await;
+            let timeout = self.timeout(plan);
+            let look = || self.look_at_watched(stop);
+            publish(atomic, &mut outcome, (plan, timeout), &names, stop, look).await;
         }
         outcome
     }
@@ -230,18 +263,18 @@ impl Run {
 }
 
 /// Refuses to overwrite the input with the output, and cuts what an output in place had before.
-fn keep_apart(stdin: joint::Identity, stdout: joint::Identity, plan: &Plan) -> io::Result<()> {
+fn keep_apart(stdin: joint::Identity, stdout: joint::Identity, outlet: &Outlet) -> io::Result<()> {
     if stdin.is_some() && stdin == stdout {
         return Err(io::Error::other("the output is the input, which would be overwritten while it is read"));
     }
-    match &plan.stdout {
+    match outlet {
         Outlet::Place(output) => joint::truncate(stdout, output),
-        Outlet::Null | Outlet::Outside(_) => Ok(()),
+        Outlet::Null | Outlet::Program => Ok(()),
     }
 }
 
 /// Writes what is left, and closes the output. Returns whether its reader had left.
-async fn close(sink: Option<Sink>, reports: &mut [StageEnd], plan: &Plan, stop: &Stop) -> bool {
+async fn close(sink: Option<Sink>, reports: &mut [StageEnd], names: &Names, stop: &Stop) -> bool {
     let Some(mut sink) = sink else { return false };
     let closed = tokio::select! {
         biased;
@@ -254,7 +287,7 @@ async fn close(sink: Option<Sink>, reports: &mut [StageEnd], plan: &Plan, stop: 
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
         Err(error) => {
             if let Some(last) = reports.last_mut() {
-                let path = Some(plan.stdout_name.clone());
+                let path = Some(names.output.clone());
                 last.exit = StageExit::HostError { message: error.to_string(), path };
             }
             false
@@ -263,7 +296,14 @@ async fn close(sink: Option<Sink>, reports: &mut [StageEnd], plan: &Plan, stop: 
 }
 
 /// Puts an atomic output in its place.
-async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &Stop, look: impl FnOnce()) {
+async fn publish(
+    atomic: AtomicFile,
+    outcome: &mut Outcome,
+    (plan, timeout): (&Planned, Option<Duration>),
+    names: &Names,
+    stop: &Stop,
+    look: impl FnOnce(),
+) {
     let persisting = tokio::task::spawn_blocking(move || atomic.persist());
     let persisted = tokio::select! {
         biased;
@@ -276,21 +316,15 @@ async fn publish(atomic: AtomicFile, outcome: &mut Outcome, plan: &Plan, stop: &
     let published = match persisted {
         None => {
             outcome.success = false;
-            stopped_from_outside(outcome, plan, stop);
+            stopped_from_outside(outcome, plan, timeout, stop);
             Ok(())
         }
         Some(persisted) => persisted.and_then(AtomicFile::publish),
     };
     if let Err(error) = published {
-        fail_end(outcome, &EndError { name: plan.stdout_name.clone(), error });
+        fail_end(outcome, &EndError { name: names.output.clone(), error });
     }
 }
 
-/// A task that is ended with its owner.
-struct Alarm(tokio::task::JoinHandle<()>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+/// What happens to a run at some time.
+type Alarm<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{
     control::Commands,
-    ends::{FirstInput, LastOutput, Stderr},
+    ends::{FirstInput, LastOutput, Names, Stderr},
     leftovers,
     made::MadeJoint,
     shared::Shared,
@@ -17,8 +17,8 @@ use crate::{
     event::Event,
     joint::{DescriptorSink, DescriptorSource, Fate, JointKind, Sink, Source, Stop, StopReason},
     outcome::{StageExit, Verdict},
-    plan::{Plan, PlannedJoint, PlannedStage, Work},
-    sandbox::{GuestSpec, RunTurns},
+    plan::{Planned, PlannedJoint, PlannedStage, Work},
+    sandbox::{CodeBudget, GuestSpec, RunTurns},
     spec::{OnFailure, Upstream},
     stage::{
         ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, InProcess, StageEnd, Surroundings, WasmStage,
@@ -28,12 +28,13 @@ use crate::{
 /// The stages of a run.
 pub(super) struct Stages<'a> {
     pub(super) shared: &'a Shared,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a Planned,
     pub(super) stages: &'a [Arc<PlannedStage>],
     pub(super) around: &'a Surroundings,
     pub(super) commands: &'a Commands,
     pub(super) turns: &'a RunTurns,
-    pub(super) input_name: String,
+    pub(super) names: &'a Names,
+    pub(super) code: &'a Arc<CodeBudget>,
     pub(super) stop: &'a Stop,
 }
 
@@ -164,8 +165,8 @@ impl Stages<'_> {
         running: &mut JoinSet<StageEnd>,
     ) -> Result<(), StageExit> {
         let planned = &self.stages[index];
-        let input_name = (index == 0).then(|| self.input_name.clone());
-        let output_name = (index + 1 == self.stages.len()).then(|| self.plan.stdout_name.clone());
+        let input_name = (index == 0).then(|| self.names.input.clone());
+        let output_name = (index + 1 == self.stages.len()).then(|| self.names.output.clone());
         let mixed = || StageExit::HostError { message: "a joint of the wrong kind".into(), path: None };
         if let Work::Command(work) = &planned.work {
             let (Incoming::Child(stdin), Outgoing::Child(stdout), Stderr::Child(stderr)) = (input, output, stderr)
@@ -217,7 +218,7 @@ impl Stages<'_> {
                     linger: self.plan.linger,
                     sees_terminals: work.terminal,
                 };
-                let (code, budget) = (work.code(), self.plan.code_budget.clone());
+                let (code, budget) = (work.code(), self.code.clone());
                 let (wall_time, place) = (planned.wall_time, planned.place.clone());
                 let (asked, untold) = (work.asked.clone(), work.untold.clone());
                 let reads_text = work.inspection.section.text;
@@ -226,14 +227,13 @@ impl Stages<'_> {
                 running.spawn(stage.run(sandbox, self.turns.clone(), self.stop.clone()));
             }
             Work::Function(function) => {
-                let function = function.lock().ok().and_then(|mut function| function.take());
                 let (wall_time, kill_after) = (planned.wall_time, self.plan.kill_after);
-                let stage = FunctionStage { inside, function, wall_time, kill_after };
+                let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };
                 running.spawn(stage.run(self.stop.clone()));
             }
             Work::Command(_) => return Err(mixed()),
         }
-        self.around.events.send(Event::Started { stage: planned.name.clone(), pid: None });
+        self.around.events.send(|| Event::Started { stage: planned.name.clone(), pid: None });
         Ok(())
     }
 
@@ -243,16 +243,21 @@ impl Stages<'_> {
             let cause =
                 if reason == StopReason::Failure { "a stage failed" } else { "the last stage has what it wanted" };
             let stage = Some(self.stages[index].name.clone());
-            self.around.events.send(Event::Stopped { cause: cause.into(), stage });
+            self.around.events.send(|| Event::Stopped { cause: cause.into(), stage });
         }
     }
 
     fn tell(&self, index: usize, exit: &StageExit) {
         let stage = self.stages[index].name.clone();
         if let StageExit::Limit { which, limit, used, .. } = exit {
-            self.around.events.send(Event::Limit { stage: stage.clone(), which: *which, limit: *limit, used: *used });
+            self.around.events.send(|| Event::Limit {
+                stage: stage.clone(),
+                which: *which,
+                limit: *limit,
+                used: *used,
+            });
         }
-        self.around.events.send(Event::Exited { stage, exit: exit.clone() });
+        self.around.events.send(|| Event::Exited { stage, exit: exit.clone() });
     }
 
     /// Waits for the stages, and tells each joint how its writer ended.

@@ -8,20 +8,21 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
-    joint::{Expected, Named, Output, OutsideSink, OutsideSource},
+    joint::{Expected, Named, Output},
     policy::Policy,
     spec::{FileSink, Place, StdinSpec, to_path, to_text},
 };
 
 /// What the first stage will read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Inherit,
     Null,
     /// A file, and how many bytes it had when the plan was made, if it is a regular one.
     File(Named, Option<u64>),
     Text(Bytes),
-    Outside(OutsideSource),
+    /// What the program gives to each run.
+    Program,
     /// Any of these, of which somebody has said how it must end.
     Declared(Box<Self>, Expected),
 }
@@ -32,17 +33,18 @@ impl Input {
         match self {
             Self::Inherit => true,
             Self::Declared(input, _) => input.is_inherited(),
-            Self::File(..) | Self::Null | Self::Text(_) | Self::Outside(_) => false,
+            Self::File(..) | Self::Null | Self::Text(_) | Self::Program => false,
         }
     }
 }
 
 /// What will take the last stage's output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Outlet {
     Null,
     Place(Output),
-    Outside(OutsideSink),
+    /// What the program gives to each run.
+    Program,
 }
 
 impl fmt::Display for Input {
@@ -52,7 +54,7 @@ impl fmt::Display for Input {
             Self::Null => f.write_str("nothing"),
             Self::File(file, _) => f.write_str(&to_text(file.path())),
             Self::Text(text) => write!(f, "a text of {} bytes", text.len()),
-            Self::Outside(_) => f.write_str("the program's reader"),
+            Self::Program => f.write_str("the program's reader"),
             Self::Declared(input, _) => input.fmt(f),
         }
     }

@@ -9,25 +9,25 @@ use super::{
     layers::Layers,
     nest,
     options::{Overrides, PlanOptions},
-    planned::{KILL_AFTER, LINGER, MOST_PATIENT, Node, Plan, PlannedStage},
+    planned::{KILL_AFTER, LINGER, MOST_PATIENT, Node, Plan, Planned, PlannedStage},
     planner::{Planner, kept},
 };
 use crate::{
     function::Function,
-    joint::{Output, OutsideSink, OutsideSource},
+    joint::Output,
     outcome::Matcher,
-    sandbox::CodeBudget,
     spec::{Bound, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path, to_text},
 };
 
 /// What no file can name.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
-    pub(crate) functions: Vec<Option<Function>>,
+    pub(crate) functions: Vec<Function>,
     /// What decides which ends of a stage are no failure, by the stage's index.
     pub(crate) matchers: Vec<Option<Matcher>>,
-    pub(crate) stdin: Option<OutsideSource>,
-    pub(crate) stdout: Option<OutsideSink>,
+    /// Whether the program gives each run its input, and its output.
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
 }
 
 impl Plan {
@@ -114,14 +114,14 @@ impl Plan {
         let timeout = policy.timeout(spec.timeout, &root)?.map(|span| span.0);
         refuse_unknown_names(&options.overrides, &stages)?;
         let stdin = match stdin {
-            Some(outside) => Input::Outside(outside),
-            None => plan_stdin(spec.stdin.as_ref(), &options.base, policy, &root.key("stdin"))?,
+            true => Input::Program,
+            false => plan_stdin(spec.stdin.as_ref(), &options.base, policy, &root.key("stdin"))?,
         };
         let (stdout, stdout_name) = match (stdout, spec.stdout.as_ref().unwrap_or(&StdoutSpec::Inherit)) {
-            (Some(outside), _) => (Outlet::Outside(outside), "the program's writer".to_owned()),
-            (None, StdoutSpec::Inherit) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),
-            (None, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
-            (None, StdoutSpec::File(file)) => {
+            (true, _) => (Outlet::Program, "the program's writer".to_owned()),
+            (false, StdoutSpec::Inherit) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),
+            (false, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
+            (false, StdoutSpec::File(file)) => {
                 let output = plan_stdout(file, &options.base, policy, &root.key("stdout"))?;
                 (Outlet::Place(output), to_text(options.base.join(to_path(&file.file))))
             }
@@ -137,9 +137,9 @@ impl Plan {
         let linger = spec.linger.map_or(LINGER, |span| span.0.min(MOST_PATIENT));
         policy.check_patience(kill_after, KILL_AFTER, "kill_after")?;
         policy.check_patience(linger, LINGER, "linger")?;
-        let mut plan = Self {
+        let mut plan = Planned {
             name: spec.name.clone(),
-            stages,
+            stages: stages.into_iter().map(Arc::new).collect(),
             nodes,
             groups,
             joints,
@@ -153,12 +153,11 @@ impl Plan {
             upstream: spec.upstream.unwrap_or_default(),
             deterministic: options.overrides.deterministic,
             given: given as u64,
-            code_budget: Arc::default(),
+            code_bytes: None,
             took: began.elapsed(),
         };
-        let left = policy.check_total_memory(plan.summary().worst_case_memory_bytes)?;
-        plan.code_budget = Arc::new(CodeBudget::new(left));
-        Ok(plan)
+        plan.code_bytes = policy.check_total_memory(plan.worst_case_memory())?;
+        Ok(Self(Arc::new(plan)))
     }
 }
 

@@ -8,18 +8,23 @@ use super::{
     work::Work,
 };
 use crate::{
-    joint::{JointKind, Named, Output, OutsideSink},
+    joint::{JointKind, Named, Output},
     outcome::Tolerance,
-    sandbox::CodeBudget,
     spec::{OnFailure, Requirement, StderrSpec, StdinSpec, StdoutSpec, Upstream},
 };
 
 /// A pipeline after negotiation and before anything is opened, compiled or started.
+///
+/// It is a value: clones share it, any number of runs may be made of it, at once and one after the other, and no run changes it.
+#[derive(Clone, Debug)]
+pub struct Plan(pub(crate) Arc<Planned>);
+
+/// What a [`Plan`] is made of.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Planned {
     pub(crate) name: Option<String>,
     /// The stages, first to last; those of nested pipelines stand among them.
-    pub(crate) stages: Vec<PlannedStage>,
+    pub(crate) stages: Vec<Arc<PlannedStage>>,
     /// The stages as the file nests them.
     pub(crate) nodes: Vec<Node>,
     /// The nested pipelines, in the order of their beginnings.
@@ -39,14 +44,14 @@ pub struct Plan {
     pub(crate) deterministic: bool,
     /// What the variables and arguments of its stages take in memory, in bytes, from above.
     pub(crate) given: u64,
-    /// What its components may come to when they are compiled.
-    pub(crate) code_budget: Arc<CodeBudget>,
-    /// How long it took to make: a part of the run's time.
+    /// What its components may come to when they are compiled, in bytes; `None`: anything.
+    pub(crate) code_bytes: Option<u64>,
+    /// How long it took to make.
     pub(crate) took: Duration,
 }
 
 /// A stage that can run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PlannedStage {
     pub(crate) name: String,
     /// Where it stands in the file, such as `stages[2]`.
@@ -134,7 +139,7 @@ impl Plan {
     ///
     /// The first component that is no valid WebAssembly, or made with a proposal that is off here.
     pub fn validate(&self) -> Result<(), PlanError> {
-        for stage in &self.stages {
+        for stage in &self.0.stages {
             if let Work::Wasm(wasm) = &stage.work {
                 wasm.validate(&stage.place)?;
             }
@@ -142,25 +147,58 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether its last stage wants no output connected.
-    pub(crate) fn forbids_output(&self) -> bool {
-        self.stages.last().is_some_and(|last| last.requires.1 == Requirement::Forbid)
-    }
-
-    /// Gives it another output.
-    pub(crate) fn take_output(&mut self, sink: OutsideSink) {
-        self.stdout = Outlet::Outside(sink);
-        self.stdout_name = "the program's writer".into();
-    }
-
     /// Whether it reads the host's own standard input, and whether it writes to the host's own standard output.
     pub fn inherits(&self) -> (bool, bool) {
-        (self.stdin.is_inherited(), matches!(self.stdout, Outlet::Place(Output::Inherit)))
+        (self.0.stdin.is_inherited(), matches!(self.0.stdout, Outlet::Place(Output::Inherit)))
     }
 
     /// Whether it starts ordinary programs.
     pub fn has_commands(&self) -> bool {
-        self.stages.iter().any(PlannedStage::is_command)
+        self.0.has_commands()
+    }
+
+    /// How long it took to make: [`RunOptions::spent`](crate::RunOptions::spent) of a run whose timeout is to hold for both.
+    pub fn took(&self) -> Duration {
+        self.0.took
+    }
+}
+
+impl Planned {
+    /// Why these ends cannot be connected to it, whatever it says of its own: a stage there forbids it.
+    pub(crate) fn refusal_of_ends(&self, stdin: bool, stdout: bool) -> Option<String> {
+        let named = |stage: Option<&Arc<PlannedStage>>| stage.map(|stage| stage.name.clone()).unwrap_or_default();
+        let (first, last) = (self.stages.first(), self.stages.last());
+        let inner = |group: &Group, side: &str| {
+            Some(format!("{} names its own {side}, and one was given to the run", group.source))
+        };
+        if stdin {
+            if first.is_some_and(|first| first.requires.0 == Requirement::Forbid) {
+                return Some(format!(
+                    "stage `{}` forbids a connected stdin, and one was given to the run",
+                    named(first)
+                ));
+            }
+            if let Some(group) = self.groups.iter().find(|group| group.stdin.is_some()) {
+                return inner(group, "stdin");
+            }
+        }
+        if stdout {
+            if last.is_some_and(|last| last.requires.1 == Requirement::Forbid) {
+                return Some(format!(
+                    "stage `{}` forbids a connected stdout, and one was given to the run",
+                    named(last)
+                ));
+            }
+            if let Some(group) = self.groups.iter().find(|group| group.stdout.is_some()) {
+                return inner(group, "stdout");
+            }
+        }
+        None
+    }
+
+    /// Whether it starts ordinary programs.
+    pub(crate) fn has_commands(&self) -> bool {
+        self.stages.iter().any(|stage| stage.is_command())
     }
 
     /// How many descriptors a run of it needs at once, at most.
@@ -175,7 +213,7 @@ impl Plan {
             }
         };
         let of_joint = |joint: &PlannedJoint| if joint.kind == JointKind::Pipe { 3 } else { 0 };
-        let stages: u32 = self.stages.iter().map(of_stage).sum();
+        let stages: u32 = self.stages.iter().map(|stage| of_stage(stage)).sum();
         // Both ends, an atomic output's directory, a copy of each for whom it is handed to.
         stages + self.joints.iter().map(of_joint).sum::<u32>() + 6
     }

@@ -34,7 +34,7 @@ pub(super) struct Planner<'a> {
     pub(super) inherited: usize,
     /// Whether the pipeline was written in shorthand.
     pub(super) is_shorthand: bool,
-    pub(super) functions: Vec<Option<Function>>,
+    pub(super) functions: Vec<Function>,
     /// Component files, each read once.
     pub(super) files: HashMap<PathBuf, Found>,
     pub(super) stages: Vec<PlannedStage>,

@@ -1,6 +1,6 @@
 //! Planning one stage: what every kind of stage has.
 
-use std::{path::Path, sync::Mutex};
+use std::path::Path;
 
 use super::{
     command,
@@ -77,8 +77,10 @@ impl Planner<'_> {
                 Work::Command(Box::new(command::plan(stage, command, self.options, place, layers, self.is_shorthand)?))
             }
             (.., index) => {
-                let function = index.and_then(|index| self.functions.get_mut(index)).and_then(Option::take);
-                Work::Function(Mutex::new(function))
+                let function = index.and_then(|index| self.functions.get(index)).cloned();
+                Work::Function(function.ok_or_else(|| {
+                    PlanError::new(PlanErrorKind::Pipeline, place, "a stage runs a component, a program or a function")
+                })?)
             }
         };
         // A stranger's word on what is no failure counts if the file's author takes it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     ends::Outlet,
-    planned::{Plan, PlannedJoint, PlannedStage},
+    planned::{Plan, Planned, PlannedJoint, PlannedStage},
     work::Work,
 };
 use crate::{
@@ -173,28 +173,47 @@ fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Plan {
-    /// The plan for tools and people.
-    pub fn summary(&self) -> PlanSummary {
-        let stages: Vec<_> =
-            self.stages.iter().enumerate().map(|(index, stage)| stage.summary(self.joints.get(index))).collect();
-        let worst = |stage: &StageSummary| {
-            let joint = stage.joint.map_or(0, |joint| joint.bytes);
-            let allowance = stage.limits.host_allowance_bytes.unwrap_or(0);
-            stage.limits.memory_bytes.map(|memory| memory.saturating_add(allowance).saturating_add(joint))
-        };
+impl Planned {
+    /// The files of components, each once, in bytes.
+    fn component_files(&self) -> u64 {
         let file = |stage: &PlannedStage| match &stage.work {
             Work::Wasm(wasm) if wasm.path.is_some() => Some((wasm.digest, wasm.bytes.len() as u64)),
             Work::Wasm(_) | Work::Command(_) | Work::Function(_) => None,
         };
-        let files: BTreeMap<_, _> = self.stages.iter().filter_map(file).collect();
-        let files: u64 = files.values().sum();
-        let worst_case = stages
-            .iter()
-            .map(worst)
-            .try_fold(files.saturating_add(self.given), |sum, bytes| bytes.map(|bytes| sum.saturating_add(bytes)));
-        let handed_over = |at_command: Option<&PlannedStage>, is_file: bool| {
-            if at_command.is_some_and(PlannedStage::is_command) && is_file { " (handed over as it is)" } else { "" }
+        let files: BTreeMap<_, _> = self.stages.iter().filter_map(|stage| file(stage)).collect();
+        files.values().sum()
+    }
+
+    /// What all stages, rings and pipes may hold together at most, and the files of their components, in bytes; `None`: a stage has no
+    /// limit.
+    pub(crate) fn worst_case_memory(&self) -> Option<u64> {
+        let worst = |(index, stage): (usize, &std::sync::Arc<PlannedStage>)| {
+            let joint = self.joints.get(index).map_or(0, |joint| joint.capacity);
+            let (memory, allowance) = match &stage.work {
+                Work::Wasm(wasm) => (wasm.limits.memory, wasm.limits.allowance()),
+                Work::Command(command) => (command.limits.memory, 0),
+                Work::Function(_) => (None, 0),
+            };
+            memory.map(|memory| memory.saturating_add(allowance).saturating_add(joint))
+        };
+        let begin = self.component_files().saturating_add(self.given);
+        self.stages.iter().enumerate().map(worst).try_fold(begin, |sum, bytes| Some(sum.saturating_add(bytes?)))
+    }
+}
+
+impl Plan {
+    /// The plan for tools and people.
+    pub fn summary(&self) -> PlanSummary {
+        self.0.summary()
+    }
+}
+
+impl Planned {
+    fn summary(&self) -> PlanSummary {
+        let stages: Vec<_> =
+            self.stages.iter().enumerate().map(|(index, stage)| stage.summary(self.joints.get(index))).collect();
+        let handed_over = |stage: Option<&std::sync::Arc<PlannedStage>>, is_file: bool| {
+            if stage.is_some_and(|stage| stage.is_command()) && is_file { " (handed over as it is)" } else { "" }
         };
         let given = matches!(self.stdin, super::Input::Inherit | super::Input::File(..));
         let taken =
@@ -204,8 +223,8 @@ impl Plan {
             stdin: format!("{}{}", self.stdin, handed_over(self.stages.first(), given)),
             stdout: format!("{}{}", self.stdout_name, handed_over(self.stages.last(), taken)),
             timeout_ms: self.timeout.map(millis),
-            worst_case_memory_bytes: worst_case,
-            component_files_bytes: files,
+            worst_case_memory_bytes: self.worst_case_memory(),
+            component_files_bytes: self.component_files(),
             stages,
         }
     }

@@ -1,12 +1,6 @@
 //! What a stage runs, with everything that was settled about it.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -19,16 +13,15 @@ use crate::{
 };
 
 /// What a stage runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Work {
     Wasm(Box<WasmWork>),
     Command(Box<CommandWork>),
-    /// Taken when it is run, which happens once.
-    Function(Mutex<Option<Function>>),
+    Function(Function),
 }
 
 /// A sandboxed stage that can run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WasmWork {
     pub(crate) source: String,
     pub(crate) bytes: Bytes,
@@ -90,7 +83,7 @@ impl WasmWork {
 }
 
 /// A command that can run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CommandWork {
     /// The program's file.
     pub(crate) program: PathBuf,

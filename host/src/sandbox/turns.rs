@@ -3,8 +3,9 @@
 //! Turns go by run, then by stage inside it: three hundred stages of one run get no more than the one of another.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, LazyLock, OnceLock,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -38,6 +39,8 @@ pub(crate) struct Turns {
     quick: Slots,
     /// Runs that go on.
     runs: Arc<AtomicUsize>,
+    /// Groups of which some do, by their names.
+    groups: Mutex<HashMap<String, Weak<Group>>>,
 }
 
 impl Turns {
@@ -50,21 +53,62 @@ impl Turns {
             compilers: Slots::new(COMPILERS, COMPILERS_OF_ONE, true),
             quick: Slots::new(QUICK, QUICK_OF_ONE, true),
             runs: Arc::default(),
+            groups: Mutex::default(),
         }
     }
 
-    /// The turns of one run.
-    pub(crate) fn of_run(&self) -> RunTurns {
+    /// The turns of one run: of a group, of which it has so much as its weight says, or of its own.
+    pub(crate) fn of_run(&self, group: Option<&str>, weight: u32) -> RunTurns {
         self.runs.fetch_add(1, Relaxed);
+        let group = group.map(|group| self.group(group));
+        let share = |slots: &Slots, of: fn(&Group) -> &Share| match &group {
+            Some(group) => of(group).under(weight),
+            None => slots.share(1),
+        };
         RunTurns(Arc::new(OfRun {
-            processors: self.processors.share(1),
-            files: self.files.share(1),
-            compilers: self.compilers.share(1),
-            quick: self.quick.share(1),
+            processors: share(&self.processors, |group| &group.processors),
+            others: OnceLock::new(),
+            slots: (self.files.clone(), self.compilers.clone(), self.quick.clone()),
+            weight,
+            group,
             here: OnceLock::new(),
             runs: self.runs.clone(),
         }))
     }
+
+    fn group(&self, name: &str) -> Arc<Group> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.get(name).and_then(Weak::upgrade) {
+            return group;
+        }
+        // Those whose runs are over are gone.
+        groups.retain(|_, group| group.strong_count() > 0);
+        let group = Arc::new(Group {
+            processors: self.processors.share(1),
+            files: self.files.share(1),
+            compilers: self.compilers.share(1),
+            quick: self.quick.share(1),
+        });
+        groups.insert(name.to_owned(), Arc::downgrade(&group));
+        group
+    }
+}
+
+/// The shares that the runs of one group have together.
+#[derive(Debug)]
+struct Group {
+    processors: Share,
+    files: Share,
+    compilers: Share,
+    quick: Share,
+}
+
+/// A run's shares of what not every run needs.
+#[derive(Debug)]
+struct Others {
+    files: Share,
+    compilers: Share,
+    quick: Share,
 }
 
 /// A run's share of all turns; the run goes on as long as this lives.
@@ -74,12 +118,30 @@ pub(crate) struct RunTurns(Arc<OfRun>);
 #[derive(Debug)]
 struct OfRun {
     processors: Share,
-    files: Share,
-    compilers: Share,
-    quick: Share,
+    others: OnceLock<Others>,
+    /// For threads that wait for files, compilers and quick ones.
+    slots: (Slots, Slots, Slots),
+    weight: u32,
+    group: Option<Arc<Group>>,
     /// Of what is compiled in this process: large and small.
     here: OnceLock<(Share, Share)>,
     runs: Arc<AtomicUsize>,
+}
+
+impl OfRun {
+    fn others(&self) -> &Others {
+        self.others.get_or_init(|| {
+            let (files, compilers, quick) = &self.slots;
+            match &self.group {
+                Some(group) => Others {
+                    files: group.files.under(self.weight),
+                    compilers: group.compilers.under(self.weight),
+                    quick: group.quick.under(self.weight),
+                },
+                None => Others { files: files.share(1), compilers: compilers.share(1), quick: quick.share(1) },
+            }
+        })
+    }
 }
 
 impl Drop for OfRun {
@@ -108,12 +170,13 @@ impl RunTurns {
 
     /// A turn to keep a thread waiting for files. Cancel safe.
     pub(super) async fn file_thread(&self) -> Slot {
-        self.0.files.slot().await
+        self.0.others().files.slot().await
     }
 
     /// A turn to have a process compile something. Cancel safe.
     pub(super) async fn compiler(&self, is_small: bool) -> Slot {
-        if is_small { self.0.quick.slot().await } else { self.0.compilers.slot().await }
+        let others = self.0.others();
+        if is_small { others.quick.slot().await } else { others.compilers.slot().await }
     }
 
     /// A turn to compile something in this process. Cancel safe.
@@ -143,7 +206,7 @@ mod tests {
     #[test]
     fn threads_that_wait_for_files_are_bounded_for_a_run_and_for_all() {
         let turns = Turns::new(2);
-        let runs: Vec<_> = (0..9).map(|_| turns.of_run()).collect();
+        let runs: Vec<_> = (0..9).map(|_| turns.of_run(None, 1)).collect();
         let mut held = Vec::new();
         for run in &runs[..8] {
             held.extend((0..32).map(|_| at_once(run.file_thread()).expect("a run has its share")));
@@ -158,7 +221,7 @@ mod tests {
     #[test]
     fn who_used_much_waits() {
         let turns = Turns::new(2);
-        let (modest, greedy) = (turns.of_run(), turns.of_run());
+        let (modest, greedy) = (turns.of_run(None, 1), turns.of_run(None, 1));
         modest.used(Duration::from_micros(500));
         greedy.used(Duration::from_secs(1));
         assert!(greedy.must_wait() && !modest.must_wait());
@@ -170,7 +233,7 @@ mod tests {
     #[test]
     fn compilers_are_shared_and_small_ones_are_quick() {
         let turns = Turns::new(2);
-        let (first, second) = (turns.of_run(), turns.of_run());
+        let (first, second) = (turns.of_run(None, 1), turns.of_run(None, 1));
         let get = |run: &RunTurns, is_small: bool| at_once(run.compiler(is_small));
         let held = [get(&first, false), get(&first, false)];
         assert!(held.iter().all(Option::is_some) && get(&first, false).is_none(), "one run has two of three");

@@ -192,7 +192,7 @@ impl CommandStage {
         if let (Eof::Early, Some(kept)) = (work.eof, &stdout.kept) {
             kept.let_go_early();
         }
-        around.events.send(Event::Started {
+        around.events.send(|| Event::Started {
             stage: planned.name.clone(),
             pid: u32::try_from(leader.pid().as_raw_nonzero().get()).ok(),
         });
@@ -475,7 +475,7 @@ impl RunningCommand {
         if measured.closed_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
             measured.warned = true;
             let name = &self.planned.name;
-            self.around.events.send(Event::Warning {
+            self.around.events.send(|| Event::Warning {
                 stage: name.clone(),
                 message: format!(
                     "stage `{name}` closed its output but still runs; its reader waits: \"eof\": \"early\" lets it go on"

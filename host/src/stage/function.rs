@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct FunctionStage {
     pub(crate) inside: InProcess,
-    pub(crate) function: Option<Function>,
+    pub(crate) function: Function,
     pub(crate) wall_time: Option<Duration>,
     /// How long it may take to return after it was released.
     pub(crate) kill_after: Duration,
@@ -41,8 +41,10 @@ impl FunctionStage {
         let (input, output) = inside.ports(Passing::default(), Passing::default());
         let started = Instant::now();
         let mut notes = Vec::new();
-        let Some(Function { body }) = function else {
-            let exit = StageExit::StartFailed { message: "a function runs once".into(), missing: false, path: None };
+        let Some(body) = function.body() else {
+            let message =
+                "its function can be called once, and was: one that is `Fn` runs any number of times".to_owned();
+            let exit = StageExit::StartFailed { message, missing: false, path: None };
             return inside.end(exit, &input, &output, StageEnd::default());
         };
         let release = Releasing(Arc::default());

@@ -26,7 +26,7 @@ fn main() {
                 (
                     std::thread::spawn({
                         let host = host.clone();
-                        move || pipeline.output(&host, 1000)
+                        move || pipeline.output(&host, 1000).wait()
                     }),
                     expected,
                 )

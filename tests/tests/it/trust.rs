@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use stagehost::{Host, HostOptions, Plan, PlanOptions, Policy, RunOptions};
+use stagehost::{Ends, Host, HostOptions, Plan, PlanOptions, Policy, RunOptions};
 use stagehost_tests::{Place, guests::text};
 
 fn pipeline(place: &Place, stage: &str) {
@@ -503,13 +503,13 @@ fn webassembly_is_never_started_as_a_program_and_scripts_are_text() {
     place.write("p.json", r#"{"version": 1, "stages": [{"command": ["./poly"]}]}"#);
     place.stagehost(["run", "p.json"]).done().code(126).says(&["not as \"command\""]);
     // One that took a program's place when it had been planned.
-    let host = Host::new(&HostOptions { threads: Some(1), ..HostOptions::default() }).unwrap();
+    let host = Host::new(&HostOptions::new().threads(1)).unwrap();
     executable("program", b"#!/bin/sh\ntouch obeyed\n");
     let spec =
         stagehost::spec::parse(br#"{"version": 1, "stdin": "null", "stages": [{"command": ["./program"]}]}"#).unwrap();
     let plan = Plan::new(&spec, &PlanOptions::at(place.path(""), Policy::allow_all())).unwrap();
     place.shell("cp poly swap && mv swap program").done().code(0);
-    let outcome = host.run(plan, &RunOptions::default());
+    let outcome = host.run(&plan, Ends::new(), &RunOptions::default());
     assert_eq!((outcome.exit_code, outcome.code.as_str()), (126, "start-failed"), "{outcome:?}");
     // What the system does not know goes to a shell if its first line is text.
     executable("data", b"\x7f\0\x01 touch obeyed\ntouch obeyed\n");

@@ -26,7 +26,7 @@ fn blamed(row: &str, broken_pipe: BrokenPipe, on_failure: OnFailure) -> String {
     for (index, word) in words.iter().cloned().enumerate() {
         let (turn, mine) = oneshot::channel::<()>();
         turns.push(turn);
-        let stage = Stage::asynchronous(format!("{index}"), move |_, _| async move {
+        let stage = Stage::asynchronous_once(format!("{index}"), move |_, _| async move {
             // An error means that nobody gives turns any more.
             let _ = mine.await;
             ending(&word)

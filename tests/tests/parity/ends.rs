@@ -92,7 +92,7 @@ fn gp_53_fifty_failing_starts_touch_nothing() {
         let host = host();
         for _ in 0..50 {
             let built = pipeline().stdin_null().stage(unstartable(&place, "program")).build().unwrap();
-            let (outcome, output) = built.output(&host, 1000);
+            let (outcome, output) = built.output(&host, 1000).wait();
             assert_eq!((outcome.exit_code, output.len()), (127, 0), "{outcome:?}");
         }
     });
@@ -153,7 +153,7 @@ fn gp_56_so_is_it_through_a_pipeline() {
 fn more_output_than_was_asked_for_is_refused() {
     checked(|| {
         for stage in [command(&["seq", "100000"]), crate::count_to(100_000)] {
-            let (outcome, output) = pipeline().stdin_null().stage(stage).build().unwrap().output(&host(), 1000);
+            let (outcome, output) = pipeline().stdin_null().stage(stage).build().unwrap().output(&host(), 1000).wait();
             assert!(!outcome.success && outcome.message.contains("more output than the 1000 bytes"), "{outcome:?}");
             assert_eq!(output.len(), 1000);
         }

@@ -151,7 +151,7 @@ fn gp_65_a_function_gets_the_callers_own_reader() {
         let (asked, wanted) = (std::sync::Arc::default(), std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
         let reader = Watched(std::sync::Arc::clone(&asked), false);
         let mine = wanted.clone();
-        let reads = Stage::asynchronous("reads", move |mut input, _| async move {
+        let reads = Stage::asynchronous_once("reads", move |mut input, _| async move {
             let mut own = [0; 32];
             mine.lock().unwrap().push(own.as_ptr() as usize);
             let n = input.read(&mut own).await?;

@@ -52,7 +52,7 @@ fn a_blocked_write_is_released_at_the_deadline() {
 fn a_function_that_does_not_come_back_is_given_up() {
     checked(|| {
         let (give, take) = std::sync::mpsc::sync_channel::<()>(0);
-        let stubborn = Stage::blocking("stubborn", move |_, _| {
+        let stubborn = Stage::blocking_once("stubborn", move |_, _| {
             // Not one of our reads: nobody can release it.
             let _ = take.recv();
             Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stagehost::{
-    Event, Host, HostOptions, LimitKind, Observer, RunOptions, StageExit,
+    Ends, Event, Host, HostOptions, LimitKind, RunOptions, StageExit,
     spec::{LimitsSpec, Size},
 };
 use stagehost_tests::{Place, leaks::checked};
@@ -95,8 +95,8 @@ fn gp_75_below_the_limit_the_peak_is_reported() {
 fn observed(observer: impl Fn(&Event) + Send + Sync + 'static) -> stagehost::Outcome {
     let stage = holds(80, "sleep 100").limits(memory(40));
     let plan = pipeline().stdin_null().stdout_null().stage(stage).build().unwrap().into_plan();
-    let on_event = Some(Observer(std::sync::Arc::new(observer)));
-    host().run(plan, &RunOptions { on_event, ..RunOptions::default() })
+
+    host().run(&plan, Ends::new(), &RunOptions::new().on_event(observer))
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn gp_85_a_command_starts_inside_a_cgroup() {
             place.write("cgroup.procs", "");
             place.path("")
         });
-        let options = HostOptions { cgroup: Some(directory.clone()), threads: Some(2), ..HostOptions::default() };
+        let options = HostOptions::new().cgroup(directory.clone()).threads(2);
         let shows = shell("cat /proc/self/cgroup >&2; setsid sleep 100 2>/dev/null >/dev/null & sleep 0.2");
         let built =
             pipeline().stdin_null().stdout_null().linger(Duration::from_millis(200)).stage(shows).build().unwrap();

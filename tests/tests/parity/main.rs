@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A host with two threads and the tests' code cache.
 fn host() -> Host {
-    Host::new(&HostOptions { threads: Some(2), cache: Some(cache()), ..HostOptions::default() }).unwrap()
+    Host::new(&HostOptions::new().threads(2).cache(cache())).unwrap()
 }
 
 /// A pipeline whose commands have a PATH and nothing else, and that reads nothing unless it says so.
@@ -50,7 +50,7 @@ fn shell(script: &str) -> Stage {
 
 /// Runs a pipeline and returns its outcome and output.
 fn output(builder: PipelineBuilder) -> (Outcome, String) {
-    let (outcome, output) = builder.build().unwrap().output(&host(), 64 << 20);
+    let (outcome, output) = builder.build().unwrap().output(&host(), 64 << 20).wait();
     (outcome, String::from_utf8_lossy(&output).into_owned())
 }
 

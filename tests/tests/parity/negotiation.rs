@@ -44,7 +44,7 @@ fn n1_the_matrix_has_nine_cells() {
                     Ok(kind) => {
                         let built = builder.stdin_bytes("x").build().unwrap();
                         assert_eq!(joints(&built), [kind], "{up:?} | {down:?}");
-                        let (outcome, output) = built.output(&host(), 1000);
+                        let (outcome, output) = built.output(&host(), 1000).wait();
                         succeeds(&outcome);
                         assert!(!output.is_empty());
                         assert_eq!(outcome.joints[0].kind, kind);
@@ -83,7 +83,7 @@ fn n3_ends_reach_a_command_as_they_are() {
             .stage(command(&["cat"]))
             .build()
             .unwrap();
-        let (outcome, _) = built.output(&host(), 1000);
+        let (outcome, _) = built.output(&host(), 1000).wait();
         succeeds(&outcome);
         assert!(outcome.stages[1].stderr.contains("pipe:["), "{outcome:?}");
         // Only a single command between two files: nothing of the host's is in between.
@@ -144,7 +144,7 @@ fn n7_the_joints_are_in_the_plan_and_in_the_report() {
         let stages = pipeline().stdin_bytes("a b\n").stage(copy("f")).stage(Stage::wasm("builtin:words"));
         let built = stages.stage(command(&["sort"])).build().unwrap();
         assert_eq!(joints(&built), [JointKind::Ring, JointKind::Pipe]);
-        let (outcome, _) = built.output(&host(), 1000);
+        let (outcome, _) = built.output(&host(), 1000).wait();
         let reported: Vec<_> = outcome
             .joints
             .iter()

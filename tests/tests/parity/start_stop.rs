@@ -411,7 +411,7 @@ fn gp_32_lines_and_words() {
     });
 }
 
-fn up_to_seven(error: impl Fn() -> function::Error + Send + 'static) -> Stage {
+fn up_to_seven(error: fn() -> function::Error) -> Stage {
     Stage::blocking(
         "up-to-seven",
         function::lines(move |line, output| {
