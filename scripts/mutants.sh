@@ -85,7 +85,14 @@ say_wrong() {
     wrong=1
 }
 
+# What tests keep from run to run, such as compiled code: what a broken host leaves there is not for others.
+kept=$tree/target/tmp
+forget() { [ ! -d "$kept" ] || find "$kept" -mindepth 1 -delete; }
+remember() { forget && { [ ! -d "$kept.unbroken" ] || cp -a --reflink=auto "$kept.unbroken/." "$kept/"; }; }
+
 echo "building"
+rm -rf "$kept.unbroken"
+forget
 { scripts/build-guests.sh tests && quickly build && quickly test --no-run; } > "$log" 2>&1 || { tail -n 20 "$log"; exit 1; }
 
 # First: what has to fail passes while nothing is broken.
@@ -97,6 +104,8 @@ for target in $(for patch in "${patches[@]}"; do tests_of "$patch"; done | cut -
         if grep -q "^test $name \.\.\. ok$" "$log"; then passes["$target $name"]=1; else echo "unbroken, $name does not pass"; fi
     done
 done
+
+cp -a --reflink=auto "$kept" "$kept.unbroken"
 
 survivors=()
 for patch in "${patches[@]}"; do
@@ -111,6 +120,7 @@ for patch in "${patches[@]}"; do
         [ $code != 2 ] || { verdict=wrong; break; }
     done < <(tests_of "$patch")
     git reset --quiet --hard
+    remember
     case $verdict in
         wrong) say_wrong "$name" ;;
         untested)

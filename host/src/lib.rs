@@ -53,7 +53,8 @@ pub use joint::{JointKind, WholeFile, inherited_descriptor};
 pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
-    Collecting, Host, HostError, HostOptions, ProcessHandle, RunControl, RunOptions, Running, StderrPrefix,
+    Collecting, Host, HostError, HostOptions, PrepareError, Preparing, ProcessHandle, Progress, RunControl, RunOptions,
+    Running, StderrPrefix,
 };
 pub use plan::{
     ErrorCode, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,

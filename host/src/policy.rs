@@ -218,27 +218,26 @@ impl Policy {
         Ok(())
     }
 
-    /// A plugin, as it may be read.
-    pub(crate) fn check_plugin(&self, path: &Path, place: &Place) -> Result<Named, Refusal> {
+    /// A plugin, as it may be read. `base` is what a relative path was joined to.
+    pub(crate) fn check_plugin(&self, path: &Path, base: &Path, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.plugins else { return Ok(Named::anywhere(path)) };
-        Named::below(path, self.roots(roots.iter().map(String::as_str)))
+        Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "plugins", "is not below an allowed directory".into()).about(path))
     }
 
-    /// An end, as it may be opened.
-    pub(crate) fn check_file(&self, path: &Path, place: &Place) -> Result<Named, Refusal> {
+    /// An end, as it may be opened. `base` is what a relative path was joined to.
+    pub(crate) fn check_file(&self, path: &Path, base: &Path, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.files else { return Ok(Named::anywhere(path)) };
-        Named::below(path, self.roots(roots.iter().map(String::as_str)))
+        Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "files", "is not below an allowed directory".into()).about(path))
     }
 
-    pub(crate) fn check_dir(&self, path: &Path, access: Access, place: &Place) -> Result<(), Refusal> {
-        let Some(roots) = &self.dirs else { return Ok(()) };
+    /// A directory, as it may be opened. `base` is what a relative path was joined to.
+    pub(crate) fn check_dir(&self, path: &Path, base: &Path, access: Access, place: &Place) -> Result<Named, Refusal> {
+        let Some(roots) = &self.dirs else { return Ok(Named::anywhere(path)) };
         let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
-        match Named::below(path, self.roots(allowed.map(|root| root.path.as_str()))) {
-            Some(_) => Ok(()),
-            None => Err(Refusal::by(place, "dirs", format!("may not be granted for {access}")).about(path)),
-        }
+        Named::below(path, base, self.roots(allowed.map(|root| root.path.as_str())))
+            .ok_or_else(|| Refusal::by(place, "dirs", format!("may not be granted for {access}")).about(path))
     }
 
     /// Whether commands inherit a variable.

@@ -16,6 +16,7 @@ mod limits;
 mod lines;
 mod linker;
 mod messages;
+mod ready;
 mod store;
 mod trap;
 mod turns;
@@ -34,6 +35,7 @@ pub use code::{
     offers::NotOffered,
     proposals::validate,
 };
+pub(crate) use component::Loaded;
 pub(crate) use dumps::Dumps;
 pub(crate) use engine::Sandbox;
 pub(crate) use guest::{
@@ -44,7 +46,9 @@ pub(crate) use guest::{
     spec::GuestSpec,
     stdio::Stdio,
 };
+pub(crate) use kind::EngineKind;
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::{HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, TABLES, compile_time};
+pub(crate) use ready::Ready;
 pub(crate) use store::{GuestRun, run_guest};
 pub(crate) use turns::{RunTurns, Turns};

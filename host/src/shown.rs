@@ -11,11 +11,11 @@ use std::fmt::Write;
 use crate::spec::escaped_byte;
 
 /// Whether a character is invisible or turns the text around: Unicode's `Default_Ignorable_Code_Point` and `Bidi_Control`
-/// (`DerivedCoreProperties.txt`, `PropList.txt`, version 16), and the separators of lines and paragraphs.
+/// (`DerivedCoreProperties.txt`, `PropList.txt`, version 16), the separators of lines and paragraphs, and annotations between lines.
 fn is_deceptive(c: char) -> bool {
     matches!(u32::from(c),
         0xad | 0x34f | 0x61c | 0x115f..=0x1160 | 0x17b4..=0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f | 0x2028..=0x202e
-        | 0x2060..=0x206f | 0x3164 | 0xfe00..=0xfe0f | 0xfeff | 0xffa0 | 0xfff0..=0xfff8 | 0x1_bca0..=0x1_bca3
+        | 0x2060..=0x206f | 0x3164 | 0xfe00..=0xfe0f | 0xfeff | 0xffa0 | 0xfff0..=0xfffb | 0x1_bca0..=0x1_bca3
         | 0x1_d173..=0x1_d17a | 0xe_0000..=0xe_0fff)
 }
 

@@ -68,11 +68,16 @@ fn follow(arguments: Vec<OsString>) -> u8 {
     // Before the first thread, because it is a fork; and before anything else, because every page that is written before it has to
     // be copied after it. A run without commands sends it away again.
     let guard = is_run.then(Guard::start);
-    let parsed = if is_run {
-        RunOnly::try_parse_from(arguments).map(|RunOnly { verb: RunVerb::Run(args) }| Verb::Run(args))
-    } else {
-        Cli::try_parse_from(arguments).map(|cli| cli.verb)
+    let parse = |arguments: &[OsString]| match is_run {
+        true => RunOnly::try_parse_from(arguments).map(|RunOnly { verb: RunVerb::Run(args) }| Verb::Run(args)),
+        false => Cli::try_parse_from(arguments).map(|cli| cli.verb),
     };
+    // What is wrong is told of arguments as they are shown: they are repeated.
+    let told = |error| {
+        let shown = |argument: &OsString| stagehost::shown::line(&argument.to_string_lossy()).into();
+        parse(&arguments.iter().map(shown).collect::<Vec<_>>()).err().unwrap_or(error)
+    };
+    let parsed = parse(&arguments).map_err(told);
     let verb = match parsed {
         Ok(verb) => verb,
         Err(error) => {

@@ -2,18 +2,25 @@
 //!
 //! A name is looked at when a run is planned and opened when it runs; whoever can write to a directory on its way may put a link there
 //! in between. So a file that has to be below a directory is opened below it, link by link or not at all: what it was found to be then
-//! is its real path, and no link is on that.
+//! is its real path, and no link is on that. Nothing is looked at on the way that is outside: no answer tells what is there.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
     io::{self, Read},
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, fstat, open, openat, openat2, stat},
+    fs::{
+        Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, accessat, fstat, open, openat, openat2, readlinkat,
+        stat,
+    },
     io::Errno,
 };
 
@@ -22,19 +29,21 @@ use rustix::{
 pub(crate) struct Root {
     /// Its real path.
     path: PathBuf,
+    /// Its path as it was named, which may lead over links.
+    named: PathBuf,
     directory: Arc<OwnedFd>,
 }
 
 impl Root {
-    /// Opens a directory by its real path.
+    /// Opens a directory by its real path; `named` is the absolute path by which it is known.
     ///
     /// # Errors
     ///
     /// What the system says, or that it is not there.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(path: PathBuf, named: PathBuf) -> io::Result<Self> {
         let directory =
             open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { path, directory: Arc::new(directory) })
+        Ok(Self { path, named, directory: Arc::new(directory) })
     }
 
     /// Whether it is what a real path leads to now.
@@ -64,11 +73,12 @@ impl Named {
         Self { path: path.into(), root: None }
     }
 
-    /// One that has to be below one of these directories, wherever links lead; `None`: it is not. What is not there yet is where its
-    /// directory is.
-    pub(crate) fn below(path: &Path, mut roots: impl Iterator<Item = Root>) -> Option<Self> {
-        let path = real_path(path).ok()?;
-        let root = roots.find(|root| path.starts_with(&root.path))?;
+    /// One that has to be below one of these directories, wherever links lead; `None`: it is not, or the way there leads outside of
+    /// them, be it over a link or by `..`. What is not there yet is where its directory is. `base` is the directory that a relative path
+    /// was joined to, which may lead over links.
+    pub(crate) fn below(path: &Path, base: &Path, roots: impl Iterator<Item = Root>) -> Option<Self> {
+        let roots: Vec<_> = roots.collect();
+        let (root, path) = Walk { roots: &roots, links: 0, left: Vec::new(), ends_in_link: false }.find(path, base)?;
         Some(Self { path, root: Some(root) })
     }
 
@@ -83,7 +93,7 @@ impl Named {
     }
 
     /// Whether its path is its real one, with no links to follow.
-    pub(super) fn is_resolved(&self) -> bool {
+    pub(crate) fn is_resolved(&self) -> bool {
         self.root.is_some()
     }
 
@@ -98,12 +108,21 @@ impl Named {
 
     /// Whether this process may write to it.
     pub(crate) fn is_writable(&self) -> bool {
-        let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+        self.may(Access::WRITE_OK)
+    }
+
+    /// Whether this process may run it, or go into it.
+    pub(crate) fn is_executable(&self) -> bool {
+        self.may(Access::EXEC_OK)
+    }
+
+    fn may(&self, access: Access) -> bool {
+        let may = |path: &Path| accessat(CWD, path, access, AtFlags::EACCESS).is_ok();
         if self.root.is_none() {
-            return writable(&self.path);
+            return may(&self.path);
         }
         let opened = self.open(OFlags::PATH, Mode::empty());
-        opened.is_ok_and(|opened| writable(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd()))))
+        opened.is_ok_and(|opened| may(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd()))))
     }
 
     /// Opens it.
@@ -133,15 +152,8 @@ impl Named {
     ///
     /// What the system says, or what it is instead.
     pub(crate) fn read(&self, most: u64) -> io::Result<Vec<u8>> {
-        // Whatever stands there, opening it waits for nobody.
-        let file = fs::File::from(self.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?);
+        let file = self.open_regular()?;
         let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
         if metadata.len() > most {
             let message = format!("it has {} bytes, and at most {most} are read", metadata.len());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -153,22 +165,149 @@ impl Named {
     }
 }
 
-/// The real path of what a name leads to, or of where it would be made.
-fn real_path(path: &Path) -> io::Result<PathBuf> {
-    let real = |path: &Path| {
-        let opened = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        // The path of what was opened: a name may lead elsewhere the next moment.
-        fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).or_else(|_| fs::canonicalize(path))
-    };
-    match real(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
-            let name = path.file_name().ok_or(error)?;
-            let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
-            Ok(real(around)?.join(name))
+impl Named {
+    /// Opens it to be read: a regular file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, or what it is instead.
+    pub(crate) fn open_regular(&self) -> io::Result<fs::File> {
+        // Whatever stands there, opening it waits for nobody.
+        let file = fs::File::from(self.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?);
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
         }
-        // A link that leads nowhere could lead anywhere once it is written through.
-        real => real,
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        Ok(file)
     }
+}
+
+/// The way to a file that has to be below one of some directories.
+struct Walk<'a> {
+    roots: &'a [Root],
+    /// How many links were followed.
+    links: usize,
+    /// What is still to be gone, the next name last.
+    left: Vec<OsString>,
+    /// Whether what is left is where a link leads that was the last name.
+    ends_in_link: bool,
+}
+
+impl Walk<'_> {
+    /// As many links as the kernel follows.
+    const MAX_LINKS: usize = 40;
+
+    /// The root that a path is below, and its real path.
+    fn find(mut self, path: &Path, base: &Path) -> Option<(Root, PathBuf)> {
+        let here = if base == Path::new("") { Path::new(".") } else { base };
+        // Whose word a base is may know what is on the way to it.
+        let (start, rest) = match path.strip_prefix(base) {
+            Ok(rest) if !path.is_absolute() || base.is_absolute() => (fs::canonicalize(here).ok()?, rest),
+            _ if path.is_absolute() => ("/".into(), path),
+            _ => (fs::canonicalize(".").ok()?, path),
+        };
+        self.push(rest);
+        let mut at = start.clone();
+        loop {
+            let root =
+                self.roots.iter().find(|root| at == root.path || at == root.named).map(|root| (root, Path::new("")));
+            let around = || start.starts_with(&at).then(|| self.roots.iter().find(|root| at.starts_with(&root.path)));
+            let root =
+                root.or_else(|| around().flatten().map(|root| (root, at.strip_prefix(&root.path).unwrap_or(&at))));
+            if let Some((root, beneath)) = root {
+                match self.inside(root, beneath)? {
+                    Inside::Found(beneath) => return Some((root.clone(), root.path.join(beneath))),
+                    // A link leads elsewhere, which may be another of them.
+                    Inside::Link => at = "/".into(),
+                }
+            }
+            // Out here only names are looked at that are known anyway: those on the way to a root, or to where this began.
+            at = match Path::new(&self.left.pop()?).components().next() {
+                Some(Component::Normal(name)) => at.join(name),
+                Some(Component::ParentDir) if self.is_real(&at, &start) => at.parent().unwrap_or(&at).to_owned(),
+                Some(Component::RootDir) => "/".into(),
+                Some(Component::CurDir) | None => continue,
+                _ => return None,
+            };
+            let is_on_the_way = |root: &Root| root.path.starts_with(&at) || root.named.starts_with(&at);
+            if !start.starts_with(&at) && !self.roots.iter().any(is_on_the_way) {
+                return None;
+            }
+        }
+    }
+
+    /// Whether it is known that no link is in this path.
+    fn is_real(&self, path: &Path, start: &Path) -> bool {
+        start.starts_with(path) || self.roots.iter().any(|root| root.path.starts_with(path))
+    }
+
+    fn push(&mut self, path: &Path) {
+        self.left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
+    }
+
+    /// Goes on from what is `beneath` a root, where everything may be looked at. `None`: it leads out.
+    fn inside(&mut self, root: &Root, beneath: &Path) -> Option<Inside> {
+        const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+        let mut around: Vec<(OsString, OwnedFd)> = Vec::new();
+        let directory = |around: &[(OsString, OwnedFd)], name: &OsStr| match around.last() {
+            Some((_, directory)) => openat(directory, name, LOOK, Mode::empty()),
+            None => openat(&*root.directory, name, LOOK, Mode::empty()),
+        };
+        for name in beneath {
+            let opened = directory(&around, name).ok()?;
+            around.push((name.to_owned(), opened));
+        }
+        let path = |around: &[(OsString, OwnedFd)]| around.iter().map(|(name, _)| name).collect::<PathBuf>();
+        while let Some(next) = self.left.pop() {
+            let name = match Path::new(&next).components().next() {
+                Some(Component::Normal(name)) => name,
+                // Out of a root, and be it to come back.
+                Some(Component::ParentDir) => {
+                    around.pop()?;
+                    continue;
+                }
+                Some(Component::CurDir) | None => continue,
+                _ => return None,
+            };
+            let opened = match directory(&around, name) {
+                // It would be made. A link that leads nowhere could lead anywhere once it is written through.
+                Err(Errno::NOENT) if self.left.is_empty() && !self.ends_in_link => {
+                    return Some(Inside::Found(path(&around).join(name)));
+                }
+                opened => opened.ok()?,
+            };
+            match FileType::from_raw_mode(fstat(&opened).ok()?.st_mode) {
+                FileType::Directory => around.push((name.to_owned(), opened)),
+                FileType::Symlink => {
+                    self.links += 1;
+                    if self.links > Self::MAX_LINKS {
+                        return None;
+                    }
+                    let target = readlinkat(&opened, "", Vec::new()).ok()?;
+                    let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+                    self.ends_in_link |= self.left.is_empty();
+                    self.push(target);
+                    if target.is_absolute() {
+                        return Some(Inside::Link);
+                    }
+                }
+                _ if self.left.iter().all(|left| left == ".") => return Some(Inside::Found(path(&around).join(name))),
+                _ => return None,
+            }
+        }
+        Some(Inside::Found(path(&around)))
+    }
+}
+
+/// Where a way inside a root leads.
+enum Inside {
+    /// To what is beneath the root.
+    Found(PathBuf),
+    /// To what an absolute link names.
+    Link,
 }
 
 /// Opens what is below a directory, over no link.
@@ -229,13 +368,17 @@ mod tests {
 
     fn root(place: &tempfile::TempDir) -> impl Iterator<Item = Root> {
         let path = fs::canonicalize(place.path().join("root")).unwrap();
-        [Root::open(path).unwrap()].into_iter()
+        [Root::open(path.clone(), path).unwrap()].into_iter()
+    }
+
+    fn below(place: &tempfile::TempDir, name: &str) -> Option<Named> {
+        Named::below(&place.path().join(name), place.path(), root(place))
     }
 
     #[test]
     fn a_root_is_what_it_was_when_it_was_opened() {
         let place = place();
-        let file = Named::below(&place.path().join("root/d/file"), root(&place)).unwrap();
+        let file = below(&place, "root/d/file").unwrap();
         fs::rename(place.path().join("root"), place.path().join("was")).unwrap();
         symlink("outside", place.path().join("root")).unwrap();
         fs::create_dir(place.path().join("outside/d")).unwrap();
@@ -246,13 +389,34 @@ mod tests {
     #[test]
     fn what_is_below_is_what_links_lead_to() {
         let place = place();
-        let below = |name: &str| Named::below(&place.path().join(name), root(&place));
-        for name in ["root/d/file", "root/in", "root/d/../in"] {
+        let below = |name: &str| below(&place, name);
+        symlink(fs::canonicalize(place.path().join("root/d")).unwrap(), place.path().join("root/all")).unwrap();
+        symlink("../../root/in", place.path().join("root/d/round")).unwrap();
+        for name in
+            ["root/d/file", "root/in", "root/d/../in", "./root/./d/file", "root/all/file", "root/all/../all/../in"]
+        {
             assert_eq!(below(name).unwrap().read(100).unwrap(), b"inside", "{name}");
         }
         assert!(below("root/new").is_some() && below("root/d/new").is_some());
         for name in ["outside/file", "outside/none", "root/out", "root/dangling", "root/../outside/new", "none/none"] {
             assert!(below(name).is_none(), "{name}");
+        }
+        assert!(below("root").is_some() && below(".").is_none());
+        // Whether there is an outside or not, nothing leads over it.
+        for name in
+            ["root/../root/in", "outside/../root/in", "none/../root/in", "root/d/round", "root/d/file/..", "root/in/x"]
+        {
+            assert!(below(name).is_none(), "{name}");
+        }
+        // From a base, the way may lead up over what is known to be there.
+        let base = place.path().join("root/d");
+        let up = Named::below(&base.join("../../root/d/file"), &base, root(&place));
+        assert!(up.is_none(), "out of the root and back");
+        fs::create_dir(place.path().join("jobs")).unwrap();
+        symlink("jobs", place.path().join("link")).unwrap();
+        for base in ["jobs", "link"].map(|name| place.path().join(name)) {
+            assert!(Named::below(&base.join("../root/in"), &base, root(&place)).is_some());
+            assert!(Named::below(&base.join("../outside/../root/in"), &base, root(&place)).is_none());
         }
     }
 
@@ -260,7 +424,7 @@ mod tests {
     fn a_link_that_came_later_leads_nowhere() {
         let place = place();
         let directory = fs::File::open(place.path().join("root")).unwrap().into();
-        let named = |name: &str| Named::below(&place.path().join(name), root(&place)).unwrap();
+        let named = |name: &str| below(&place, name).unwrap();
         let (file, new) = (named("root/d/file"), named("root/d/new"));
         fs::rename(place.path().join("root/d"), place.path().join("root/was")).unwrap();
         symlink(place.path().join("outside"), place.path().join("root/d")).unwrap();

@@ -337,8 +337,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
-        let root = super::super::Root::open(fs::canonicalize(place.path()).unwrap()).unwrap();
-        let named = Named::below(&path, [root].into_iter()).unwrap();
+        let around = fs::canonicalize(place.path()).unwrap();
+        let root = super::super::Root::open(around.clone(), around).unwrap();
+        let named = Named::below(&path, place.path(), [root].into_iter()).unwrap();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // Nobody reads it, and nobody will.

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
-use super::host::Running;
+use super::running::Running;
 use crate::{
     ends::{Ends, Stdout},
     outcome::Outcome,

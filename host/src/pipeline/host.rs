@@ -2,15 +2,12 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
-    task::{Context, Poll, ready},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use stagehost_ring::Pool;
@@ -21,19 +18,11 @@ use tokio::{
 
 use super::{
     admission::Admission,
-    collect::{self, Collecting},
-    control::{ProcessHandle, RunControl},
-    judge::millis,
-    options::RunOptions,
-    run,
+    host_options::HostOptions,
     shared::{RunState, Shared},
 };
 use crate::{
-    ends::Ends,
-    event::{self, EventStream, Events},
-    joint::{Buffers, PipeQuota, StopReason},
-    outcome::{ExitCode, Outcome},
-    plan::Plan,
+    joint::{Buffers, PipeQuota},
     process::{self, CgroupParent, Guard, Spawner},
     sandbox::Turns,
     wait,
@@ -43,18 +32,18 @@ use crate::{
 ///
 /// Make one for a program; clones share it. Dropping the last one stops what it runs and ends its threads.
 #[derive(Clone, Debug)]
-pub struct Host(Arc<Inner>);
+pub struct Host(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
-    runtime: Runs,
-    active: Arc<Active>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) runtime: Runs,
+    pub(super) active: Arc<Active>,
 }
 
 /// What runs go on.
 #[derive(Debug)]
-enum Runs {
+pub(super) enum Runs {
     /// A runtime of the host's own; taken only by drop.
     Own(Option<Runtime>),
     /// The same, which goes on only while somebody waits for a run.
@@ -64,7 +53,7 @@ enum Runs {
 }
 
 impl Runs {
-    fn spawn(&self, run: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, run: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Own(Some(runtime)) => drop(runtime.spawn(run)),
             Self::Driven(Some(runtime)) => drop(runtime.spawn(run)),
@@ -76,7 +65,7 @@ impl Runs {
 
 /// The runs that go on.
 #[derive(Debug, Default)]
-struct Active {
+pub(super) struct Active {
     runs: Mutex<Runsheet>,
     changed: Condvar,
     /// Told when there are none.
@@ -86,8 +75,8 @@ struct Active {
 #[derive(Debug, Default)]
 struct Runsheet {
     next: u64,
-    /// By number.
-    runs: HashMap<u64, Arc<RunState>>,
+    /// By number. `None`: something else that goes on.
+    runs: HashMap<u64, Option<Arc<RunState>>>,
     /// Whether a thread drives them because somebody awaits one.
     are_driven: bool,
     driver: Option<JoinHandle<()>>,
@@ -98,11 +87,11 @@ impl Active {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(self: &Arc<Self>, state: &Arc<RunState>) -> Counted {
+    pub(super) fn add(self: &Arc<Self>, state: Option<&Arc<RunState>>) -> Counted {
         let mut sheet = self.lock();
         let number = sheet.next;
         sheet.next += 1;
-        sheet.runs.insert(number, state.clone());
+        sheet.runs.insert(number, state.cloned());
         Counted(self.clone(), number)
     }
 
@@ -120,7 +109,7 @@ impl Active {
 }
 
 /// One of them.
-struct Counted(Arc<Active>, u64);
+pub(super) struct Counted(Arc<Active>, u64);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -132,37 +121,6 @@ impl Drop for Counted {
             self.0.none.notify_waiters();
         }
     }
-}
-
-/// How a [`Host`] is made.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct HostOptions {
-    /// The directory for compiled code. Default: none, every start compiles.
-    pub cache: Option<PathBuf>,
-    /// A program, with its first arguments, that calls [`compile_worker`](crate::compile_worker) with the arguments behind them:
-    /// strangers' components are compiled by it, within `compile_time` and `compile_memory`. Such as
-    /// `/proc/self/exe` and a word that the program's `main` knows. Default: they are compiled in this process, where
-    /// only what the plan can foresee is bounded.
-    pub compiler: Option<Vec<OsString>>,
-    /// The most runs at once; others wait. Default: as many as descriptors and memory maps allow.
-    pub max_runs: Option<u32>,
-    /// The threads that stages run on. Default: as many as the machine has processors. 0: the thread that waits for a run by
-    /// [`Host::run`] or [`Running::wait`], and no other; for pipelines of programs, which need none of ours.
-    pub threads: Option<usize>,
-    /// The program's own tokio runtime, which stages are to run on; its timers and its input and output have to be enabled. Default: a
-    /// runtime of the host's own, whose [`threads`](Self::threads) are not the program's.
-    pub runtime: Option<Handle>,
-    /// A process that kills the commands of this host should it be killed itself. Default: none; commands then die of the
-    /// kernel's parent-death signal, but not what they started.
-    pub guard: Option<Guard>,
-    /// The soft and the hard limit on open files that commands start with. Default: this process's own.
-    pub open_files: Option<(u64, u64)>,
-    /// Whether this process adopts what its commands leave behind, so that it is found in front of a terminal too. For a
-    /// program that is all about one run; it then has no other children. Default: no.
-    pub adopts_orphans: bool,
-    /// A delegated cgroup v2 directory, in which each command gets a cgroup of its own. Default: none.
-    pub cgroup: Option<PathBuf>,
 }
 
 /// Threads that may wait for files at once. They are made when needed and end when idle.
@@ -197,182 +155,32 @@ fn try_threads(count: usize) -> io::Result<()> {
 #[error("{0}")]
 pub struct HostError(String);
 
-impl HostOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
+/// After how many polls a thread looks at its timers and descriptors: one poll may be a slice of some milliseconds.
+const POLLS: u32 = 11;
 
-    /// Sets [`cache`](Self::cache).
-    #[must_use]
-    pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.cache = Some(directory.into());
-        self
-    }
-
-    /// Sets [`compiler`](Self::compiler).
-    #[must_use]
-    pub fn compiler<W: Into<OsString>>(mut self, words: impl IntoIterator<Item = W>) -> Self {
-        self.compiler = Some(words.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Sets [`max_runs`](Self::max_runs).
-    #[must_use]
-    pub fn max_runs(mut self, runs: u32) -> Self {
-        self.max_runs = Some(runs);
-        self
-    }
-
-    /// Sets [`threads`](Self::threads).
-    #[must_use]
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
-        self
-    }
-
-    /// Sets [`runtime`](Self::runtime).
-    #[must_use]
-    pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.runtime = Some(runtime);
-        self
-    }
-
-    /// Sets [`guard`](Self::guard).
-    #[must_use]
-    pub fn guard(mut self, guard: Guard) -> Self {
-        self.guard = Some(guard);
-        self
-    }
-
-    /// Sets [`open_files`](Self::open_files).
-    #[must_use]
-    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
-        self.open_files = Some((soft, hard));
-        self
-    }
-
-    /// Sets [`adopts_orphans`](Self::adopts_orphans).
-    #[must_use]
-    pub fn adopts_orphans(mut self, adopts: bool) -> Self {
-        self.adopts_orphans = adopts;
-        self
-    }
-
-    /// Sets [`cgroup`](Self::cgroup).
-    #[must_use]
-    pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.cgroup = Some(directory.into());
-        self
-    }
-}
-
-/// A run that goes on: to be waited for, by a thread or as a future. Dropping it, or the future, stops the run.
-#[derive(Debug)]
-pub struct Running {
-    host: Host,
-    state: Arc<RunState>,
-    first_events: Option<EventStream>,
-    ended: Option<oneshot::Receiver<Outcome>>,
-    started: Instant,
-}
-
-impl Running {
-    /// Waits for its end, blocking this thread. A thread of a runtime may call it, too, and then does nothing else until then. If that
-    /// runtime is the one that the host was [given](HostOptions::runtime) and has one thread, it would wait for itself: the run is
-    /// cancelled, and its outcome says so.
-    pub fn wait(mut self) -> Outcome {
-        let Some(ended) = self.ended.take() else { return self.outcome(None) };
-        let ended = match &self.host.0.runtime {
+impl Host {
+    /// Waits for something that goes on by itself. `None`: it was lost, or it would wait for this very thread.
+    pub(super) fn wait_for<T>(&self, ended: oneshot::Receiver<T>) -> Option<T> {
+        match &self.0.runtime {
             Runs::Driven(Some(runtime)) if Handle::try_current().is_err() => runtime.block_on(ended).ok(),
             Runs::Given(given) if Handle::try_current().is_ok_and(|current| current.id() == given.id()) => {
                 let may_block = given.runtime_flavor() == RuntimeFlavor::MultiThread
                     // A thread of it that may not block panics.
                     && catch_unwind(AssertUnwindSafe(|| tokio::task::block_in_place(|| ()))).is_ok();
-                if !may_block {
-                    self.state.kill();
-                    let message =
-                        "a thread of the runtime that the host was given cannot wait for a run on it: await it";
-                    return Outcome::not_started(None, ExitCode::Host, message.into(), None);
-                }
-                tokio::task::block_in_place(|| wait::block_on(ended)).ok()
+                if may_block { tokio::task::block_in_place(|| wait::block_on(ended)).ok() } else { None }
             }
             _ => {
-                self.host.0.drive();
+                self.drive();
                 wait::block_on(ended).ok()
             }
-        };
-        self.outcome(ended)
-    }
-
-    /// Waits for its end: the same as awaiting it.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future stops the run.
-    pub async fn ended(self) -> Outcome {
-        self.await
-    }
-
-    fn outcome(&self, ended: Option<Outcome>) -> Outcome {
-        let lost = || Outcome::not_started(None, ExitCode::Host, "the host failed inside the run".into(), None);
-        Outcome { duration_ms: millis(self.started.elapsed()), ..ended.unwrap_or_else(lost) }
-    }
-
-    /// Stops the run.
-    pub fn cancel(&self) {
-        self.state.stop.request(StopReason::Caller);
-    }
-
-    /// What stops the run from elsewhere, with all that were started with the same control.
-    pub fn control(&self) -> RunControl {
-        self.state.control.clone()
-    }
-
-    /// What happens in the run. The first stream has everything from the beginning, later ones what is still to come.
-    pub fn events(&mut self) -> EventStream {
-        self.first_events.take().unwrap_or_else(|| self.state.events.stream())
-    }
-
-    /// The process of a command, by the name of its stage; `None` before it is started, or if it is no command.
-    pub fn process(&self, stage: &str) -> Option<ProcessHandle> {
-        let commands = self.state.commands.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let leader = commands.get(stage)?;
-        Some(ProcessHandle(Arc::downgrade(leader), leader.pid().as_raw_nonzero().get().unsigned_abs()))
-    }
-
-    /// The host it runs on.
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-}
-
-impl Future for Running {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        self.host.0.drive();
-        let ended = match &mut self.ended {
-            Some(ended) => ready!(Pin::new(ended).poll(cx)).ok(),
-            None => None,
-        };
-        self.ended = None;
-        Poll::Ready(self.outcome(ended))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.ended.is_some() {
-            self.state.kill();
         }
     }
-}
 
-/// After how many polls a thread looks at its timers and descriptors: one poll may be a slice of some milliseconds.
-const POLLS: u32 = 11;
+    /// Sees that runs go on though nobody drives them.
+    pub(super) fn drive(&self) {
+        self.0.drive();
+    }
 
-impl Host {
     /// Makes a host.
     ///
     /// # Errors
@@ -415,60 +223,6 @@ impl Host {
     /// Why the code cache is not used, if one was asked for. Known once a sandboxed stage has run.
     pub fn warning(&self) -> Option<&str> {
         self.0.shared.sandbox.get()?.as_ref().ok()?.1.as_deref()
-    }
-
-    /// Runs a plan to its end and blocks this thread until then, as [`Running::wait`] does.
-    pub fn run(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Outcome {
-        self.begin(plan, ends, options, Events::observed(options.on_event.clone()), None).wait()
-    }
-
-    /// Starts a run of a plan. Never blocks.
-    pub fn start(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Running {
-        let (events, first_events) = Events::with_streams(options.on_event.clone(), plan.0.stages.len());
-        self.begin(plan, ends, options, events, Some(first_events))
-    }
-
-    /// Starts a run of a plan and keeps what its last stage writes, in the place of any other output. More than `most` bytes are refused,
-    /// which fails the run. Never blocks.
-    pub fn output(&self, plan: &Plan, ends: Ends, options: &RunOptions, most: usize) -> Collecting {
-        let (ends, bytes) = collect::into_memory(ends, most);
-        let events = Events::observed(options.on_event.clone());
-        Collecting { running: self.begin(plan, ends, options, events, None), bytes }
-    }
-
-    fn begin(
-        &self,
-        plan: &Plan,
-        ends: Ends,
-        options: &RunOptions,
-        events: Events,
-        first_events: Option<EventStream>,
-    ) -> Running {
-        let attached = options.control.attach();
-        let state = Arc::new(RunState {
-            control: options.control.clone(),
-            stop: attached.stop.clone(),
-            commands: attached.commands.clone(),
-            events,
-        });
-        let turns = self.0.shared.turns.of_run(options.group.as_deref(), options.weight);
-        let run =
-            run::Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached, turns };
-        let counted = self.0.active.add(&state);
-        let (sender, ended) = oneshot::channel();
-        let started = Instant::now();
-        // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
-        // `Running` is dropped: what it started has to be cleaned up.
-        let plan = plan.clone();
-        self.0.runtime.spawn(async move {
-            let over = event::Over(run.state.events.clone());
-            let outcome = run.run(&plan.0, ends).await;
-            drop(over);
-            drop(counted);
-            // Nobody may be left to hear of it.
-            let _ = sender.send(outcome);
-        });
-        Running { host: self.clone(), state, first_events, ended: Some(ended), started }
     }
 }
 
@@ -546,7 +300,7 @@ impl Drop for Inner {
         const KILLED: Duration = Duration::from_secs(10);
         // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
         const STUCK: Duration = Duration::from_millis(500);
-        for run in self.active.lock().runs.values() {
+        for run in self.active.lock().runs.values().flatten() {
             run.kill();
         }
         let runtime = match &mut self.runtime {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use stagehost_ring::{Capacity, Cause, Options, ring};
-use tokio::task::JoinSet;
 
 use super::{
     control::Commands,
     ends::{FirstInput, LastOutput, Names, Stderr},
+    going::{Going, Lost},
     leftovers,
     made::MadeJoint,
     shared::Shared,
@@ -55,7 +55,7 @@ type Results = (Vec<StageEnd>, Vec<MadeJoint>, Option<Source>, Option<Sink>);
 impl Stages<'_> {
     /// Runs the stages and returns how they ended, with what is left of the ends. Nothing that they started runs then.
     pub(super) async fn run(self, stdin: FirstInput, stdout: LastOutput, stderr: Vec<Stderr>) -> Results {
-        let mut running = JoinSet::new();
+        let mut running = Going::default();
         let mut joints: Vec<MadeJoint> = Vec::with_capacity(self.plan.joints.len());
         let mut ended: Vec<Option<StageEnd>> = self.stages.iter().map(|_| None).collect();
         let mut incoming = Some(match stdin {
@@ -162,7 +162,7 @@ impl Stages<'_> {
         input: Incoming,
         output: Outgoing,
         stderr: Stderr,
-        running: &mut JoinSet<StageEnd>,
+        running: &mut Going,
     ) -> Result<(), StageExit> {
         let planned = &self.stages[index];
         let input_name = (index == 0).then(|| self.names.input.clone());
@@ -183,7 +183,7 @@ impl Stages<'_> {
             };
             self.commands.add(&self.stages[index].name, command.leader());
             let (planned, stop) = (self.stages[index].clone(), self.stop.clone());
-            running.spawn(async move {
+            running.add(async move {
                 match &planned.work {
                     Work::Command(work) => command.run(work, stop).await,
                     Work::Wasm(_) | Work::Function(_) => StageEnd::default(),
@@ -222,14 +222,27 @@ impl Stages<'_> {
                 let (wall_time, place) = (planned.wall_time, planned.place.clone());
                 let (asked, untold) = (work.asked.clone(), work.untold.clone());
                 let reads_text = work.inspection.section.text;
-                let stage =
-                    WasmStage { inside, spec, code, budget, wall_time, stderr, place, asked, untold, reads_text };
-                running.spawn(stage.run(sandbox, self.turns.clone(), self.stop.clone()));
+                let ready = work.ready.get(&sandbox, spec.engine());
+                let stage = WasmStage {
+                    inside,
+                    spec,
+                    code,
+                    ready,
+                    budget,
+                    wall_time,
+                    stderr,
+                    place,
+                    asked,
+                    untold,
+                    reads_text,
+                };
+                let stage = stage.run(sandbox, self.turns.clone(), self.stop.clone());
+                if index + 1 == self.stages.len() { running.add_last(stage) } else { running.add(stage) }
             }
             Work::Function(function) => {
                 let (wall_time, kill_after) = (planned.wall_time, self.plan.kill_after);
                 let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };
-                running.spawn(stage.run(self.stop.clone()));
+                running.add(stage.run(self.stop.clone()));
             }
             Work::Command(_) => return Err(mixed()),
         }
@@ -263,7 +276,7 @@ impl Stages<'_> {
     /// Waits for the stages, and tells each joint how its writer ended.
     async fn supervise(
         &self,
-        running: &mut JoinSet<StageEnd>,
+        running: &mut Going,
         ended: &mut [Option<StageEnd>],
         joints: &[MadeJoint],
     ) -> (Option<Source>, Option<Sink>) {
@@ -273,12 +286,12 @@ impl Stages<'_> {
         loop {
             let joined = tokio::select! {
                 biased;
-                joined = running.join_next() => joined,
+                joined = running.next() => joined,
                 () = leftovers::reap_orphans(self.around) => continue,
             };
             let Some(joined) = joined else { break };
             // A panic of the host inside a stage ends that stage only; its halves were dropped, which aborted its ring.
-            let Ok(mut end) = joined else {
+            let Ok(mut end) = joined.map_err(|Lost| ()) else {
                 self.stop.request(StopReason::Failure);
                 continue;
             };

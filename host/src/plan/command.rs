@@ -3,28 +3,26 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::{
-    fs::{Access as Right, AtFlags, CWD, accessat},
-    process::{Resource, getrlimit},
-};
+use rustix::process::{Resource, getrlimit};
+use sha2::{Digest, Sha256};
 
 use super::{
     error::{ErrorCode, PlanError, PlanErrorKind},
     layers::Layers,
-    options::PlanOptions,
+    planner::Planner,
     work::{CommandLimits, CommandWork},
 };
 use crate::{
     digest::hex,
+    joint::Named,
+    policy::Refusal,
     process::{Planned, Rlimits, WallSpec, WalledDir},
-    sandbox::Sandbox,
     spec::{Access, Bound, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
 };
@@ -35,27 +33,29 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const LONGEST_PATH: usize = 4096;
 
 pub(super) fn plan(
+    planner: &Planner<'_>,
     stage: &StageSpec,
     command: &[String],
-    options: &PlanOptions,
     place: &Place,
     layers: &Layers<'_>,
-    is_shorthand: bool,
 ) -> Result<CommandWork, PlanError> {
+    let (options, is_shorthand) = (planner.options, planner.is_shorthand);
     let policy = &options.policy;
     let directory = match &stage.dir {
         Some(dir) => layers.base.join(to_path(dir)),
         None => layers.dir.clone().unwrap_or_else(|| layers.base.to_owned()),
     };
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
-    let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
     // Before anything is looked at: under a policy no answer tells what is outside.
-    if let Some(directory) = directory.as_ref().filter(|_| stage.dir.is_some() || layers.dir.is_some()) {
-        policy.check_dir(directory, Access::Read, &place.key("dir"))?;
-    }
+    let judged = match !here && (stage.dir.is_some() || layers.dir.is_some()) {
+        true => Some(policy.check_dir(&directory, layers.base, Access::Read, &place.key("dir"))?),
+        false => None,
+    };
+    let directory_at = judged.filter(Named::is_resolved);
+    let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
     if let Some(directory) = &directory {
         let place = place.key("dir");
-        match fs::metadata(directory) {
+        match directory_at.clone().unwrap_or_else(|| Named::anywhere(directory)).metadata() {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => {
                 let refused = PlanError::new(PlanErrorKind::End, place, "is no directory");
@@ -77,29 +77,34 @@ pub(super) fn plan(
         };
     }
     let name = command.first().map_or("", String::as_str);
-    let around = directory.as_deref().unwrap_or(Path::new(""));
+    let around = directory_at.as_ref().map(Named::path).or(directory.as_deref()).unwrap_or(Path::new(""));
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
-    if policy.plugins.is_some() {
-        let named = Some(to_path(name).into_owned()).filter(|_| name.contains('/'));
-        let searched = elements(path).filter(|element| !elements(operators()).any(|own| own == *element));
-        for looked_at in named.into_iter().chain(searched.filter(|_| !name.contains('/')).map(PathBuf::from)) {
-            policy.check_plugin(&around.join(looked_at), &place.key("command"))?;
+    // A bare name is the operator's program, if it is found where the operator's own PATH says: nothing else is looked at anywhere.
+    let judge = |candidate: &Path, element: Option<&OsStr>| {
+        let is_operators = |element: &OsStr| elements(operators()).any(|own| own == element);
+        if policy.plugins.is_none()
+            || element.is_some_and(|element| element.as_bytes().starts_with(b"/") && is_operators(element))
+        {
+            return Ok(Named::anywhere(candidate));
         }
-    }
-    let program = resolve(name, around, path)
+        policy.check_plugin(candidate, around, &place.key("command"))
+    };
+    let found = resolve(name, around, path, &judge)?
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
+    let of_operators = |found: &Path| {
+        let first = resolve(name, Path::new("/"), operators(), &anywhere);
+        matches!(first, Ok(Ok(first)) if first.path() == found)
+    };
+    let named = match policy.plugins.is_some() && !found.is_resolved() && !of_operators(found.path()) {
+        true => policy.check_plugin(found.path(), around, &place.key("command"))?,
+        false => found,
+    };
     // It is started in its directory.
-    let mut program = absolute(&program).unwrap_or_else(|| match directory.is_some() && program.is_relative() {
-        true => Path::new(&format!("/proc/{}/cwd", std::process::id())).join(&program),
-        false => program,
+    let program = absolute(named.path()).unwrap_or_else(|| match directory.is_some() && named.path().is_relative() {
+        true => Path::new(&format!("/proc/{}/cwd", std::process::id())).join(named.path()),
+        false => named.path().to_owned(),
     });
-    // A bare name is the operator's program, if it is found where the operator's own PATH says.
-    let is_operators = || resolve(name, Path::new("/"), operators()).ok().as_ref() == Some(&program);
-    if policy.plugins.is_some() && (name.contains('/') || !is_operators()) {
-        // By its real path from here on: a link on the way to it may lead elsewhere the next moment.
-        policy.check_plugin(&program, &place.key("command"))?.path().clone_into(&mut program);
-    }
     if policy.timeout.is_some() && stage.leftovers == Some(Leftovers::Keep) {
         let message = "what is kept would outlive the run; the policy's `timeout` does not allow it";
         return Err(
@@ -113,12 +118,11 @@ pub(super) fn plan(
         let place = place.key("grants").key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
         // First: under a policy no answer tells what is outside.
-        policy.check_dir(&host, dir.access, &place)?;
+        let named = policy.check_dir(&host, layers.base, dir.access, &place)?;
         let planned =
-            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
-        policy.check_dir(planned.path(), dir.access, &place)?;
+            Planned::now(named).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
         // What may be run is a matter of its own.
-        let runs = policy.check_plugin(planned.path(), &place).is_ok();
+        let runs = policy.check_plugin(planned.path(), Path::new("/"), &place).is_ok();
         dirs.push(WalledDir { dir: planned, access: dir.access, runs });
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {
@@ -129,9 +133,10 @@ pub(super) fn plan(
             return Err(PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::DeniedByPolicy));
         }
     }
-    let wall = wall(stage, &program, dirs, place)?;
+    let named = if named.is_resolved() { named } else { Named::anywhere(&program) };
+    let wall = wall(stage, &named, dirs, place)?;
     let digest = match &stage.sha256 {
-        Some(expected) => Some(check_digest(&program, expected, &place.key("sha256"))?),
+        Some(expected) => Some(planner.check_digest(&named, expected, &place.key("sha256"))?),
         None => None,
     };
     Ok(CommandWork {
@@ -140,6 +145,8 @@ pub(super) fn plan(
         environment: Arc::new(environment.into_iter().collect()),
         variables: layers.variables(),
         directory,
+        directory_at,
+        program_at: Some(named).filter(Named::is_resolved),
         limits: limits(stage, layers, place)?,
         eof: stage.eof.unwrap_or_default(),
         leftovers: stage.leftovers.unwrap_or_default(),
@@ -157,7 +164,7 @@ fn absolute(path: &Path) -> Option<PathBuf> {
 /// The wall around a command, if it has one.
 fn wall(
     stage: &StageSpec,
-    program: &Path,
+    program: &Named,
     dirs: Vec<WalledDir>,
     place: &Place,
 ) -> Result<Option<(WallSpec, Vec<String>)>, PlanError> {
@@ -165,7 +172,7 @@ fn wall(
     let grants = stage.grants.clone().unwrap_or_default();
     let wall = WallSpec {
         best_effort: sandbox == Sandboxing::BestEffort,
-        program: Planned::now(program).ok(),
+        program: Planned::now(program.clone()).ok(),
         dirs,
         ports: grants.net.iter().flatten().filter_map(|address| address.port).collect(),
     };
@@ -178,18 +185,32 @@ fn wall(
     Ok(Some((wall, missing)))
 }
 
-/// Checks a program's digest. Whoever may change the file between this and its start is trusted with it.
-fn check_digest(program: &Path, expected: &str, place: &Place) -> Result<[u8; 32], PlanError> {
-    let bytes = fs::read(program).map_err(|error| PlanError::system(PlanErrorKind::Refused, place, program, &error))?;
-    let digest = Sandbox::digest(&bytes);
-    if !expected.eq_ignore_ascii_case(&hex(&digest)) {
-        let message = format!("has the digest {}", hex(&digest));
-        return Err(PlanError::new(PlanErrorKind::Refused, place, message)
-            .code(ErrorCode::DigestMismatch)
-            .about(program)
-            .hint("it is not the program this pipeline was written for; if it should be, change the digest"));
+impl Planner<'_> {
+    /// Checks a program's digest, a piece at a time. Whoever may change the file between this and its start is trusted with it.
+    fn check_digest(&self, program: &Named, expected: &str, place: &Place) -> Result<[u8; 32], PlanError> {
+        const PIECE: usize = 1 << 20;
+        let refused = |error: &io::Error| PlanError::system(PlanErrorKind::Refused, place, program.path(), error);
+        let mut file = program.open_regular().map_err(|error| refused(&error))?;
+        let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
+        loop {
+            self.check_time(place)?;
+            match file.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&piece[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(refused(&error)),
+            }
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        if !expected.eq_ignore_ascii_case(&hex(&digest)) {
+            let message = format!("has the digest {}", hex(&digest));
+            return Err(PlanError::new(PlanErrorKind::Refused, place, message)
+                .code(ErrorCode::DigestMismatch)
+                .about(program.path())
+                .hint("it is not the program this pipeline was written for; if it should be, change the digest"));
+        }
+        Ok(digest)
     }
-    Ok(digest)
 }
 
 fn limits(stage: &StageSpec, layers: &Layers<'_>, place: &Place) -> Result<CommandLimits, PlanError> {
@@ -282,7 +303,14 @@ fn shortened(path: &str) -> String {
 
 /// Whether there is a program of that name on a PATH.
 pub(super) fn is_program(name: &str, path: Option<&OsStr>) -> bool {
-    !name.contains('/') && resolve(name, Path::new("/"), path).is_ok()
+    !name.contains('/') && matches!(resolve(name, Path::new("/"), path, &anywhere), Ok(Ok(_)))
+}
+
+/// Says of a program that may be, and of the element of PATH that it is in, how it may be looked at.
+type Judge<'a> = dyn Fn(&Path, Option<&OsStr>) -> Result<Named, Refusal> + 'a;
+
+fn anywhere(candidate: &Path, _: Option<&OsStr>) -> Result<Named, Refusal> {
+    Ok(Named::anywhere(candidate))
 }
 
 /// The directories of a PATH.
@@ -291,47 +319,60 @@ fn elements(path: Option<&OsStr>) -> impl Iterator<Item = &OsStr> {
 }
 
 /// Finds a program as a shell does: a name with a slash is a path from `around`, any other is looked for on PATH.
-fn resolve(name: &str, around: &Path, path: Option<&OsStr>) -> Result<PathBuf, Missing> {
+///
+/// # Errors
+///
+/// What may not be looked at.
+fn resolve(
+    name: &str,
+    around: &Path,
+    path: Option<&OsStr>,
+    judge: &Judge<'_>,
+) -> Result<Result<Named, Missing>, Refusal> {
     if name.contains('/') {
         let program = around.join(to_path(name));
-        return match executable(&program) {
-            Ok(()) => Ok(program),
-            Err(missing) => Err(missing),
-        };
+        let named = judge(&program, None)?;
+        return Ok(executable(&named, program).map(|()| named));
     }
     let mut refused = None;
     for element in elements(path) {
         let program = around.join(element).join(to_path(name));
-        match executable(&program) {
-            Ok(()) => return Ok(program),
+        let named = judge(&program, Some(element))?;
+        match executable(&named, program) {
+            Ok(()) => return Ok(Ok(named)),
             Err(Missing::NotFound) => {}
             // A later directory may have one that can be run.
             Err(other) => refused = refused.or(Some(other)),
         }
     }
-    Err(refused.unwrap_or(Missing::NotFound))
+    Ok(Err(refused.unwrap_or(Missing::NotFound)))
 }
 
 /// Whether a file is WebAssembly by its first bytes. One that cannot be read is looked at when it is started.
-fn is_webassembly(program: &Path) -> bool {
+fn is_webassembly(program: &Named) -> bool {
     let mut magic = [0; 4];
-    fs::File::open(program).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\0asm"
+    program.open_regular().and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\0asm"
 }
 
-fn executable(program: &Path) -> Result<(), Missing> {
-    let metadata = fs::metadata(program).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Missing::NotFound,
-        _ => Missing::Unreadable(program.to_owned(), error),
-    })?;
-    let refused = |why| Err(Missing::NotExecutable(program.to_owned(), why));
+/// Whether a file can be run; `program` is its name for people.
+fn executable(named: &Named, program: PathBuf) -> Result<(), Missing> {
+    let metadata = match named.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Missing::NotFound,
+                _ => Missing::Unreadable(program, error),
+            });
+        }
+    };
     if metadata.is_dir() {
-        return refused("is a directory, not a program");
+        return Err(Missing::NotExecutable(program, "is a directory, not a program"));
     }
-    if accessat(CWD, program, Right::EXEC_OK, AtFlags::EACCESS).is_err() {
-        return refused("is not executable");
+    if !named.is_executable() {
+        return Err(Missing::NotExecutable(program, "is not executable"));
     }
-    if metadata.is_file() && is_webassembly(program) {
-        return Err(Missing::WebAssembly(program.to_owned()));
+    if metadata.is_file() && is_webassembly(named) {
+        return Err(Missing::WebAssembly(program));
     }
     Ok(())
 }

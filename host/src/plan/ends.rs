@@ -73,7 +73,7 @@ pub(super) fn plan_stdin(
         StdinSpec::File(file) => {
             let path = base.join(to_path(file));
             // First: under a policy no answer tells what is outside.
-            let named = policy.check_file(&path, &place.key("file"))?;
+            let named = policy.check_file(&path, base, &place.key("file"))?;
             let refused = |error: io::Error| PlanError::system(PlanErrorKind::End, place.key("file"), &path, &error);
             // A preflight opens nothing but regular files: opening a FIFO would wait, a device may act.
             let metadata = named.metadata().map_err(refused)?;
@@ -106,7 +106,7 @@ pub(super) fn plan_stdout(file: &FileSink, base: &Path, policy: &Policy, place: 
     if let Some(stream) = Output::stream(&path) {
         return Ok(stream);
     }
-    let named = policy.check_file(&path, &place.key("file"))?;
+    let named = policy.check_file(&path, base, &place.key("file"))?;
     Output::of(&named, file.append == Some(true), file.atomic).map_err(|why| {
         PlanError::new(PlanErrorKind::End, place.key("file"), why)
             .code(ErrorCode::NotAtomic)

@@ -1,6 +1,10 @@
 //! From what a file says to a plan.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     ends::{Input, Outlet, plan_stdin, plan_stdout},
@@ -44,24 +48,28 @@ impl Plan {
     /// only if nothing is.
     pub fn with_all_errors(spec: &PipelineSpec, options: &PlanOptions) -> (Option<Self>, Vec<PlanError>) {
         const MOST: usize = 50;
+        /// How long it goes on looking for more.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let began = Instant::now();
         let names = spec.stage_names();
         let mut spec = spec.clone();
         let mut errors: Vec<PlanError> = Vec::new();
         loop {
-            let error = match Self::new(&spec, options) {
+            let error = match Self::assemble_from(began, &spec, options, Parts::default()) {
                 Ok(plan) => return (errors.is_empty().then_some(plan), errors),
                 Err(error) => error,
             };
             let index = error.place.strip_prefix("stages[").and_then(|rest| rest.split_once(']'));
             let index = index.and_then(|(index, _)| index.parse::<usize>().ok());
             let is_known = errors.contains(&error);
+            let is_late = error.kind == PlanErrorKind::Timeout || began.elapsed() > PATIENCE;
             let of_stdin = error.place.starts_with("stdin");
             if !is_known {
                 errors.push(error);
             }
             // What is wrong is put aside; one that is wrong again is beyond that.
             match index.and_then(|index| spec.stages.get_mut(index).zip(names.get(index))) {
-                _ if is_known || errors.len() >= MOST => return (None, errors),
+                _ if is_known || is_late || errors.len() >= MOST => return (None, errors),
                 Some((stage, name)) => {
                     *stage = StageSpec {
                         wasm: Some("builtin:cat".into()),
@@ -77,7 +85,16 @@ impl Plan {
 
     /// Makes a plan with functions and ends that no file can name.
     pub(crate) fn assemble(spec: &PipelineSpec, options: &PlanOptions, parts: Parts) -> Result<Self, PlanError> {
-        let began = Instant::now();
+        Self::assemble_from(Instant::now(), spec, options, parts)
+    }
+
+    /// The same; planning `began` at that time.
+    fn assemble_from(
+        began: Instant,
+        spec: &PipelineSpec,
+        options: &PlanOptions,
+        parts: Parts,
+    ) -> Result<Self, PlanError> {
         let Parts { functions, matchers, stdin, stdout } = parts;
         let root = Place::root();
         let said = spec.timeout.and_then(Bound::value);

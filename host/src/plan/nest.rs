@@ -45,6 +45,7 @@ impl Planner<'_> {
             let planned = self.stage(stage, layers, name, &place)?;
             self.stages.push(planned);
             nodes.push(Node::Stage(self.stages.len() - 1));
+            self.options.policy.check_stages(self.stages.len())?;
             if self.stages.len() > MAX_STAGES {
                 let message = format!("with its nested pipelines there are more than {MAX_STAGES} stages");
                 return Err(PlanError::new(PlanErrorKind::Pipeline, place, message));
@@ -69,7 +70,7 @@ impl Planner<'_> {
             around.extend(self.options.file.iter().filter_map(|file| fs::canonicalize(file).ok()));
         }
         self.options.policy.check_kind("pipeline", &place)?;
-        let named = self.options.policy.check_plugin(&path, &place)?;
+        let named = self.options.policy.check_plugin(&path, layers.base, &place)?;
         let real = match fs::canonicalize(&path) {
             // Deeper than any path is long: it goes by the name that it has from here.
             Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(path.clone()),

@@ -62,6 +62,11 @@ impl Planner<'_> {
             );
             return Err(PlanError::new(PlanErrorKind::Pipeline, place, message).code(ErrorCode::TooLarge));
         }
+        self.check_time(place)
+    }
+
+    /// Whether there is still time.
+    pub(super) fn check_time(&self, place: &Place) -> Result<(), PlanError> {
         match self.timeout {
             Some(timeout) if self.began.elapsed() > timeout => {
                 let message = format!("the timeout of {} was over before the run could begin", Span(timeout));

@@ -73,9 +73,7 @@ impl Planner<'_> {
         let layers = &layers;
         let work = match (&stage.wasm, &stage.command, stage.function) {
             (Some(wasm), ..) => Work::Wasm(Box::new(self.wasm(stage, wasm, &name, place, layers)?)),
-            (_, Some(command), _) => {
-                Work::Command(Box::new(command::plan(stage, command, self.options, place, layers, self.is_shorthand)?))
-            }
+            (_, Some(command), _) => Work::Command(Box::new(command::plan(self, stage, command, place, layers)?)),
             (.., index) => {
                 let function = index.and_then(|index| self.functions.get(index)).cloned();
                 Work::Function(function.ok_or_else(|| {
@@ -99,7 +97,7 @@ impl Planner<'_> {
         let log = match &stage.stderr {
             Some(StderrSpec::File(path)) => {
                 let (path, place) = (layers.base.join(to_path(path)), place.key("stderr"));
-                let named = policy.check_file(&path, &place.key("file"))?;
+                let named = policy.check_file(&path, layers.base, &place.key("file"))?;
                 plan_log(&named, &path, &place)?;
                 Some(named)
             }

@@ -22,7 +22,7 @@ use crate::{
     policy::Policy,
     process::Planned,
     sandbox::{
-        DirRight, HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, Rights, Sandbox, TABLES, advice_on_imports,
+        DirRight, HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, Ready, Rights, Sandbox, TABLES, advice_on_imports,
         compile_time, inspect, weigh,
     },
     spec::{
@@ -54,7 +54,7 @@ impl Planner<'_> {
         let (bytes, digest, inspection, weight) = match self.files.get(&key) {
             Some(found) => found.clone(),
             None => {
-                let found = self.find(wasm, &path, most, place)?;
+                let found = self.find(wasm, &path, layers.base, most, place)?;
                 // One file of several names is kept once.
                 let found = self.files.values().find(|known| known.1 == found.1).cloned().unwrap_or(found);
                 self.files.insert(key, found.clone());
@@ -137,6 +137,7 @@ impl Planner<'_> {
             suggested: beyond,
             terminal: stage.terminal.unwrap_or_default(),
             path: (!is_stock).then_some(path),
+            ready: Ready::default(),
         })
     }
 }
@@ -186,16 +187,12 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
         let place = place.key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
         // First: under a policy no answer tells what is outside.
-        policy.check_dir(&host, dir.access, &place)?;
-        match fs::metadata(&host) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host)),
-            Err(error) => return Err(PlanError::system(PlanErrorKind::Refused, &place, host, &error)),
-        }
+        let named = policy.check_dir(&host, layers.base, dir.access, &place)?;
         let planned =
-            Planned::now(&host).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
-        // What it is, and not what its name may lead to next.
-        policy.check_dir(planned.path(), dir.access, &place)?;
+            Planned::now(named).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
+        if !planned.is_dir() {
+            return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host));
+        }
         if is_the_systems(planned.path()) {
             return refused(&place, NotGrantable, "holds the kernel's own files").map_err(|error| {
                 error.about(host).hint("they reach this very process; grant the directory that is meant")
@@ -356,11 +353,11 @@ fn suggest(limits: &mut Limits, suggested: &LimitsSpec, layers: &Layers<'_>) -> 
 
 impl Planner<'_> {
     /// Reads a component of at most that many bytes, and looks at it. `stage` is its place.
-    fn find(&self, wasm: &str, path: &Path, most: u64, stage: &Place) -> Result<Found, PlanError> {
+    fn find(&self, wasm: &str, path: &Path, base: &Path, most: u64, stage: &Place) -> Result<Found, PlanError> {
         let place = &stage.key("wasm");
         let bytes = match wasm.strip_prefix("builtin:") {
             Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
-            None => self.read_stage(wasm, path, most, stage)?.into(),
+            None => self.read_stage(wasm, path, base, most, stage)?.into(),
         };
         let inspection = inspect(&bytes).map_err(|refused| PlanError {
             hint: refused.hint,
@@ -396,9 +393,9 @@ impl Planner<'_> {
         })
     }
 
-    fn read_stage(&self, wasm: &str, path: &Path, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
+    fn read_stage(&self, wasm: &str, path: &Path, base: &Path, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
         let place = &stage.key("wasm");
-        let named = self.options.policy.check_plugin(path, place)?;
+        let named = self.options.policy.check_plugin(path, base, place)?;
         // Its size is asked before it is read.
         named.read(most.min(MAX_COMPONENT_BYTES)).map_err(|error| {
             if error.kind() == io::ErrorKind::FileTooLarge {

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::error::{PlanError, PlanErrorKind};
 use crate::{
     function::Function,
+    joint::Named,
     process::{Rlimits, WallSpec},
-    sandbox::{ComponentFile, Inspection, LISTINGS_AT_ONCE, Limits, Rights, Shape, validate, work},
+    sandbox::{ComponentFile, Inspection, LISTINGS_AT_ONCE, Limits, Ready, Rights, Shape, validate, work},
     spec::{Eof, Leftovers},
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct WasmWork {
     pub(crate) terminal: bool,
     /// The component's file; `None`: a stock stage.
     pub(crate) path: Option<PathBuf>,
+    /// What was loaded ahead.
+    pub(crate) ready: Ready,
 }
 
 impl WasmWork {
@@ -95,6 +98,9 @@ pub(crate) struct CommandWork {
     pub(crate) variables: BTreeMap<String, String>,
     /// The directory it runs in; `None`: the host's own.
     pub(crate) directory: Option<PathBuf>,
+    /// What these are opened by, where they have to be below a directory: the directory it runs in, and the program.
+    pub(crate) directory_at: Option<Named>,
+    pub(crate) program_at: Option<Named>,
     pub(crate) limits: CommandLimits,
     pub(crate) eof: Eof,
     pub(crate) leftovers: Leftovers,

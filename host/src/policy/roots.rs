@@ -35,7 +35,8 @@ impl Roots {
         if let Some(root) = known.get(path).filter(|root| root.is_at(&real)) {
             return Some(root.clone());
         }
-        let root = Root::open(real).ok()?;
+        let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let root = Root::open(real, named).ok()?;
         known.insert(path.to_owned(), root.clone());
         Some(root)
     }

@@ -46,6 +46,10 @@ pub(crate) struct Launch {
     pub(crate) environment: Arc<Vec<(OsString, OsString)>>,
     /// The directory it starts in; `None`: the host's.
     pub(crate) directory: Option<PathBuf>,
+    /// The same, opened, where its name may have come to mean something else.
+    pub(crate) directory_at: Option<OwnedFd>,
+    /// The program, opened to be read or as a mere path, where its name may have come to mean something else.
+    pub(crate) program_at: Option<OwnedFd>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -201,6 +205,8 @@ struct Child {
     shell: Strings,
     environment: Strings,
     directory: Option<CString>,
+    directory_at: Option<OwnedFd>,
+    program_at: Option<OwnedFd>,
     streams: [OwnedFd; 3],
     grouping: Grouping,
     dies_with_host: bool,
@@ -245,6 +251,8 @@ impl Child {
             arguments,
             environment,
             directory,
+            directory_at,
+            program_at,
             stdin,
             stdout,
             stderr,
@@ -272,6 +280,8 @@ impl Child {
             shell: Strings::new(shell)?,
             environment: Strings::new(environment.iter().map(variable))?,
             directory: directory.map(text).transpose()?,
+            directory_at: directory_at.map(above).transpose()?,
+            program_at: program_at.map(above).transpose()?,
             streams: [above(stdin)?, above(stdout)?, above(stderr)?],
             grouping,
             // In a group that is shared with others the guard needs the leader to find what it started.
@@ -314,9 +324,12 @@ impl Child {
                 return Err(last_error());
             }
         }
-        if let Some(directory) = &self.directory {
-            rustix::process::chdir(directory).inspect_err(|_| self.at_directory.store(true, SeqCst))?;
-        }
+        let went = match (&self.directory_at, &self.directory) {
+            (Some(directory), _) => rustix::process::fchdir(directory),
+            (None, Some(directory)) => rustix::process::chdir(directory),
+            (None, None) => Ok(()),
+        };
+        went.inspect_err(|_| self.at_directory.store(true, SeqCst))?;
         // Before the limit on open files is lowered: descriptors beyond it are there all the same.
         close_on_exec();
         if self.wall.is_none()
@@ -343,7 +356,10 @@ impl Child {
         if let Some(cgroup) = &self.cgroup {
             rustix::io::write(cgroup, b"0")?;
         }
-        let beginning = Beginning::of(&self.program);
+        let beginning = match &self.program_at {
+            Some(program) => Beginning::of_open(program),
+            None => Beginning::of(&self.program),
+        };
         if beginning.is_webassembly() {
             // Whatever the system would make of it, or a shell: it is to run in a sandbox or not at all.
             return Err(rustix::io::Errno::NOEXEC);
@@ -361,6 +377,13 @@ impl Child {
         }
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {
+            if let Some(program) = self.program_at.as_ref().filter(|_| beginning.is_binary()) {
+                let (arguments, environment) = (self.arguments.list.as_ptr(), self.environment.list.as_ptr());
+                // Not by its name: that may lead elsewhere by now.
+                let flags = libc::AT_EMPTY_PATH;
+                libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments, environment, flags);
+                return Err(last_error());
+            }
             libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());
             if last_error() == rustix::io::Errno::NOEXEC && beginning.is_text() {
                 libc::execve(SHELL.as_ptr(), self.shell.list.as_ptr(), self.environment.list.as_ptr());
@@ -390,6 +413,18 @@ impl Beginning {
         Self { bytes, length: read.ok() }
     }
 
+    /// The same of a program that is open. Async-signal-safe.
+    fn of_open(program: &OwnedFd) -> Self {
+        let mut bytes = [0; Self::LENGTH];
+        let read = rustix::io::pread(program, &mut bytes, 0);
+        Self { bytes, length: read.ok() }
+    }
+
+    /// Whether the system runs it itself. What cannot be read is no script, which has to be.
+    fn is_binary(&self) -> bool {
+        self.length.is_none() || self.bytes.starts_with(b"\x7fELF")
+    }
+
     fn is_webassembly(&self) -> bool {
         self.bytes.starts_with(b"\0asm")
     }
@@ -399,7 +434,9 @@ impl Beginning {
         self.length.is_some_and(|length| {
             let bytes = &self.bytes[..length];
             let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
-            !line.contains(&0)
+            // What terminals and editors put there is text all the same; UTF-16 is not.
+            let is_text = |byte: &u8| !matches!(byte, 0..=6 | 14..=26 | 28..=31 | 127);
+            line.iter().all(is_text) && !matches!(line, [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
         })
     }
 }

@@ -25,7 +25,10 @@ use rustix::{
 use seccompiler::{BpfProgram, TargetArch};
 
 use super::sessions::Handover;
-use crate::spec::{Access, Sandboxing};
+use crate::{
+    joint::Named,
+    spec::{Access, Sandboxing},
+};
 
 /// What a walled command may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,30 +120,48 @@ fn real_path(opened: &OwnedFd) -> io::Result<PathBuf> {
 }
 
 /// What a path named when it was planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Planned {
     /// Its real path then, or the path as it was written, where the real one is longer than the system takes.
     path: PathBuf,
     device: u64,
     inode: u64,
+    is_dir: bool,
+    /// What it is opened by where it has to be below a directory.
+    below: Option<Named>,
 }
 
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.path, self.device, self.inode) == (&other.path, other.device, other.inode)
+    }
+}
+
+impl Eq for Planned {}
+
 impl Planned {
-    /// What a path names now. Links are followed.
+    /// What a path names now. Links are followed where it may be anywhere.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub(crate) fn now(path: &Path) -> io::Result<Self> {
-        let opened = open_path(path)?;
+    pub(crate) fn now(named: Named) -> io::Result<Self> {
+        let opened = named.open(fs::OFlags::PATH, fs::Mode::empty())?;
         let found = fs::fstat(&opened)?;
         // The path of what was opened: a name may lead elsewhere the next moment.
-        let real = match real_path(&opened) {
-            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => path.to_owned(),
-            Err(_) => std::fs::canonicalize(path)?,
+        let path = match real_path(&opened) {
+            _ if named.is_resolved() => named.path().to_owned(),
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => named.path().to_owned(),
+            Err(_) => std::fs::canonicalize(named.path())?,
             Ok(real) => real,
         };
-        Ok(Self { path: real, device: found.st_dev, inode: found.st_ino })
+        let is_dir = fs::FileType::from_raw_mode(found.st_mode).is_dir();
+        let below = named.is_resolved().then_some(named);
+        Ok(Self { path, device: found.st_dev, inode: found.st_ino, is_dir, below })
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.is_dir
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -153,9 +174,13 @@ impl Planned {
     ///
     /// What the system says, or that something else is there now: a link may have been put in its place.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
-        let opened = open_path(&self.path)?;
+        let opened = match &self.below {
+            Some(named) => named.open(fs::OFlags::PATH, fs::Mode::empty())?,
+            None => open_path(&self.path)?,
+        };
         let found = fs::fstat(&opened)?;
-        let moved = self.path.is_absolute() && real_path(&opened).is_ok_and(|now| now != self.path);
+        let moved =
+            self.below.is_none() && self.path.is_absolute() && real_path(&opened).is_ok_and(|now| now != self.path);
         if moved || (found.st_dev, found.st_ino) != (self.device, self.inode) {
             return Err(io::Error::other("it is not what it was when this was planned"));
         }

@@ -48,6 +48,12 @@ impl Loaded {
     }
 }
 
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loaded")
+    }
+}
+
 /// What an attempt to make a component came to.
 enum Made {
     Entry(Entry),

@@ -5,7 +5,7 @@ use std::{cell::Cell, num::NonZeroUsize, time::Duration};
 use rustix::process::{Resource, getrlimit};
 use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails};
 
-use super::limits::{HOST_STACK, MAX_FRAMES};
+use super::limits::{HOST_STACK, Limits, MAX_FRAMES};
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
 pub(super) const EPOCH: Duration = Duration::from_millis(5);
@@ -31,6 +31,18 @@ pub(crate) enum Counting {
     EpochsAndFuel,
     /// Epochs, which change no result, and instructions; every result is the same on every machine.
     Fuel,
+}
+
+impl EngineKind {
+    /// The engine that a guest of these limits needs.
+    pub(crate) fn of(limits: &Limits, deterministic: bool, dumps: bool) -> Self {
+        let counting = match (deterministic, limits.fuel) {
+            (true, _) => Counting::Fuel,
+            (false, Some(_)) => Counting::EpochsAndFuel,
+            (false, None) => Counting::Epochs,
+        };
+        Self { counting, stack: limits.stack, dumps, small: is_space_short() }
+    }
 }
 
 /// Whether this process may have so little address space (`ulimit -v`) that memories cannot reserve 4 GiB each.

@@ -76,7 +76,7 @@ fn new_store(
     if let Some(table) = store.concurrent_resource_table() {
         table.set_max_capacity(limits.handles);
     }
-    let counting = spec.counting();
+    let counting = spec.engine().counting;
     if counting != Counting::Epochs {
         store.set_fuel(limits.fuel.unwrap_or(u64::MAX))?;
     }

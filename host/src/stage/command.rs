@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{Mode, OFlags},
+    process::Signal,
+};
 use tokio::sync::watch;
 
 use super::{
@@ -18,7 +21,9 @@ use super::{
 };
 use crate::{
     event::{Event, Events},
-    joint::{Buffers, DescriptorSink, DescriptorSource, KeptEnds, Sink, Source, Stop, StopReason, has_no_reader},
+    joint::{
+        Buffers, DescriptorSink, DescriptorSource, KeptEnds, Named, Sink, Source, Stop, StopReason, has_no_reader,
+    },
     outcome::{LimitKind, StageExit, Verdict},
     plan::{CommandWork, PlannedStage},
     process::{
@@ -170,11 +175,14 @@ impl CommandStage {
             (None, true) => Grouping::Group,
             (None, false) => Grouping::Shared,
         };
+        let (directory_at, program_at) = open_below(work).await?;
         let launch = Launch {
             program: work.program.clone(),
             arguments: work.arguments.clone(),
             environment: work.environment.clone(),
             directory: work.directory.clone(),
+            directory_at,
+            program_at,
             stdin: stdin.file,
             stdout: stdout.file,
             stderr: stderr.file,
@@ -237,6 +245,30 @@ impl CommandStage {
             started,
         })
     }
+}
+
+/// Opens the directory and the program of a command, where they have to be below directories.
+async fn open_below(work: &CommandWork) -> Result<(Option<OwnedFd>, Option<OwnedFd>), StageExit> {
+    let (directory, program) = (work.directory_at.clone(), work.program_at.clone());
+    if directory.is_none() && program.is_none() {
+        return Ok((None, None));
+    }
+    let failed = |(named, error): (Named, io::Error)| StageExit::HostError {
+        message: format!("cannot be started: {error}"),
+        path: Some(to_text(named.path())),
+    };
+    // Their file system may not answer.
+    let opening = tokio::task::spawn_blocking(move || {
+        let directory = directory
+            .map(|named| named.open(OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(|error| (named, error)));
+        let program = program.map(|named| {
+            let readable = named.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty());
+            readable.or_else(|_| named.open(OFlags::PATH, Mode::empty())).map_err(|error| (named, error))
+        });
+        Ok((directory.transpose()?, program.transpose()?))
+    });
+    let lost = |_| StageExit::HostError { message: "the host failed while it opened them".into(), path: None };
+    opening.await.map_err(lost)?.map_err(failed)
 }
 
 impl RunningCommand {

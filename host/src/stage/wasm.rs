@@ -11,7 +11,8 @@ use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
     sandbox::{
-        CodeBudget, ComponentFile, Denials, Denied, GuestRun, GuestSpec, RunTurns, Sandbox, Stdio, Usage, run_guest,
+        CodeBudget, ComponentFile, Denials, Denied, GuestRun, GuestSpec, Loaded, RunTurns, Sandbox, Stdio, Usage,
+        run_guest,
     },
     spec::Size,
 };
@@ -22,6 +23,8 @@ pub(crate) struct WasmStage {
     pub(crate) inside: InProcess,
     pub(crate) spec: GuestSpec,
     pub(crate) code: ComponentFile,
+    /// The same, if it was loaded ahead.
+    pub(crate) ready: Option<Loaded>,
     /// Of the code of all stages of its run.
     pub(crate) budget: Arc<CodeBudget>,
     pub(crate) wall_time: Option<Duration>,
@@ -43,19 +46,23 @@ impl WasmStage {
     ///
     /// Dropping the future ends the guest and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, sandbox: Arc<Sandbox>, turns: RunTurns, stop: Stop) -> StageEnd {
-        let Self { inside, spec, code, budget, wall_time, stderr, place, asked, untold, reads_text } = self;
+        let Self { inside, spec, code, ready, budget, wall_time, stderr, place, asked, untold, reads_text } = self;
         let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
+        let is_ready = ready.is_some();
         let loading = async {
-            let loaded = sandbox.load(spec.engine(), &code, &limits, &turns).await?;
+            let loaded = match ready {
+                Some(loaded) => loaded,
+                None => sandbox.load(spec.engine(), &code, &limits, &turns).await?,
+            };
             budget.charge(&code, spec.engine(), &loaded).map(|()| loaded)
         };
         let (mut dumps, mut frames) = (None, Vec::new());
         // Where nothing bounds it, the run's own timeout does.
-        let compiling = sandbox.bounds_compiling().then(|| stop.compiling());
+        let compiling = (!is_ready && sandbox.bounds_compiling()).then(|| stop.compiling());
         let loaded = tokio::select! {
             biased;
             _ = stop.requested() => Err(StageExit::Cancelled),

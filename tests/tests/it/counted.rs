@@ -50,7 +50,7 @@ fn check(place: &Place, name: &str, guest: &str) {
     });
     let mut seen = Vec::new();
     for ratio in ratios {
-        if (0.8..1.25).contains(&ratio) {
+        if (0.8..=1.2).contains(&ratio) {
             return;
         }
         seen.push(ratio);

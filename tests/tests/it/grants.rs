@@ -196,6 +196,21 @@ fn files_are_renamed_and_linked_inside_only() {
         run(&place, &guest, &["read", "d/a.txt"], grants).code(0).prints("Ok([105, 110, 115, 105, 100, 101])\n");
         run(&place, &guest, &["read", "a.txt"], "{}").code(0);
     }
+    let third = guest(&place, "p3-move");
+    run(&place, &third, &["rename", "a.txt", "moved.txt"], grants).code(0);
+    run(&place, &third, &["link", "moved.txt", "a.txt"], grants).code(0);
+    fs::remove_file(place.path("dir/moved.txt")).expect("it is there");
+    for (habit, from, to) in [
+        ("rename", "a.txt", "../stolen.txt"),
+        ("rename", "../outside.txt", "got.txt"),
+        ("rename", "a.txt", "up/stolen.txt"),
+        ("link", "../outside.txt", "got.txt"),
+        ("link", "a.txt", "../stolen.txt"),
+        ("link", "a.txt", "up/stolen.txt"),
+    ] {
+        let output = run(&place, &third, &[habit, from, to], grants);
+        assert!(output.status.code().is_some_and(|code| (20..60).contains(&code)), "{habit} {from} {to}\n{output}");
+    }
     assert!(!place.path("stolen.txt").exists() && !place.path("dir/got.txt").exists());
 }
 
@@ -206,6 +221,8 @@ fn open_files_are_bounded() {
     for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
         run(&place, &guest, &["open-many", "d/a.txt"], grants).code(137).says(&["open_files limit of 256"]);
     }
+    let third = guest(&place, "p3-open-many");
+    run(&place, &third, &["a.txt"], grants).code(137).says(&["open_files limit of 256"]);
 }
 
 #[test]

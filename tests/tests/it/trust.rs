@@ -288,6 +288,8 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
         )
     };
     for (directory, word, code) in [("outside", "secret", 77), ("roots/d", "inside", 0)] {
+        let program = if code == 0 { "/usr/bin/true" } else { "/usr/bin/false" };
+        fs::copy(program, place.path(format!("{directory}/program"))).unwrap();
         place.write(&format!("{directory}/file"), word);
         text(&place, &format!("{directory}/plugin.wasm"), &exits(code));
         let nested = format!(r#"{{"version": 1, "stages": [{{"command": ["sh", "-c", "exit {code}"]}}]}}"#);
@@ -333,6 +335,8 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
         ),
         (r#"{"wasm": "roots/d/plugin.wasm"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
         (r#"{"pipeline": "roots/d/nested.json"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
+        (r#"{"command": ["roots/d/program"]}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(1)),
+        (r#"{"command": ["cat", "only"], "dir": "roots/d"}"#.to_owned(), r#", "stdin": "null""#, dirs, Some(0)),
         (
             format!(
                 r#"{{"wasm": "{opens}", "args": ["only"], "grants": {{"dirs": [{{"host": "roots/d", "guest": "d"}}]}}}}"#
@@ -419,17 +423,17 @@ fn a_program_is_the_one_that_was_judged() {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     let place = Place::new();
-    for directory in ["plugins", "open", "open/evil"] {
+    for directory in ["plugins", "plugins/good", "outside"] {
         fs::create_dir(place.path(directory)).unwrap();
     }
-    for (program, code) in [("plugins/tool", 0), ("open/evil/tool", 77)] {
+    for (program, code) in [("plugins/good/tool", 0), ("outside/tool", 77)] {
         place.write(program, format!("#!/bin/sh\nexit {code}\n"));
         fs::set_permissions(place.path(program), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    std::os::unix::fs::symlink("../plugins", place.path("open/x")).unwrap();
-    std::os::unix::fs::symlink("evil", place.path("open/y")).unwrap();
-    place.write("policy.json", r#"{"plugins": ["plugins"], "dirs": [{"path": "open", "access": "write"}]}"#);
-    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"command": ["open/x/tool"]}]}"#);
+    std::os::unix::fs::symlink("good", place.path("plugins/x")).unwrap();
+    std::os::unix::fs::symlink("../outside", place.path("plugins/y")).unwrap();
+    place.write("policy.json", r#"{"plugins": ["plugins"]}"#);
+    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"command": ["plugins/x/tool"]}]}"#);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -438,7 +442,8 @@ fn a_program_is_the_one_that_was_judged() {
                 while std::time::Instant::now() < until {
                     std::thread::yield_now();
                 }
-                let _ = renameat_with(CWD, place.path("open/x"), CWD, place.path("open/y"), RenameFlags::EXCHANGE);
+                let _ =
+                    renameat_with(CWD, place.path("plugins/x"), CWD, place.path("plugins/y"), RenameFlags::EXCHANGE);
             }
         });
         let codes: Vec<_> = (0..200)
@@ -488,6 +493,34 @@ fn under_a_policy_no_answer_tells_what_is_outside() {
     for name in ["outside/none", "outside/none/none", "outside", "none", "roots/../outside/there"] {
         assert_eq!(answers(name), there, "{name}");
     }
+    // Nor does one that would lead out and back in again, over what may be there.
+    fs::create_dir(place.path("outside/in")).unwrap();
+    place.write("roots/file", "x");
+    let absolute = place.path("").display().to_string();
+    for (link, way) in [("over", "../outside/in/../../roots"), ("lost", "../outside/no/../../roots")] {
+        std::os::unix::fs::symlink(way, place.path("roots").join(link)).unwrap();
+        std::os::unix::fs::symlink(
+            place.path(way.trim_start_matches("../")),
+            place.path("roots").join(format!("{link}-all")),
+        )
+        .unwrap();
+    }
+    for name in [
+        "roots/../outside/in/../../roots/file".to_owned(),
+        "roots/../outside/no/../../roots/file".to_owned(),
+        "outside/in/../../roots/file".to_owned(),
+        "outside/no/../../roots/file".to_owned(),
+        format!("{absolute}/outside/in/../../roots/file"),
+        format!("{absolute}/outside/no/../../roots/file"),
+        "roots/over/file".to_owned(),
+        "roots/lost/file".to_owned(),
+        "roots/over-all/file".to_owned(),
+        "roots/lost-all/file".to_owned(),
+    ] {
+        // Where the program is named by a path, it begins with one.
+        let answers = answers(&name).map(|answer| answer.replace(&absolute, ""));
+        assert_eq!(answers, there.clone().map(|answer| answer.replace(&absolute, "")), "{name}");
+    }
 }
 
 #[test]
@@ -514,9 +547,58 @@ fn webassembly_is_never_started_as_a_program_and_scripts_are_text() {
     // What the system does not know goes to a shell if its first line is text.
     executable("data", b"\x7f\0\x01 touch obeyed\ntouch obeyed\n");
     place.shorthand("./data").done().code(126).says(&["Exec format error"]);
+    for (name, bytes) in
+        [("utf-16", &b"\xff\xfe touch obeyed\n"[..]), ("control", b"\x01 touch obeyed\ntouch obeyed\n")]
+    {
+        executable(name, bytes);
+        place.shorthand(&format!("./{name}")).done().code(126).says(&["Exec format error"]);
+    }
+    executable("latin-1", b"# gr\xfc\xdfe\necho latin\n");
+    place.shorthand("./latin-1").done().code(0).prints("latin\n");
     executable("script", b"echo script\n");
     place.shorthand("./script").done().code(0).prints("script\n");
     executable("empty", b"");
     place.shorthand("./empty").done().code(0).prints("");
     assert!(!place.path("obeyed").exists());
+}
+
+#[test]
+fn a_digest_is_of_a_regular_file_and_takes_no_longer_than_the_run_may() {
+    let place = Place::new();
+    fs::create_dir(place.path("plugins")).unwrap();
+    place
+        .shell("mkfifo plugins/fifo && truncate -s 256G plugins/huge && chmod +x plugins/fifo plugins/huge")
+        .done()
+        .code(0);
+    place.write("policy.json", r#"{"plugins": ["plugins"], "timeout": "1s", "total_memory": "64MiB"}"#);
+    let zeros = "0".repeat(64);
+    let check = |program: &str| {
+        let stage =
+            format!(r#"{{"command": ["plugins/{program}"], "sha256": "{zeros}", "limits": {{"memory": "1MiB"}}}}"#);
+        place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{stage}]}}"#));
+        // Where it would be read whole, there is no room for it.
+        place
+            .shell(&format!(
+                "ulimit -v 1000000; exec {} check p.json --policy policy.json",
+                stagehost_tests::binary().display()
+            ))
+            .done()
+    };
+    check("fifo").code(126).says(&["it is no regular file"]);
+    check("huge").code(124).says(&["the timeout of 1s was over"]);
+}
+
+#[test]
+fn checking_takes_no_longer_than_the_run_may() {
+    let place = Place::new();
+    let stages = |stage: &str, count: usize, more: &str| {
+        format!(r#"{{"version": 1, "stages": [{}]{more}}}"#, vec![stage; count].join(", "))
+    };
+    place.write("leaf.json", stages(r#"{"wasm": "builtin:cat"}"#, 2000, ""));
+    place.write("mid.json", stages(r#"{"pipeline": "leaf.json"}"#, 2000, ""));
+    place.write("p.json", stages(r#"{"pipeline": "mid.json"}"#, 2000, r#", "timeout": "1s""#));
+    // Each of its stages is too much by itself, and looking for all that is wrong begins anew behind each.
+    place.stagehost(["check", "p.json"]).done().code(124).says(&["the timeout of 1s was over"]);
+    place.write("policy.json", r#"{"max_stages": 10}"#);
+    place.stagehost(["check", "leaf.json", "--policy", "policy.json"]).done().code(126).says(&["max_stages"]);
 }

@@ -250,3 +250,20 @@ fn check_reads_a_pipe_once_and_reports_what_flags_of_wrong_names_do_not_add() {
     let errors = found["errors"].as_array().unwrap();
     assert_eq!((errors.len(), &errors[0]["code"]), (1, &"invalid-pipeline".into()), "{output}");
 }
+
+#[test]
+fn arguments_that_are_repeated_forge_no_lines() {
+    let place = Place::new();
+    for arguments in [
+        &["run", "--limit", "a\nerror: forged=1", "-c", ":cat"][..],
+        &["run", "--limit=a\nerror: forged=1", "-c", ":cat"],
+        &["run", "--env", "A\nerror: forged", "-c", ":cat"],
+        &["run", "p.json", "\u{1b}[2J\nerror: forged"],
+        &["check\nerror: forged"],
+    ] {
+        let output = place.stagehost(arguments).done();
+        let text = output.error_text();
+        assert!(!output.status.success() && text.contains("forged"), "{output}");
+        assert!(!text.lines().any(|line| line.starts_with("error: forged")) && !text.contains('\u{1b}'), "{output}");
+    }
+}

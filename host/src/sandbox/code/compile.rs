@@ -93,6 +93,8 @@ impl Compilers {
             arguments,
             environment: Arc::default(),
             directory: None,
+            directory_at: None,
+            program_at: None,
             stdin: copy(&input)?,
             stdout: copy(&output)?,
             stderr: copy(&messages)?,

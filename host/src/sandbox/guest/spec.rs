@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use super::rights::Rights;
-use crate::sandbox::{
-    dumps::Dumps,
-    kind::{Counting, EngineKind, is_space_short},
-    limits::Limits,
-};
+use crate::sandbox::{dumps::Dumps, kind::EngineKind, limits::Limits};
 
 /// How a guest is started.
 #[derive(Clone, Debug)]
@@ -30,22 +26,8 @@ pub(crate) struct GuestSpec {
 }
 
 impl GuestSpec {
-    /// What interrupts the guest.
-    pub(crate) fn counting(&self) -> Counting {
-        match (self.deterministic, self.limits.fuel) {
-            (true, _) => Counting::Fuel,
-            (false, Some(_)) => Counting::EpochsAndFuel,
-            (false, None) => Counting::Epochs,
-        }
-    }
-
     /// The engine it needs.
     pub(crate) fn engine(&self) -> EngineKind {
-        EngineKind {
-            counting: self.counting(),
-            stack: self.limits.stack,
-            dumps: self.dumps.is_some(),
-            small: is_space_short(),
-        }
+        EngineKind::of(&self.limits, self.deterministic, self.dumps.is_some())
     }
 }

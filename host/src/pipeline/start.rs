@@ -1,0 +1,100 @@
+//! What a host does with plans.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::oneshot;
+
+use super::{
+    collect::{self, Collecting},
+    host::Host,
+    options::RunOptions,
+    prepare::{Preparing, Progress, prepare},
+    run::Run,
+    running::Running,
+    shared::RunState,
+};
+use crate::{
+    ends::Ends,
+    event::{self, EventStream, Events},
+    outcome::Outcome,
+    plan::Plan,
+};
+
+impl Host {
+    /// Loads, compiles and links what a plan needs, so that its runs find it ready; the plan keeps it as long as it lives. `tell` is called
+    /// on a thread of the host with how far that has come. Never blocks: what it gives is to be awaited, or
+    /// [waited for](Preparing::wait).
+    ///
+    /// A run of a plan that was not prepared does the same for itself.
+    pub fn prepare(&self, plan: &Plan, tell: impl FnMut(&Progress) + Send + 'static) -> Preparing {
+        let (mut sender, ended) = oneshot::channel();
+        let (shared, plan) = (self.0.shared.clone(), plan.clone());
+        let turns = shared.turns.of_run(None, 1);
+        let counted = self.0.active.add(None);
+        self.0.runtime.spawn(async move {
+            let _counted = counted;
+            let prepared = tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                prepared = prepare(&shared, &plan, &turns, tell) => prepared,
+            };
+            // Nobody may be left to hear of it.
+            let _ = sender.send(prepared);
+        });
+        Preparing { host: self.clone(), ended }
+    }
+
+    /// Runs a plan to its end and blocks this thread until then, as [`Running::wait`] does.
+    pub fn run(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Outcome {
+        self.begin(plan, ends, options, Events::observed(options.on_event.clone()), None).wait()
+    }
+
+    /// Starts a run of a plan. Never blocks.
+    pub fn start(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Running {
+        let (events, first_events) = Events::with_streams(options.on_event.clone(), plan.0.stages.len());
+        self.begin(plan, ends, options, events, Some(first_events))
+    }
+
+    /// Starts a run of a plan and keeps what its last stage writes, in the place of any other output. More than `most` bytes are refused,
+    /// which fails the run. Never blocks.
+    pub fn output(&self, plan: &Plan, ends: Ends, options: &RunOptions, most: usize) -> Collecting {
+        let (ends, bytes) = collect::into_memory(ends, most);
+        let events = Events::observed(options.on_event.clone());
+        Collecting { running: self.begin(plan, ends, options, events, None), bytes }
+    }
+
+    fn begin(
+        &self,
+        plan: &Plan,
+        ends: Ends,
+        options: &RunOptions,
+        events: Events,
+        first_events: Option<EventStream>,
+    ) -> Running {
+        let attached = options.control.attach();
+        let state = Arc::new(RunState {
+            control: options.control.clone(),
+            stop: attached.stop.clone(),
+            commands: attached.commands.clone(),
+            events,
+        });
+        let turns = self.0.shared.turns.of_run(options.group.as_deref(), options.weight);
+        let run =
+            Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached, turns };
+        let counted = self.0.active.add(Some(&state));
+        let (sender, ended) = oneshot::channel();
+        let started = Instant::now();
+        // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
+        // `Running` is dropped: what it started has to be cleaned up.
+        let plan = plan.clone();
+        self.0.runtime.spawn(async move {
+            let over = event::Over(run.state.events.clone());
+            let outcome = run.run(&plan.0, ends).await;
+            drop(over);
+            drop(counted);
+            // Nobody may be left to hear of it.
+            let _ = sender.send(outcome);
+        });
+        Running { host: self.clone(), state, first_events, ended: Some(ended), started }
+    }
+}
