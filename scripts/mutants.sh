@@ -86,12 +86,19 @@ say_wrong() {
 }
 
 # What tests keep from run to run, such as compiled code: what a broken host leaves there is not for others.
-kept=$tree/target/tmp
-forget() { [ ! -d "$kept" ] || find "$kept" -mindepth 1 -delete; }
-remember() { forget && { [ ! -d "$kept.unbroken" ] || cp -a --reflink=auto "$kept.unbroken/." "$kept/"; }; }
+kept=($tree/target/tmp $tree/target/release/test-code-cache)
+forget() {
+    local place
+    for place in "${kept[@]}"; do [ ! -d "$place" ] || find "$place" -mindepth 1 -delete; done
+}
+remember() {
+    local place
+    forget
+    for place in "${kept[@]}"; do [ ! -d "$place.unbroken" ] || cp -a --reflink=auto "$place.unbroken/." "$place/"; done
+}
 
 echo "building"
-rm -rf "$kept.unbroken"
+rm -rf "${kept[@]/%/.unbroken}"
 forget
 { scripts/build-guests.sh tests && quickly build && quickly test --no-run; } > "$log" 2>&1 || { tail -n 20 "$log"; exit 1; }
 
@@ -105,7 +112,7 @@ for target in $(for patch in "${patches[@]}"; do tests_of "$patch"; done | cut -
     done
 done
 
-cp -a --reflink=auto "$kept" "$kept.unbroken"
+for place in "${kept[@]}"; do [ ! -d "$place" ] || cp -a --reflink=auto "$place" "$place.unbroken"; done
 
 survivors=()
 for patch in "${patches[@]}"; do

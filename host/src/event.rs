@@ -2,7 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use tokio::sync::broadcast;
@@ -72,6 +75,8 @@ pub(crate) struct Events {
     /// `None`: nobody can ask for a stream.
     sender: Option<broadcast::Sender<Event>>,
     observer: Option<Observer>,
+    /// Whether the run is over.
+    over: Arc<AtomicBool>,
 }
 
 /// A stream of events. It keeps the last ones, at least 16 and at least eight for each stage, which is more than a run
@@ -80,6 +85,8 @@ pub(crate) struct Events {
 pub struct EventStream {
     receiver: broadcast::Receiver<Event>,
     missed: u64,
+    /// Whether nothing follows.
+    over: bool,
 }
 
 impl Events {
@@ -88,12 +95,13 @@ impl Events {
         const EACH: usize = 8;
         const LEAST: usize = 16;
         let (sender, receiver) = broadcast::channel(LEAST.max(stages.saturating_mul(EACH)));
-        (Self { sender: Some(sender), observer }, EventStream { receiver, missed: 0 })
+        let over = Arc::default();
+        (Self { sender: Some(sender), observer, over }, EventStream { receiver, missed: 0, over: false })
     }
 
     /// Events of a run that nobody can ask for a stream.
     pub(crate) fn observed(observer: Option<Observer>) -> Self {
-        Self { sender: None, observer }
+        Self { sender: None, observer, over: Arc::default() }
     }
 
     /// Sends an event to whoever listens. Never waits.
@@ -115,7 +123,8 @@ impl Events {
     /// A stream of what is still to come; of nothing, if there are no streams.
     pub(crate) fn stream(&self) -> EventStream {
         let receiver = self.sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
-        EventStream { receiver, missed: 0 }
+        // Asked after the stream was made: what ends a run in between is in it.
+        EventStream { receiver, missed: 0, over: self.over.load(SeqCst) }
     }
 }
 
@@ -124,6 +133,7 @@ pub(crate) struct Over(pub(crate) Events);
 
 impl Drop for Over {
     fn drop(&mut self) {
+        self.0.over.store(true, SeqCst);
         self.0.send(|| Event::Ended);
     }
 }
@@ -132,8 +142,14 @@ impl EventStream {
     /// Waits for the next event; `None` once the run is over. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
+            if self.over {
+                return None;
+            }
             match self.receiver.recv().await {
-                Ok(event) => return Some(event),
+                Ok(event) => {
+                    self.over = event == Event::Ended;
+                    return Some(event);
+                }
                 Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

@@ -35,7 +35,6 @@ pub use code::{
     offers::NotOffered,
     proposals::validate,
 };
-pub(crate) use component::Loaded;
 pub(crate) use dumps::Dumps;
 pub(crate) use engine::Sandbox;
 pub(crate) use guest::{
@@ -49,6 +48,6 @@ pub(crate) use guest::{
 pub(crate) use kind::EngineKind;
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::{HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, TABLES, compile_time};
-pub(crate) use ready::Ready;
+pub(crate) use ready::{Ready, ReadyCode};
 pub(crate) use store::{GuestRun, run_guest};
 pub(crate) use turns::{RunTurns, Turns};

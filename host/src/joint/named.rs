@@ -202,50 +202,57 @@ impl Walk<'_> {
 
     /// The root that a path is below, and its real path.
     fn find(mut self, path: &Path, base: &Path) -> Option<(Root, PathBuf)> {
+        /// As long as the system takes one (Linux: `PATH_MAX`).
+        const LONGEST: usize = 4096;
+        if path.as_os_str().len() >= LONGEST {
+            return None;
+        }
         let here = if base == Path::new("") { Path::new(".") } else { base };
-        // Whose word a base is may know what is on the way to it.
+        // One that is below a root was found there. The others are the operator's word, who may know what is on the way to them.
+        let is_held = self.roots.iter().any(|root| base.starts_with(&root.path)) && is_plain(base);
         let (start, rest) = match path.strip_prefix(base) {
+            Ok(rest) if is_held => (base.to_owned(), rest),
             Ok(rest) if !path.is_absolute() || base.is_absolute() => (fs::canonicalize(here).ok()?, rest),
             _ if path.is_absolute() => ("/".into(), path),
             _ => (fs::canonicalize(".").ok()?, path),
         };
         self.push(rest);
-        let mut at = start.clone();
+        // Whether it is known that no link is in what was gone.
+        let (mut at, mut is_real) = (start.clone(), true);
         loop {
-            let root =
-                self.roots.iter().find(|root| at == root.path || at == root.named).map(|root| (root, Path::new("")));
-            let around = || start.starts_with(&at).then(|| self.roots.iter().find(|root| at.starts_with(&root.path)));
-            let root =
-                root.or_else(|| around().flatten().map(|root| (root, at.strip_prefix(&root.path).unwrap_or(&at))));
-            if let Some((root, beneath)) = root {
-                match self.inside(root, beneath)? {
+            let is_there = |root: &&Root| at == root.named || at == root.path || is_real && at.starts_with(&root.path);
+            // The outermost, from which the way to all below it is free.
+            if let Some(root) = self.roots.iter().filter(is_there).min_by_key(|root| root.path.as_os_str().len()) {
+                let beneath = at.strip_prefix(&root.path).unwrap_or(Path::new("")).to_owned();
+                match self.inside(root, &beneath)? {
                     Inside::Found(beneath) => return Some((root.clone(), root.path.join(beneath))),
                     // A link leads elsewhere, which may be another of them.
                     Inside::Link => at = "/".into(),
+                    Inside::Out => at = root.path.parent()?.to_owned(),
+                }
+                is_real = true;
+                if self.roots.iter().any(|root| at.starts_with(&root.path)) {
+                    continue;
                 }
             }
             // Out here only names are looked at that are known anyway: those on the way to a root, or to where this began.
-            at = match Path::new(&self.left.pop()?).components().next() {
-                Some(Component::Normal(name)) => at.join(name),
-                Some(Component::ParentDir) if self.is_real(&at, &start) => at.parent().unwrap_or(&at).to_owned(),
-                Some(Component::RootDir) => "/".into(),
+            match Path::new(&self.left.pop()?).components().next() {
+                Some(Component::Normal(name)) => at.push(name),
+                Some(Component::ParentDir) if is_real => _ = at.pop(),
                 Some(Component::CurDir) | None => continue,
                 _ => return None,
-            };
-            let is_on_the_way = |root: &Root| root.path.starts_with(&at) || root.named.starts_with(&at);
-            if !start.starts_with(&at) && !self.roots.iter().any(is_on_the_way) {
+            }
+            is_real = start.starts_with(&at) || self.roots.iter().any(|root| root.path.starts_with(&at));
+            if !is_real && !self.roots.iter().any(|root| root.named.starts_with(&at)) {
                 return None;
             }
         }
     }
 
-    /// Whether it is known that no link is in this path.
-    fn is_real(&self, path: &Path, start: &Path) -> bool {
-        start.starts_with(path) || self.roots.iter().any(|root| root.path.starts_with(path))
-    }
-
     fn push(&mut self, path: &Path) {
-        self.left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
+        // An absolute one is gone from the root directory on.
+        let names = path.components().rev().filter(|component| *component != Component::RootDir);
+        self.left.extend(names.map(|component| component.as_os_str().to_owned()));
     }
 
     /// Goes on from what is `beneath` a root, where everything may be looked at. `None`: it leads out.
@@ -264,11 +271,10 @@ impl Walk<'_> {
         while let Some(next) = self.left.pop() {
             let name = match Path::new(&next).components().next() {
                 Some(Component::Normal(name)) => name,
-                // Out of a root, and be it to come back.
-                Some(Component::ParentDir) => {
-                    around.pop()?;
-                    continue;
-                }
+                Some(Component::ParentDir) => match around.pop() {
+                    Some(_) => continue,
+                    None => return Some(Inside::Out),
+                },
                 Some(Component::CurDir) | None => continue,
                 _ => return None,
             };
@@ -308,6 +314,13 @@ enum Inside {
     Found(PathBuf),
     /// To what an absolute link names.
     Link,
+    /// To what is around the root.
+    Out,
+}
+
+/// Whether a path is absolute and names nothing but directories below each other.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && path.components().skip(1).all(|component| matches!(component, Component::Normal(_)))
 }
 
 /// Opens what is below a directory, over no link.
@@ -403,15 +416,19 @@ mod tests {
         }
         assert!(below("root").is_some() && below(".").is_none());
         // Whether there is an outside or not, nothing leads over it.
-        for name in
-            ["root/../root/in", "outside/../root/in", "none/../root/in", "root/d/round", "root/d/file/..", "root/in/x"]
-        {
+        for name in ["root/../in", "root/../outside/../root/in", "outside/../root/in", "none/../root/in", "root/in/x"] {
             assert!(below(name).is_none(), "{name}");
         }
+        // Out and back over what is known to be there is no way over it.
+        for name in ["root/../root/in", "root/d/round", "root/d/../../root/in"] {
+            assert_eq!(below(name).unwrap().read(100).unwrap(), b"inside", "{name}");
+        }
+        let whole = Root::open("/".into(), "/".into()).unwrap();
+        assert!(Named::below(&place.path().join("root/in"), Path::new(""), [whole].into_iter()).is_some());
         // From a base, the way may lead up over what is known to be there.
         let base = place.path().join("root/d");
         let up = Named::below(&base.join("../../root/d/file"), &base, root(&place));
-        assert!(up.is_none(), "out of the root and back");
+        assert!(up.is_some(), "out of the root and back");
         fs::create_dir(place.path().join("jobs")).unwrap();
         symlink("jobs", place.path().join("link")).unwrap();
         for base in ["jobs", "link"].map(|name| place.path().join(name)) {

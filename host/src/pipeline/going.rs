@@ -27,7 +27,7 @@ impl Going {
         self.tasks.spawn(stage);
     }
 
-    /// Adds the last stage of all.
+    /// Adds a stage that is alone.
     pub(super) fn add_last(&mut self, stage: impl Future<Output = StageEnd> + Send + 'static) {
         self.here = Some(Box::pin(stage));
     }

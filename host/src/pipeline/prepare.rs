@@ -90,8 +90,8 @@ pub(super) async fn prepare(
     for (stage, work, kind) in all {
         let sandbox =
             shared.sandbox().map_err(|message| failed(&stage.name, StageExit::HostError { message, path: None }))?;
-        let loaded = sandbox.load(kind, &work.code(), &work.limits, turns).await;
-        work.ready.set(&sandbox, kind, loaded.map_err(|exit| failed(&stage.name, exit))?);
+        let prepared = work.ready.prepare(&sandbox, kind, &work.code(), &work.inspection, &work.limits, turns).await;
+        prepared.map_err(|exit| failed(&stage.name, exit))?;
         if known.insert((work.digest, kind)) {
             tell(&Progress { done: known.len(), of, stage: stage.name.clone() });
         }

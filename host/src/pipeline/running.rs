@@ -72,6 +72,7 @@ impl Running {
 
     /// What happens in the run. The first stream has everything from the beginning, later ones what is still to come.
     pub fn events(&mut self) -> EventStream {
+        self.host.drive();
         self.first_events.take().unwrap_or_else(|| self.state.events.stream())
     }
 

@@ -222,7 +222,7 @@ impl Stages<'_> {
                 let (wall_time, place) = (planned.wall_time, planned.place.clone());
                 let (asked, untold) = (work.asked.clone(), work.untold.clone());
                 let reads_text = work.inspection.section.text;
-                let ready = work.ready.get(&sandbox, spec.engine());
+                let ready = work.ready.get(&sandbox, spec.engine(), &work.limits);
                 let stage = WasmStage {
                     inside,
                     spec,
@@ -237,7 +237,7 @@ impl Stages<'_> {
                     reads_text,
                 };
                 let stage = stage.run(sandbox, self.turns.clone(), self.stop.clone());
-                if index + 1 == self.stages.len() { running.add_last(stage) } else { running.add(stage) }
+                if self.stages.len() == 1 { running.add_last(stage) } else { running.add(stage) }
             }
             Work::Function(function) => {
                 let (wall_time, kill_after) = (planned.wall_time, self.plan.kill_after);

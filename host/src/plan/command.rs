@@ -21,7 +21,6 @@ use super::{
 use crate::{
     digest::hex,
     joint::Named,
-    policy::Refusal,
     process::{Planned, Rlimits, WallSpec, WalledDir},
     spec::{Access, Bound, Leftovers, Place, Sandboxing, StageSpec, to_os, to_path},
     stock,
@@ -51,7 +50,9 @@ pub(super) fn plan(
         true => Some(policy.check_dir(&directory, layers.base, Access::Read, &place.key("dir"))?),
         false => None,
     };
-    let directory_at = judged.filter(Named::is_resolved);
+    // The directory of a nested pipeline is where that was found.
+    let is_said = stage.dir.is_some() || layers.dir.is_some();
+    let directory_at = judged.filter(Named::is_resolved).or_else(|| layers.base_at.clone().filter(|_| !is_said));
     let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
     if let Some(directory) = &directory {
         let place = place.key("dir");
@@ -82,13 +83,14 @@ pub(super) fn plan(
     let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
     // A bare name is the operator's program, if it is found where the operator's own PATH says: nothing else is looked at anywhere.
     let judge = |candidate: &Path, element: Option<&OsStr>| {
+        planner.check_time(place)?;
         let is_operators = |element: &OsStr| elements(operators()).any(|own| own == element);
         if policy.plugins.is_none()
             || element.is_some_and(|element| element.as_bytes().starts_with(b"/") && is_operators(element))
         {
             return Ok(Named::anywhere(candidate));
         }
-        policy.check_plugin(candidate, around, &place.key("command"))
+        Ok(policy.check_plugin(candidate, around, &place.key("command"))?)
     };
     let found = resolve(name, around, path, &judge)?
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
@@ -117,6 +119,7 @@ pub(super) fn plan(
     for (index, dir) in stage.grants.iter().flat_map(|grants| grants.dirs.iter().flatten()).enumerate() {
         let place = place.key("grants").key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
+        planner.check_time(&place)?;
         // First: under a policy no answer tells what is outside.
         let named = policy.check_dir(&host, layers.base, dir.access, &place)?;
         let planned =
@@ -307,9 +310,9 @@ pub(super) fn is_program(name: &str, path: Option<&OsStr>) -> bool {
 }
 
 /// Says of a program that may be, and of the element of PATH that it is in, how it may be looked at.
-type Judge<'a> = dyn Fn(&Path, Option<&OsStr>) -> Result<Named, Refusal> + 'a;
+type Judge<'a> = dyn Fn(&Path, Option<&OsStr>) -> Result<Named, PlanError> + 'a;
 
-fn anywhere(candidate: &Path, _: Option<&OsStr>) -> Result<Named, Refusal> {
+fn anywhere(candidate: &Path, _: Option<&OsStr>) -> Result<Named, PlanError> {
     Ok(Named::anywhere(candidate))
 }
 
@@ -328,16 +331,24 @@ fn resolve(
     around: &Path,
     path: Option<&OsStr>,
     judge: &Judge<'_>,
-) -> Result<Result<Named, Missing>, Refusal> {
+) -> Result<Result<Named, Missing>, PlanError> {
     if name.contains('/') {
         let program = around.join(to_path(name));
         let named = judge(&program, None)?;
         return Ok(executable(&named, program).map(|()| named));
     }
-    let mut refused = None;
+    let (mut refused, mut not_judged) = (None, None);
     for element in elements(path) {
         let program = around.join(element).join(to_path(name));
-        let named = judge(&program, Some(element))?;
+        let named = match judge(&program, Some(element)) {
+            Ok(named) => named,
+            Err(late) if late.kind == PlanErrorKind::Timeout => return Err(late),
+            // What may not be looked at is passed by.
+            Err(not) => {
+                not_judged.get_or_insert(not);
+                continue;
+            }
+        };
         match executable(&named, program) {
             Ok(()) => return Ok(Ok(named)),
             Err(Missing::NotFound) => {}
@@ -345,7 +356,7 @@ fn resolve(
             Err(other) => refused = refused.or(Some(other)),
         }
     }
-    Ok(Err(refused.unwrap_or(Missing::NotFound)))
+    not_judged.map_or_else(|| Ok(Err(refused.unwrap_or(Missing::NotFound))), Err)
 }
 
 /// Whether a file is WebAssembly by its first bytes. One that cannot be read is looked at when it is started.

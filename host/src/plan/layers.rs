@@ -6,12 +6,17 @@ use std::{
 };
 
 use super::options::{Overrides, PlanOptions};
-use crate::spec::{LimitsSpec, PipelineSpec, StageSpec, to_path};
+use crate::{
+    joint::Named,
+    spec::{LimitsSpec, PipelineSpec, StageSpec, to_path},
+};
 
 /// What holds for a stage besides its own words: those of its pipeline, and of the pipelines around that.
 #[derive(Clone, Debug)]
 pub(super) struct Layers<'a> {
     pub(super) base: &'a Path,
+    /// The same, where it has to be below a directory.
+    pub(super) base_at: Option<Named>,
     /// The directory of commands, and where it is said.
     pub(super) dir: Option<PathBuf>,
     /// What files say, outermost first, and what stages say: a stage's own word goes over that of the file it names.
@@ -29,6 +34,7 @@ impl<'a> Layers<'a> {
     pub(super) fn root(spec: &'a PipelineSpec, options: &'a PlanOptions) -> Self {
         let mut layers = Self {
             base: &options.base,
+            base_at: None,
             dir: None,
             file_env: Vec::new(),
             stage_env: Vec::new(),

@@ -13,7 +13,7 @@ use super::{
     planner::Planner,
 };
 use crate::{
-    joint::Output,
+    joint::{Named, Output},
     policy::Policy,
     spec::{
         self, Bound, MAX_FILE_BYTES, MAX_STAGES, PipelineSpec, Place, StageSpec, StdinSpec, StdoutSpec, to_path,
@@ -71,7 +71,7 @@ impl Planner<'_> {
         }
         self.options.policy.check_kind("pipeline", &place)?;
         let named = self.options.policy.check_plugin(&path, layers.base, &place)?;
-        let real = match fs::canonicalize(&path) {
+        let real = match if named.is_resolved() { Ok(named.path().to_owned()) } else { fs::canonicalize(&path) } {
             // Deeper than any path is long: it goes by the name that it has from here.
             Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(path.clone()),
             real => real,
@@ -116,7 +116,8 @@ impl Planner<'_> {
         if self.groups.len() >= MAX_STAGES {
             return Err(bad(format!("there are more than {MAX_STAGES} nested pipelines")));
         }
-        let base = path.parent().filter(|base| *base != Path::new("")).unwrap_or(Path::new(".")).to_owned();
+        let whole = if named.is_resolved() { named.path().to_owned() } else { path.clone() };
+        let base = whole.parent().filter(|base| *base != Path::new("")).unwrap_or(Path::new(".")).to_owned();
         let index = self.groups.len();
         let start = self.stages.len();
         self.groups.push(Group {
@@ -132,6 +133,7 @@ impl Planner<'_> {
         around.push(found);
         let mut inner = layers.with(stage);
         inner.enter(&spec, &base);
+        inner.base_at = named.parent().map(|(around, _)| around).filter(Named::is_resolved);
         let nodes = self.pipeline(&spec, &inner, &format!("{name}/"), &Place::root(), around).map_err(|error| {
             // Where it stands in the inner file, seen from the outer one.
             PlanError { place: format!("{place}, in {pipeline}: {}", error.place), ..error }

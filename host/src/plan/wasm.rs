@@ -19,7 +19,6 @@ use super::{
 use crate::digest::hex;
 use crate::{
     joint::Named,
-    policy::Policy,
     process::Planned,
     sandbox::{
         DirRight, HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, Ready, Rights, Sandbox, TABLES, advice_on_imports,
@@ -103,7 +102,7 @@ impl Planner<'_> {
             return Err(too_large(wasm, bytes.len() as u64, most, place));
         }
         let grants = stage.grants.clone().unwrap_or_default();
-        let rights = rights(&grants, layers, policy, &place.key("grants"))?;
+        let rights = rights(self, &grants, layers, &place.key("grants"))?;
         let mut env = BTreeMap::new();
         for name in grants.env.iter().flatten() {
             let given = self.options.environment.iter().find(|(key, _)| key.to_str() == Some(name));
@@ -143,7 +142,8 @@ impl Planner<'_> {
 }
 
 /// The rights that a stage is granted. Nothing is opened.
-fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Place) -> Result<Rights, PlanError> {
+fn rights(planner: &Planner<'_>, grants: &GrantsSpec, layers: &Layers<'_>, place: &Place) -> Result<Rights, PlanError> {
+    let policy = &planner.options.policy;
     /// The instant of a run that has to be the same every time.
     const FIXED: ClockSpec = ClockSpec::Virtual { start: SystemTime::UNIX_EPOCH, step: Duration::ZERO };
     let deterministic = layers.overrides.deterministic;
@@ -186,6 +186,7 @@ fn rights(grants: &GrantsSpec, layers: &Layers<'_>, policy: &Policy, place: &Pla
     for (index, dir) in grants.dirs.iter().flatten().enumerate() {
         let place = place.key("dirs").index(index).key("host");
         let host = layers.base.join(to_path(&dir.host));
+        planner.check_time(&place)?;
         // First: under a policy no answer tells what is outside.
         let named = policy.check_dir(&host, layers.base, dir.access, &place)?;
         let planned =

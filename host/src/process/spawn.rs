@@ -265,15 +265,21 @@ impl Child {
         let text = |path: PathBuf| CString::new(path.into_os_string().into_vec());
         let program = text(program)?;
         let arguments: Vec<Vec<u8>> = arguments.into_iter().map(OsString::into_vec).collect();
+        // A descriptor in the place of a standard stream would be closed by putting the stream there.
+        let above = |file: OwnedFd| -> io::Result<OwnedFd> {
+            if file.as_raw_fd() > 2 { Ok(file) } else { Ok(fcntl_dupfd_cloexec(&file, 3)?) }
+        };
+        let program_at = program_at.map(above).transpose()?;
+        // What reads a script reads what was opened, whatever its name leads to by then.
+        let program = match &program_at {
+            Some(opened) => text(format!("/proc/self/fd/{}", opened.as_raw_fd()).into())?,
+            None => program,
+        };
         let mut shell = arguments.clone();
         shell.truncate(1);
         shell.push(program.as_bytes().to_vec());
         shell.extend(arguments.iter().skip(1).cloned());
         let variable = |(key, value): &(OsString, OsString)| [key.as_bytes(), b"=", value.as_bytes()].concat();
-        // A descriptor in the place of a standard stream would be closed by putting the stream there.
-        let above = |file: OwnedFd| -> io::Result<OwnedFd> {
-            if file.as_raw_fd() > 2 { Ok(file) } else { Ok(fcntl_dupfd_cloexec(&file, 3)?) }
-        };
         Ok(Self {
             program,
             arguments: Strings::new(arguments)?,
@@ -281,7 +287,7 @@ impl Child {
             environment: Strings::new(environment.iter().map(variable))?,
             directory: directory.map(text).transpose()?,
             directory_at: directory_at.map(above).transpose()?,
-            program_at: program_at.map(above).transpose()?,
+            program_at,
             streams: [above(stdin)?, above(stdout)?, above(stderr)?],
             grouping,
             // In a group that is shared with others the guard needs the leader to find what it started.
@@ -383,6 +389,9 @@ impl Child {
                 let flags = libc::AT_EMPTY_PATH;
                 libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments, environment, flags);
                 return Err(last_error());
+            }
+            if let Some(program) = &self.program_at {
+                libc::fcntl(program.as_raw_fd(), libc::F_SETFD, 0);
             }
             libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());
             if last_error() == rustix::io::Errno::NOEXEC && beginning.is_text() {

@@ -35,6 +35,8 @@ impl CodeBudget {
     pub(crate) fn charge(&self, code: &ComponentFile, kind: EngineKind, loaded: &Loaded) -> Result<(), StageExit> {
         let Some(left) = self.left.as_ref().filter(|_| !code.is_ours) else { return Ok(()) };
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        // Code for slots is the same code.
+        let kind = kind.without_slots();
         if left.held.contains(&(code.digest, kind)) {
             return Ok(());
         }

@@ -121,6 +121,32 @@ impl Sandbox {
         }
     }
 
+    /// Loads code that is loaded already for an engine of another kind, whose code is the same. `None`: it does not fit there, or there is
+    /// no such engine to be had.
+    pub(super) async fn load_again(
+        self: &Arc<Self>,
+        kind: EngineKind,
+        code: &ComponentFile,
+        loaded: &Loaded,
+    ) -> Option<Loaded> {
+        let (sandbox, shape, digest, entry) = (self.clone(), code.shape, code.digest, loaded.entry.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let machine = sandbox.machine(kind).ok()?;
+            let cell = machine.cell(digest);
+            if let Some((entry, _)) = cell.get() {
+                return Some(Loaded { machine: machine.clone(), entry: entry.clone() });
+            }
+            let bytes = entry.serialize()?;
+            let found = artifact::load(&machine.engine, &bytes, shape == Shape::ModuleP1).ok()?;
+            let entry = link(found, shape, &machine).ok()?;
+            if let Some(making) = cell.make(Effort::default()) {
+                making.made((entry.clone(), 0));
+            }
+            Some(Loaded { machine, entry })
+        });
+        loading.await.ok().flatten()
+    }
+
     /// The compilers of this host for what is not ours, or where even that is better not compiled here.
     fn compilers(&self, code: &ComponentFile) -> Option<&Compilers> {
         // Where address space is short, what runs out of it here ends the host.

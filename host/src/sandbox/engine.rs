@@ -10,6 +10,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Engine, component::Linker};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     },
     entry::Entry,
     guest::Guest,
-    kind::{EPOCH, EngineKind, config},
+    kind::{EPOCH, EngineKind, SLOTS, config},
     linker,
 };
 use crate::digest::Digest;
@@ -31,6 +32,8 @@ pub(crate) struct Sandbox {
     pub(super) artifacts: Option<Artifacts>,
     /// What compiles strangers' code; `None`: this process.
     pub(super) compilers: Option<Compilers>,
+    /// What guests of prepared plans share: see [`kind::SLOTS`](super::kind::SLOTS).
+    slots: Arc<Semaphore>,
     ticker: Ticker,
 }
 
@@ -64,12 +67,18 @@ impl Sandbox {
             }
         });
         let ticker = Ticker::start().map_err(|error| SandboxError(error.to_string()))?;
-        Ok((Self { machines: Mutex::default(), artifacts, compilers, ticker }, unused))
+        let slots = Arc::new(Semaphore::new(SLOTS as usize));
+        Ok((Self { machines: Mutex::default(), artifacts, compilers, slots, ticker }, unused))
     }
 
     /// Whether `compile_time` holds: what strangers' code is compiled by is a process.
     pub(crate) fn bounds_compiling(&self) -> bool {
         self.compilers.is_some()
+    }
+
+    /// A slot for a guest, if one is free.
+    pub(super) fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.slots.clone().try_acquire_owned().ok()
     }
 
     /// The engine of that kind, made when it is first asked for.

@@ -13,6 +13,15 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    /// Its code as it can be loaded by another engine of the same settings.
+    pub(super) fn serialize(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::P3(command) => command.instance_pre().component().serialize().ok(),
+            Self::P2(command) => command.instance_pre().component().serialize().ok(),
+            Self::P1(module) => module.module().serialize().ok(),
+        }
+    }
+
     /// How much code it is, in bytes.
     pub(super) fn code_bytes(&self) -> usize {
         let image = match self {

@@ -33,6 +33,8 @@ pub(crate) struct Guest {
     pub(crate) denials: Denials,
     pub(crate) stop: Stop,
     pub(crate) usage: Arc<Usage>,
+    /// Free again when the guest is gone.
+    pub(crate) _slot: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 impl WasiView for Guest {

@@ -3,7 +3,9 @@
 use std::{cell::Cell, num::NonZeroUsize, time::Duration};
 
 use rustix::process::{Resource, getrlimit};
-use wasmtime::{Collector, Config, Engine, WasmBacktraceDetails};
+use wasmtime::{
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+};
 
 use super::limits::{HOST_STACK, Limits, MAX_FRAMES};
 
@@ -18,6 +20,8 @@ pub(crate) struct EngineKind {
     pub(crate) stack: usize,
     /// Whether a trap keeps the guest's memory for a core dump.
     pub(crate) dumps: bool,
+    /// Whether what its guests need is kept ready in slots.
+    pub(crate) pooled: bool,
     /// Whether address space is short: memories then reserve what they use, and their bounds are checked by instructions.
     pub(crate) small: bool,
 }
@@ -41,7 +45,18 @@ impl EngineKind {
             (false, Some(_)) => Counting::EpochsAndFuel,
             (false, None) => Counting::Epochs,
         };
-        Self { counting, stack: limits.stack, dumps, small: is_space_short() }
+        Self { counting, stack: limits.stack, dumps, pooled: false, small: is_space_short() }
+    }
+
+    /// The engine of the same kind with slots, if there is one: for the usual stack, and where there is address space for it.
+    pub(super) fn with_slots(self) -> Option<Self> {
+        let fits = self.stack == Limits::default().stack && !self.dumps && !self.small;
+        fits.then_some(Self { pooled: true, ..self })
+    }
+
+    /// The same kind without slots.
+    pub(super) fn without_slots(self) -> Self {
+        Self { pooled: false, ..self }
     }
 }
 
@@ -74,10 +89,58 @@ pub(super) fn config(kind: EngineKind) -> Config {
             .memory_guard_size(0)
             .guard_before_linear_memory(false);
     }
+    if kind.pooled {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(slots()));
+    }
     if kind.counting == Counting::Fuel {
         config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
     }
     config
+}
+
+/// How many guests have a slot at once, of all engines together.
+pub(super) const SLOTS: u32 = 512;
+/// Core instances, tables and stacks of a guest in a slot. One that is plain has a stack, and another while it is called.
+const SLOT_INSTANCES: u32 = 8;
+const SLOT_TABLES: u32 = 4;
+const SLOT_STACKS: u32 = 4;
+/// The elements of a table in a slot.
+pub(super) const SLOT_TABLE_ELEMENTS: usize = 10_000;
+/// The most memory that a guest in a slot may have, in bytes: what its slot reserves.
+pub(super) const SLOT_MEMORY: u64 = 4 << 30;
+
+/// What guests need, kept ready: a slot has room for the instances, memory, tables and stacks of one. It is used again as it is, once
+/// what the last guest wrote is gone. Bounds what stays resident in slots that nobody uses.
+fn slots() -> PoolingAllocationConfig {
+    /// Slots that stay as they are when they are free, with what stays of each, in bytes.
+    const WARM: u32 = 64;
+    const KEPT_MEMORY: usize = 256 << 10;
+    const KEPT_TABLE: usize = 64 << 10;
+    const KEPT_STACK: usize = 32 << 10;
+    /// A slot is given up a moment before it is free.
+    const SPARE: u32 = 64;
+    const ALL: u32 = SLOTS + SPARE;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(ALL)
+        .total_core_instances(ALL * SLOT_INSTANCES)
+        .max_core_instances_per_component(SLOT_INSTANCES)
+        .total_memories(ALL)
+        .max_memories_per_component(1)
+        .max_memories_per_module(1)
+        .max_memory_size(usize::try_from(SLOT_MEMORY).unwrap_or(usize::MAX))
+        .total_tables(ALL * SLOT_TABLES)
+        .max_tables_per_component(SLOT_TABLES)
+        .max_tables_per_module(SLOT_TABLES)
+        .table_elements(SLOT_TABLE_ELEMENTS)
+        .total_stacks(ALL * SLOT_STACKS)
+        .total_gc_heaps(0)
+        .max_unused_warm_slots(WARM)
+        .linear_memory_keep_resident(KEPT_MEMORY)
+        .table_keep_resident(KEPT_TABLE)
+        .async_stack_keep_resident(KEPT_STACK)
+        // It would keep a descriptor for as long as the process lives.
+        .pagemap_scan(Enabled::No);
+    pool
 }
 
 /// Sees, where address space is short, that this thread has what it needs to run guests: the engine panics where it does not.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiView};
 
@@ -68,7 +68,7 @@ fn new_store(
     let mut wasi = wasi.build_p1();
     let resources = if spec.rights.need_descriptors() { limits.open_files } else { limits.handles };
     wasi.ctx().table.set_max_capacity(resources.min(limits.handles));
-    let guest = Guest { wasi, memory, granted, stdio: stdio.clone(), denials, stop, usage: usage.clone() };
+    let guest = Guest { wasi, memory, granted, stdio: stdio.clone(), denials, stop, usage: usage.clone(), _slot: None };
     let mut store = Store::new(&loaded.machine.engine, guest);
     store.limiter(|guest| &mut guest.memory);
     store.set_hostcall_fuel(limits.list_bytes);
@@ -110,6 +110,8 @@ pub(crate) struct GuestRun {
     pub(crate) denials: Denials,
     /// The component's file, for source lines.
     pub(crate) file: Bytes,
+    /// What it was let into, if its code is for slots.
+    pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
 /// Runs a guest to its end. What it wrote before it ended well is handed over before this returns.
@@ -118,9 +120,9 @@ pub(crate) struct GuestRun {
 ///
 /// Dropping the future ends the guest wherever it is and frees its store.
 pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
-    let GuestRun { turns, loaded, spec, stdio, stop, usage, denials, file } = guest;
+    let GuestRun { turns, loaded, spec, stdio, stop, usage, denials, file, slot } = guest;
     let net = Arc::new(Net::resolve(&spec.rights.net, denials.clone()).await);
-    let store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
+    let mut store = match new_store(&loaded, &spec, &stdio, stop, &usage, denials, net) {
         Ok(store) => store,
         Err(error) => {
             let path = error.downcast_ref::<AtPath>().map(|at| to_text(&at.path));
@@ -128,6 +130,7 @@ pub(crate) async fn run_guest(guest: GuestRun) -> GuestEnd {
             return GuestEnd { exit: StageExit::HostError { message, path }, ..GuestEnd::default() };
         }
     };
+    store.data_mut()._slot = slot;
     let clock = store.data().granted.clock.clone();
     let unfinished = Arc::new(AtomicBool::new(false));
     let left = Left::default();

@@ -11,7 +11,7 @@ use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
     sandbox::{
-        CodeBudget, ComponentFile, Denials, Denied, GuestRun, GuestSpec, Loaded, RunTurns, Sandbox, Stdio, Usage,
+        CodeBudget, ComponentFile, Denials, Denied, GuestRun, GuestSpec, ReadyCode, RunTurns, Sandbox, Stdio, Usage,
         run_guest,
     },
     spec::Size,
@@ -24,7 +24,7 @@ pub(crate) struct WasmStage {
     pub(crate) spec: GuestSpec,
     pub(crate) code: ComponentFile,
     /// The same, if it was loaded ahead.
-    pub(crate) ready: Option<Loaded>,
+    pub(crate) ready: Option<ReadyCode>,
     /// Of the code of all stages of its run.
     pub(crate) budget: Arc<CodeBudget>,
     pub(crate) wall_time: Option<Duration>,
@@ -53,6 +53,7 @@ impl WasmStage {
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let is_ready = ready.is_some();
+        let (ready, slot) = ready.map(|ready| (ready.loaded, ready.slot)).unzip();
         let loading = async {
             let loaded = match ready {
                 Some(loaded) => loaded,
@@ -85,6 +86,7 @@ impl WasmStage {
                     usage: usage.clone(),
                     denials: denials.clone(),
                     file: code.bytes,
+                    slot: slot.flatten(),
                 });
                 let ended = tokio::select! {
                     biased;

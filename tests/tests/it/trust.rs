@@ -290,6 +290,15 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
     for (directory, word, code) in [("outside", "secret", 77), ("roots/d", "inside", 0)] {
         let program = if code == 0 { "/usr/bin/true" } else { "/usr/bin/false" };
         fs::copy(program, place.path(format!("{directory}/program"))).unwrap();
+        // What is a script when it is looked at is a program when it is started.
+        if code == 0 {
+            place.write("roots/d/script", "#!/bin/sh\nexit 0\n");
+            place.write("roots/d/here.json", r#"{"version": 1, "stages": [{"command": ["cat", "only"]}]}"#);
+            fs::set_permissions(place.path("roots/d/script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .unwrap();
+        } else {
+            fs::copy(program, place.path("outside/script")).unwrap();
+        }
         place.write(&format!("{directory}/file"), word);
         text(&place, &format!("{directory}/plugin.wasm"), &exits(code));
         let nested = format!(r#"{{"version": 1, "stages": [{{"command": ["sh", "-c", "exit {code}"]}}]}}"#);
@@ -336,6 +345,8 @@ fn a_directory_that_is_swapped_for_a_link_lets_nobody_out() {
         (r#"{"wasm": "roots/d/plugin.wasm"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
         (r#"{"pipeline": "roots/d/nested.json"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(77)),
         (r#"{"command": ["roots/d/program"]}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(1)),
+        (r#"{"command": ["roots/d/script"]}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(1)),
+        (r#"{"pipeline": "roots/d/here.json"}"#.to_owned(), r#", "stdin": "null""#, plugins, Some(0)),
         (r#"{"command": ["cat", "only"], "dir": "roots/d"}"#.to_owned(), r#", "stdin": "null""#, dirs, Some(0)),
         (
             format!(
@@ -598,7 +609,8 @@ fn checking_takes_no_longer_than_the_run_may() {
     place.write("mid.json", stages(r#"{"pipeline": "leaf.json"}"#, 2000, ""));
     place.write("p.json", stages(r#"{"pipeline": "mid.json"}"#, 2000, r#", "timeout": "1s""#));
     // Each of its stages is too much by itself, and looking for all that is wrong begins anew behind each.
-    place.stagehost(["check", "p.json"]).done().code(124).says(&["the timeout of 1s was over"]);
+    let output = place.stagehost(["check", "p.json"]).done().code(124).says(&["the timeout of 1s was over"]);
+    assert_eq!(output.error_text().matches("was over").count(), 1, "it began anew: {output}");
     place.write("policy.json", r#"{"max_stages": 10}"#);
     place.stagehost(["check", "leaf.json", "--policy", "policy.json"]).done().code(126).says(&["max_stages"]);
 }

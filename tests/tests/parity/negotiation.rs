@@ -275,7 +275,7 @@ fn gp_48_what_each_side_sees() {
         let seen = sees(on().stdin_null().stdout_file("out"));
         assert!(seen[1].starts_with(&std::fs::canonicalize(place.path("")).unwrap().display().to_string()), "{seen:?}");
         let (writer, _fate) = recorder();
-        let seen = sees(on().stdin_bytes("x").stdout_writer(writer));
+        let seen = sees(on().stdin_reader(std::io::Cursor::new("x")).stdout_writer(writer));
         assert!(seen.iter().all(|end| end.starts_with("pipe:[")), "{seen:?}");
         // Two stages.
         let (writer, fate) = recorder();

@@ -257,14 +257,14 @@ fn load_file(engine: &Engine, path: &Path, is_module: bool) -> Option<Code> {
     }
 }
 
-/// Loads code that a process of ours has compiled.
+/// Loads code that a process of ours has compiled, or that an engine of this process has made bytes of.
 ///
 /// # Errors
 ///
 /// What the engine says.
 pub(crate) fn load(engine: &Engine, code: &[u8], is_module: bool) -> wasmtime::Result<Code> {
     // SAFETY: the bytes come from memory that only this process and the compiler that it started have ever had, and that
-    // is sealed since the compiler ended.
+    // is sealed since the compiler ended; or they never left this process.
     unsafe {
         match is_module {
             true => Module::deserialize(engine, code).map(Code::Module),

@@ -209,7 +209,7 @@ pub fn compile_worker(arguments: &[OsString]) -> u8 {
         return REFUSED;
     }
     // What is fixed per engine but not in the code does not matter here.
-    let kind = EngineKind { counting, stack: Limits::default().stack, dumps: false, small };
+    let kind = EngineKind { counting, stack: Limits::default().stack, dumps: false, pooled: false, small };
     let mut config = config(kind);
     // One thread: memory and time are this process's.
     config.parallel_compilation(false);

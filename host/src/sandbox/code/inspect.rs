@@ -8,6 +8,7 @@ use super::{
     offers::{self, NotOffered},
 };
 use crate::{
+    sandbox::kind::SLOT_TABLE_ELEMENTS,
     shown::is_plain,
     spec::{LimitsSpec, Requests, RequiresSpec},
 };
@@ -45,6 +46,10 @@ pub struct Inspection {
     /// Whether it is a component that hands over everything by functions of WASI 0.2 and in UTF-8.
     #[serde(skip)]
     pub(crate) is_plain: bool,
+    /// Whether nothing that it is made of can outgrow a slot of a pool: its tables have a maximum that fits, its memories are of 32 bits,
+    /// and it has no garbage.
+    #[serde(skip)]
+    pub(crate) fits_slots: bool,
 }
 
 /// The `stagehost` section: what a stage says of itself. It asks; only the pipeline file grants.
@@ -142,8 +147,9 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, NotAStage> {
         return Err(not_a_stage(format!("the `limits` of its `stagehost` section: {error}"), ""));
     }
     let is_plain = outline.is_component && outline.is_plain();
-    let Outline { imports, exports, not_offered, memories, tables, .. } = outline;
-    Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables, is_plain })
+    let Outline { imports, exports, not_offered, memories, tables, outgrows_slots, .. } = outline;
+    let fits_slots = !outgrows_slots;
+    Ok(Inspection { shape, imports, not_offered, exports, section, memories, tables, is_plain, fits_slots })
 }
 
 /// Whether any text in a value could forge what is shown of it.
@@ -237,6 +243,8 @@ struct Outline {
     tables: usize,
     /// Whether it has built-ins of streams, futures or tasks, or strings that are not UTF-8.
     has_more: bool,
+    /// See [`Inspection::fits_slots`].
+    outgrows_slots: bool,
     section: Option<Vec<u8>>,
     /// How many bytes its names have, with what each takes.
     names: usize,
@@ -308,8 +316,30 @@ impl Outline {
                         outline.has_more |= !is_plain_function(&function.map_err(text)?);
                     }
                 }
-                Payload::MemorySection(memories) => outline.memories += memories.count() as usize,
-                Payload::TableSection(tables) => outline.tables += tables.count() as usize,
+                Payload::MemorySection(memories) => {
+                    outline.memories += memories.count() as usize;
+                    // What is wrong with one is for whoever reads it all.
+                    outline.outgrows_slots |=
+                        memories.into_iter().flatten().any(|memory| memory.memory64 || memory.shared);
+                }
+                Payload::TableSection(tables) => {
+                    outline.tables += tables.count() as usize;
+                    let fits = |table: wasmparser::Table<'_>| {
+                        let is_small = table.ty.maximum.is_some_and(|most| most <= SLOT_TABLE_ELEMENTS as u64);
+                        is_small && table.ty.element_type == wasmparser::RefType::FUNCREF
+                    };
+                    outline.outgrows_slots |= !tables.into_iter().flatten().all(fits);
+                }
+                // Exceptions are garbage, too.
+                Payload::TagSection(_) => outline.outgrows_slots = true,
+                Payload::TypeSection(types) => {
+                    let is_function = |ty: &wasmparser::SubType| {
+                        matches!(ty.composite_type.inner, wasmparser::CompositeInnerType::Func(_))
+                    };
+                    let groups = types.into_iter().flatten();
+                    outline.outgrows_slots |=
+                        !groups.flat_map(|group| group.into_types().collect::<Vec<_>>()).all(|ty| is_function(&ty));
+                }
                 Payload::ExportSection(exports) if outermost => {
                     for export in exports {
                         let name = export.map_err(text)?.name;
