@@ -26,6 +26,11 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("stagehost runs on Linux (5.10 or later) only");
 
+/// What the documentation shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct Embedding;
+
 mod builder;
 mod digest;
 mod ends;

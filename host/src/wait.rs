@@ -7,7 +7,15 @@ use std::{
     thread::{self, Thread},
 };
 
-struct Unpark(Thread);
+/// Wakes a thread that parks.
+pub(crate) struct Unpark(Thread);
+
+impl Unpark {
+    /// A waker of this thread.
+    pub(crate) fn waker() -> Waker {
+        Waker::from(Arc::new(Self(thread::current())))
+    }
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
@@ -22,7 +30,7 @@ impl Wake for Unpark {
 /// Waits for a future that somebody else drives: nothing in it needs this thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = Unpark::waker();
     let mut cx = Context::from_waker(&waker);
     loop {
         // Whoever waits is no task: its runtime's budget is not for this.

@@ -328,6 +328,13 @@ fn busy_compilers() -> usize {
     std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler).count()
 }
 
+/// Whether a compiler of ours has a component of so many bytes.
+fn is_compiled(size: u64) -> bool {
+    let compilers = std::fs::read_dir("/proc").expect("a directory").flatten().filter(is_our_compiler);
+    // One that has just gone has nothing.
+    compilers.filter_map(|process| std::fs::metadata(process.path().join("fd/0")).ok()).any(|file| file.len() == size)
+}
+
 fn until_compilers_are_busy(count: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while busy_compilers() < count {
@@ -382,15 +389,30 @@ fn whoever_wants_what_another_run_wants_too_waits_in_its_own_turn() {
     checked(|| {
         let place = Place::new();
         let host = host_with_stopped_compiler();
-        // The last has to wait for the others of its run, of which there are more than may be looked at at once.
-        let mut stages: Vec<_> = (0..100).map(|seed| slow(&place, seed, 1)).collect();
-        let shared = slow(&place, 100, 1);
-        stages.push(shared.clone());
-        let control = RunControl::default();
-        let options = RunOptions::new().control(&control);
-        let hostile = host.start(&plan(&pipeline(&stages)), Ends::new(), &options);
-        until_compilers_are_busy(2);
-        until_idle();
+        // More than may be looked at at once. One of them is another run's, too: it is known by its size.
+        let mut stages: Vec<_> = (0..60).map(|seed| slow(&place, seed, 1)).collect();
+        let shared = slow(&place, 1000, 1);
+        stages.insert(30, shared.clone());
+        let size = std::fs::metadata(&shared).unwrap().len();
+        let begin = || {
+            let control = RunControl::default();
+            let options = RunOptions::new().control(&control);
+            let hostile = host.start(&plan(&pipeline(&stages)), Ends::new(), &options);
+            until_compilers_are_busy(2);
+            until_idle();
+            (control, options, hostile)
+        };
+        // It is to wait for its turn while others of its run are compiled, and nobody says in which order they come.
+        const TRIES: usize = 30;
+        let mut begun = (0..TRIES).map(|_| begin()).find_map(|(control, options, hostile)| {
+            if !is_compiled(size) {
+                return Some((control, options, hostile));
+            }
+            control.cancel();
+            assert!(!hostile.wait().success, "what was compiled?");
+            None
+        });
+        let (control, options, hostile) = begun.take().expect("it never had to wait");
         let good = host.start(&plan(&pipeline(&[shared])), Ends::new(), &options);
         // It does not wait for who waits.
         until_compilers_are_busy(3);

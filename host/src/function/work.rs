@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     thread::Thread,
 };
 
@@ -18,7 +18,10 @@ use tokio::{
     runtime::Handle,
 };
 
-use crate::joint::{InputPort, OutputPort};
+use crate::{
+    joint::{InputPort, OutputPort},
+    wait::Unpark,
+};
 
 /// What a function returns.
 pub type Result<T = ()> = std::result::Result<T, Error>;
@@ -148,7 +151,7 @@ impl Release {
         runtime: &Handle,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> io::Result<T> {
-        thread_local!(static WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current()))));
+        thread_local!(static WAKER: Waker = Unpark::waker());
         let _inside = runtime.enter();
         WAKER.with(|waker| {
             let mut cx = Context::from_waker(waker);
@@ -172,14 +175,6 @@ impl Release {
                 }
             }
         })
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

@@ -73,12 +73,12 @@ impl Named {
         Self { path: path.into(), root: None }
     }
 
-    /// One that has to be below one of these directories, wherever links lead; `None`: it is not, or the way there leads outside of
-    /// them, be it over a link or by `..`. What is not there yet is where its directory is. `base` is the directory that a relative path
+    /// One that has to be below one of these directories, wherever links lead; `None`: it is not, or the way there leads over something
+    /// outside of them that is not known to be there. What is not there yet is where its directory is. `base` is the directory that a relative path
     /// was joined to, which may lead over links.
     pub(crate) fn below(path: &Path, base: &Path, roots: impl Iterator<Item = Root>) -> Option<Self> {
         let roots: Vec<_> = roots.collect();
-        let (root, path) = Walk { roots: &roots, links: 0, left: Vec::new(), ends_in_link: false }.find(path, base)?;
+        let (root, path) = Walk::new(&roots).find(path, base)?;
         Some(Self { path, root: Some(root) })
     }
 
@@ -194,11 +194,19 @@ struct Walk<'a> {
     left: Vec<OsString>,
     /// Whether what is left is where a link leads that was the last name.
     ends_in_link: bool,
+    /// How many names may still be gone through.
+    steps: usize,
 }
 
 impl Walk<'_> {
     /// As many links as the kernel follows.
     const MAX_LINKS: usize = 40;
+    /// More names than a path has, with what links add to it.
+    const MAX_STEPS: usize = 4096;
+
+    fn new(roots: &[Root]) -> Walk<'_> {
+        Walk { roots, links: 0, left: Vec::new(), ends_in_link: false, steps: Self::MAX_STEPS }
+    }
 
     /// The root that a path is below, and its real path.
     fn find(mut self, path: &Path, base: &Path) -> Option<(Root, PathBuf)> {
@@ -228,7 +236,7 @@ impl Walk<'_> {
                     Inside::Found(beneath) => return Some((root.clone(), root.path.join(beneath))),
                     // A link leads elsewhere, which may be another of them.
                     Inside::Link => at = "/".into(),
-                    Inside::Out => at = root.path.parent()?.to_owned(),
+                    Inside::Out => at = root.path.parent().unwrap_or(&root.path).to_owned(),
                 }
                 is_real = true;
                 if self.roots.iter().any(|root| at.starts_with(&root.path)) {
@@ -255,38 +263,40 @@ impl Walk<'_> {
         self.left.extend(names.map(|component| component.as_os_str().to_owned()));
     }
 
-    /// Goes on from what is `beneath` a root, where everything may be looked at. `None`: it leads out.
+    /// Goes on from what is `beneath` a root, where everything may be looked at. `None`: it leads nowhere.
     fn inside(&mut self, root: &Root, beneath: &Path) -> Option<Inside> {
         const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-        let mut around: Vec<(OsString, OwnedFd)> = Vec::new();
-        let directory = |around: &[(OsString, OwnedFd)], name: &OsStr| match around.last() {
-            Some((_, directory)) => openat(directory, name, LOOK, Mode::empty()),
-            None => openat(&*root.directory, name, LOOK, Mode::empty()),
+        // Anew from the root, over no link: `..` of what is open may be elsewhere by now.
+        let open = |path: &Path| {
+            let path = if path == Path::new("") { Path::new(".") } else { path };
+            open_beneath(&root.directory, path, LOOK, Mode::empty())
         };
-        for name in beneath {
-            let opened = directory(&around, name).ok()?;
-            around.push((name.to_owned(), opened));
-        }
-        let path = |around: &[(OsString, OwnedFd)]| around.iter().map(|(name, _)| name).collect::<PathBuf>();
+        let mut at = beneath.to_owned();
+        let mut directory = open(&at).ok()?;
         while let Some(next) = self.left.pop() {
+            self.steps = self.steps.checked_sub(1)?;
             let name = match Path::new(&next).components().next() {
                 Some(Component::Normal(name)) => name,
-                Some(Component::ParentDir) => match around.pop() {
-                    Some(_) => continue,
-                    None => return Some(Inside::Out),
-                },
+                Some(Component::ParentDir) if at.pop() => {
+                    directory = open(&at).ok()?;
+                    continue;
+                }
+                Some(Component::ParentDir) => return Some(Inside::Out),
                 Some(Component::CurDir) | None => continue,
                 _ => return None,
             };
-            let opened = match directory(&around, name) {
+            let opened = match openat(&directory, name, LOOK, Mode::empty()) {
                 // It would be made. A link that leads nowhere could lead anywhere once it is written through.
                 Err(Errno::NOENT) if self.left.is_empty() && !self.ends_in_link => {
-                    return Some(Inside::Found(path(&around).join(name)));
+                    return Some(Inside::Found(at.join(name)));
                 }
                 opened => opened.ok()?,
             };
             match FileType::from_raw_mode(fstat(&opened).ok()?.st_mode) {
-                FileType::Directory => around.push((name.to_owned(), opened)),
+                FileType::Directory => {
+                    at.push(name);
+                    directory = opened;
+                }
                 FileType::Symlink => {
                     self.links += 1;
                     if self.links > Self::MAX_LINKS {
@@ -300,11 +310,11 @@ impl Walk<'_> {
                         return Some(Inside::Link);
                     }
                 }
-                _ if self.left.iter().all(|left| left == ".") => return Some(Inside::Found(path(&around).join(name))),
+                _ if self.left.iter().all(|left| left == ".") => return Some(Inside::Found(at.join(name))),
                 _ => return None,
             }
         }
-        Some(Inside::Found(path(&around)))
+        Some(Inside::Found(at))
     }
 }
 
@@ -423,6 +433,10 @@ mod tests {
         for name in ["root/../root/in", "root/d/round", "root/d/../../root/in"] {
             assert_eq!(below(name).unwrap().read(100).unwrap(), b"inside", "{name}");
         }
+        // However long the way is, it takes a descriptor or two and ends.
+        let (deep, round) = ("d/../".repeat(700), format!("{}in", "d/../".repeat(3000)));
+        assert_eq!(below(&format!("root/{deep}in")).unwrap().read(100).unwrap(), b"inside");
+        assert!(below(&format!("root/{round}")).is_none());
         let whole = Root::open("/".into(), "/".into()).unwrap();
         assert!(Named::below(&place.path().join("root/in"), Path::new(""), [whole].into_iter()).is_some());
         // From a base, the way may lead up over what is known to be there.

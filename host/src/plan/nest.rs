@@ -76,23 +76,21 @@ impl Planner<'_> {
             Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(path.clone()),
             real => real,
         };
-        let found = real.map_err(|error| {
-            let kind = if error.kind() == std::io::ErrorKind::NotFound {
-                PlanErrorKind::NotFound
-            } else {
-                PlanErrorKind::Pipeline
+        let refused = |error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound => PlanErrorKind::NotFound,
+                _ => PlanErrorKind::Pipeline,
             };
             PlanError::system(kind, &place, &path, &error)
-        })?;
+        };
+        let found = real.map_err(refused)?;
         if around.contains(&found) {
             return Err(bad(format!("{pipeline} contains itself")).hint("a pipeline cannot stand inside itself"));
         }
         if around.len() >= MAX_DEPTH {
             return Err(bad(format!("pipelines are nested more than {MAX_DEPTH} deep")));
         }
-        let text = named
-            .read(MAX_FILE_BYTES as u64)
-            .map_err(|error| PlanError::system(PlanErrorKind::Pipeline, &place, &path, &error))?;
+        let text = named.read(MAX_FILE_BYTES as u64).map_err(refused)?;
         // Each value is read as something that is larger.
         self.spend(text.len().saturating_add(values(&text).saturating_mul(size_of::<usize>() * 16)), &place)?;
         let spec = spec::parse(&text).map_err(|error| PlanError {
@@ -116,8 +114,13 @@ impl Planner<'_> {
         if self.groups.len() >= MAX_STAGES {
             return Err(bad(format!("there are more than {MAX_STAGES} nested pipelines")));
         }
-        let whole = if named.is_resolved() { named.path().to_owned() } else { path.clone() };
-        let base = whole.parent().filter(|base| *base != Path::new("")).unwrap_or(Path::new(".")).to_owned();
+        // Its directory as its path was given; under a policy, where that is.
+        let given = path.parent().filter(|base| *base != Path::new("")).unwrap_or(Path::new("."));
+        let base_at = match named.is_resolved() {
+            true => Some(self.options.policy.check_plugin(given, layers.base, &place)?),
+            false => None,
+        };
+        let base = base_at.as_ref().map_or(given, Named::path).to_owned();
         let index = self.groups.len();
         let start = self.stages.len();
         self.groups.push(Group {
@@ -133,7 +136,7 @@ impl Planner<'_> {
         around.push(found);
         let mut inner = layers.with(stage);
         inner.enter(&spec, &base);
-        inner.base_at = named.parent().map(|(around, _)| around).filter(Named::is_resolved);
+        inner.base_at = base_at;
         let nodes = self.pipeline(&spec, &inner, &format!("{name}/"), &Place::root(), around).map_err(|error| {
             // Where it stands in the inner file, seen from the outer one.
             PlanError { place: format!("{place}, in {pipeline}: {}", error.place), ..error }

@@ -231,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_of_a_group_waits_for_what_the_group_used() {
+        let turns = Turns::new(2);
+        let [first, second, other] = [Some("many"), Some("many"), None].map(|group| turns.of_run(group, 1));
+        first.used(Duration::from_secs(1));
+        for run in [&second, &other] {
+            run.used(Duration::from_micros(500));
+        }
+        assert!(first.must_wait() && second.must_wait() && !other.must_wait());
+        // A group is gone with its last run, and begins anew.
+        drop((first, second));
+        let again = turns.of_run(Some("many"), 1);
+        again.used(Duration::from_micros(500));
+        assert!(!again.must_wait());
+    }
+
+    #[test]
     fn compilers_are_shared_and_small_ones_are_quick() {
         let turns = Turns::new(2);
         let (first, second) = (turns.of_run(None, 1), turns.of_run(None, 1));

@@ -574,6 +574,30 @@ fn webassembly_is_never_started_as_a_program_and_scripts_are_text() {
 }
 
 #[test]
+fn a_nested_pipeline_is_where_its_path_was_given_with_a_policy_and_without() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("plugins/sub")).unwrap();
+    place.write("plugins/beside", "beside\n");
+    place.write(
+        "plugins/sub/real.json",
+        r#"{"version": 1, "stages": [{"command": ["cat", "beside"]}, {"command": ["./tool"]}]}"#,
+    );
+    place.write("plugins/tool", "#!/bin/sh\ncat; echo tool\n");
+    fs::set_permissions(place.path("plugins/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("sub/real.json", place.path("plugins/way.json")).unwrap();
+    place.write("policy.json", r#"{"plugins": ["plugins"]}"#);
+    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"pipeline": "plugins/way.json"}]}"#);
+    place.stagehost(["run", "p.json"]).done().code(0).prints("beside\ntool\n");
+    place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().code(0).prints("beside\ntool\n");
+    // Behind a wall a script is read all the same.
+    let walled = r#"{"command": ["plugins/tool"], "sandbox": "best-effort"}"#;
+    place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{walled}]}}"#));
+    place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().code(0).prints("tool\n");
+    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"pipeline": "plugins/none.json"}]}"#);
+    place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().code(127);
+}
+
+#[test]
 fn a_digest_is_of_a_regular_file_and_takes_no_longer_than_the_run_may() {
     let place = Place::new();
     fs::create_dir(place.path("plugins")).unwrap();

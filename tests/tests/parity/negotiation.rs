@@ -298,7 +298,7 @@ fn gp_48_what_each_side_sees() {
         assert_eq!(outcome.joints[0].kind, JointKind::Pipe);
         // A command with a reader, and a function: a pumped pipe, a pipe, nothing.
         let stages = on()
-            .stdin_bytes("pumped")
+            .stdin_reader(std::io::Cursor::new("pumped"))
             .stdout_null()
             .stage(shell("readlink /proc/self/fd/0 >&2; exec 3>&1; readlink /proc/self/fd/3 >&2; exec 3>&-; cat"));
         let outcome = stages.stage(read_all()).build().unwrap().run(&host());
