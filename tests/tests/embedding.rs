@@ -176,10 +176,28 @@ fn ends_that_break_off_fail_the_run_and_commit_nothing() {
             while sender.send_blocking("more") != Err(NotTaken) {}
             all(&mut chunks);
         }
+        // Files that cannot be opened are named.
+        let plan = plan(CAT);
+        for (ends, path) in [
+            (Ends::new().stdin(Stdin::file(place.path("none"))), "none"),
+            (Ends::new().stdin(Stdin::file(place.path(""))), ""),
+            (Ends::new().stdin("x").stdout(Stdout::file(place.path("none/out"))), "none/out"),
+            (Ends::new().stdin("x").stdout(Stdout::append(place.path("none/out"))), "none/out"),
+            (Ends::new().stdin("x").stdout(Stdout::file(place.path(""))), ""),
+        ] {
+            let outcome = host.run(&plan, ends, &RunOptions::new());
+            assert_eq!((outcome.success, outcome.code.as_str()), (false, "end-failed"), "{outcome:?}");
+            assert_eq!(
+                outcome.path.as_deref().map(std::path::Path::new),
+                Some(place.path(path).as_path()),
+                "{outcome:?}"
+            );
+            assert!(place.names().is_empty(), "{:?}", place.names());
+        }
         // Whoever drops the receiver wants no more.
         let (stdout, chunks) = Stdout::channel(1);
         drop(chunks);
-        let endless = plan(&format!(r#"{{"wasm": "{}", "args": ["yes"]}}"#, probe()));
+        let endless = self::plan(&format!(r#"{{"wasm": "{}", "args": ["yes"]}}"#, probe()));
         let outcome = host.run(&endless, Ends::new().stdin(Stdin::null()).stdout(stdout), &RunOptions::new());
         assert!(outcome.stdout_closed, "{outcome:?}");
         // A reader that panics is told like one that fails.
@@ -189,7 +207,7 @@ fn ends_that_break_off_fail_the_run_and_commit_nothing() {
                 panic!("as it is meant to")
             }
         }
-        let outcome = host.run(&plan(CAT), Ends::new().stdin(Stdin::blocking(Panics)), &RunOptions::new());
+        let outcome = host.run(&plan, Ends::new().stdin(Stdin::blocking(Panics)), &RunOptions::new());
         assert!(!outcome.success && outcome.message.contains("panicked"), "{outcome:?}");
     });
 }

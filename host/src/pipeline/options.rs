@@ -46,7 +46,7 @@ pub struct RunOptions {
     pub limits: Vec<(Option<String>, LimitsSpec)>,
     /// How long the run may take. The lower of this and the plan's timeout holds.
     pub timeout: Option<Duration>,
-    /// How much of the timeouts is used up already, such as by planning. Default: nothing.
+    /// How much of the run's timeout is used up already, such as by planning. Default: nothing.
     pub spent: Duration,
     /// Whose run it is, by any word. Runs take turns by group, and then by run inside a group. Default: a group of its own.
     pub group: Option<String>,

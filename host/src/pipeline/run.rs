@@ -44,14 +44,14 @@ impl Run {
     pub(super) async fn run(self, plan: &Planned, ends: Ends) -> Outcome {
         let stop = self.attached.stop.clone();
         let limits = plan.groups.iter().enumerate().map(|(index, group)| (Some(index), group.timeout));
-        let all = std::iter::once((None, self.timeout(plan))).chain(limits);
+        // What was used up before the run is a part of it.
+        let own = self.timeout(plan).map(|timeout| timeout.saturating_sub(self.options.spent));
+        let all = std::iter::once((None, own)).chain(limits);
         let alarms =
             all.filter_map(|(group, timeout)| timeout.map(|timeout| (group, timeout))).map(|(group, timeout)| {
-                // What was used up before the run is a part of it.
-                let left = timeout.saturating_sub(self.options.spent);
                 let stop = &stop;
                 let alarm: Alarm<'_> = Box::pin(async move {
-                    Countdown::wait_for_run(left, stop).await;
+                    Countdown::wait_for_run(timeout, stop).await;
                     stop.request(StopReason::Timeout(group));
                 });
                 alarm
