@@ -7,7 +7,10 @@ use wasmtime::{
     Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
-use super::limits::{HOST_STACK, Limits, MAX_FRAMES};
+use super::{
+    code::inspect::SLOT_TABLE_ELEMENTS,
+    limits::{HOST_STACK, Limits, MAX_FRAMES},
+};
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
 pub(super) const EPOCH: Duration = Duration::from_millis(5);
@@ -104,8 +107,6 @@ pub(super) const SLOTS: u32 = 512;
 const SLOT_INSTANCES: u32 = 8;
 const SLOT_TABLES: u32 = 4;
 const SLOT_STACKS: u32 = 4;
-/// The elements of a table in a slot.
-pub(super) const SLOT_TABLE_ELEMENTS: usize = 10_000;
 /// The most memory that a guest in a slot may have, in bytes: what its slot reserves.
 pub(super) const SLOT_MEMORY: u64 = 4 << 30;
 

@@ -8,10 +8,12 @@ use super::{
     offers::{self, NotOffered},
 };
 use crate::{
-    sandbox::kind::SLOT_TABLE_ELEMENTS,
     shown::is_plain,
     spec::{LimitsSpec, Requests, RequiresSpec},
 };
+
+/// The most elements of a table that has room in a slot of a pool.
+pub(in crate::sandbox) const SLOT_TABLE_ELEMENTS: usize = 10_000;
 
 /// How the file is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
