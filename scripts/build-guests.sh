@@ -20,7 +20,7 @@ say() { printf 'build-guests: %s\n' "$*" >&2; }
 
 # One digest over the names and contents of everything that goes into stage $1.
 source_digest() {
-    find "stages/$1" guest-sdk/src guest-sdk/wit guest-sdk/Cargo.toml -type f -print0 |
+    find "stages/$1" stages/small_memory.rs guest-sdk/src guest-sdk/wit guest-sdk/Cargo.toml -type f -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
 }
 

@@ -87,7 +87,7 @@ fn wrong_arguments_are_told() {
 /// The digest of everything that goes into a stock stage, as `scripts/build-guests.sh` takes it.
 fn source_digest(stage: &str) -> String {
     let script = format!(
-        "find stages/{stage} guest-sdk/src guest-sdk/wit guest-sdk/Cargo.toml -type f -print0 | \
+        "find stages/{stage} stages/small_memory.rs guest-sdk/src guest-sdk/wit guest-sdk/Cargo.toml -type f -print0 | \
          LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1"
     );
     let place = Place::new();
