@@ -31,7 +31,7 @@ pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
 pub(crate) use halves::{InputPort, OutputPort, Sink, Source};
 pub use kind::JointKind;
-pub(crate) use named::{Named, Root};
+pub(crate) use named::{Base, Named, Root};
 pub(crate) use open::{
     Identity, Opened, Output, input_descriptor, log_descriptor, null, open_log, open_stderr, open_stdin, open_stdout,
     output_descriptor, stderr_descriptor, text_descriptor, truncate,

@@ -12,14 +12,14 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    joint::{Named, Root},
+    joint::{Base, Named, Root},
     spec::{
         self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path, to_text,
     },
 };
 
 pub(crate) use refusal::Refusal;
-use roots::Roots;
+use roots::{Roots, Way};
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
@@ -185,10 +185,7 @@ impl Policy {
     /// The real paths of what may be granted for writing.
     fn writable(&self) -> Vec<PathBuf> {
         let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-        roots
-            .filter_map(|root| roots::resolve(&self.base.join(to_path(&root.path))).ok())
-            .map(|(real, _)| real)
-            .collect()
+        roots.filter_map(|root| Way::to(&self.base.join(to_path(&root.path))).real.ok()).collect()
     }
 
     /// Sees that nothing which it allows to be written decides what else it allows.
@@ -205,8 +202,10 @@ impl Policy {
         let writable = self.writable();
         for (field, root) in named.chain(dirs) {
             // One that is not there allows nothing.
-            let Ok((_, around)) = roots::resolve(&self.base.join(to_path(root))) else { continue };
-            if let Some(writable) = roots::misled(&around, &writable) {
+            let way = Way::to(&self.base.join(to_path(root)));
+            if way.real.is_ok()
+                && let Some(writable) = roots::misled(&way.around, &writable)
+            {
                 let message = format!(
                     "the policy's `{field}`, {root}, is found by way of {}, which its `dirs` lets guests write to: they could put a link in its place",
                     to_text(writable)
@@ -218,22 +217,73 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether a directory has to be below some that it names.
+    fn names_directories(&self) -> bool {
+        self.plugins.is_some() || self.files.is_some() || self.dirs.is_some()
+    }
+
+    /// The directory that a pipeline's paths are relative to, as whoever runs it names it.
+    ///
+    /// # Errors
+    ///
+    /// A link on the way to it, where guests may put one, that leads out of what they may write to: whether there is something would
+    /// be told by what can be found from there.
+    pub(crate) fn base(&self, path: &Path) -> Result<Base, Refusal> {
+        if !self.names_directories() {
+            return Ok(Base::new(path, None));
+        }
+        let way = Way::to(path);
+        let Some(writable) = roots::misled(&way.links, &self.writable()).map(to_text) else {
+            return Ok(Base::new(path, way.real.ok()));
+        };
+        let here = Base::new("", std::env::current_dir().ok());
+        let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
+        match Named::below(path, &here, self.roots(roots.map(|root| root.path.as_str()))) {
+            Some(at) => Ok(Base::found(path, at)),
+            None => Err(Refusal {
+                place: "the policy".into(),
+                message: format!(
+                    "the pipeline's directory, {}, is found by a link in {writable}, which its `dirs` lets guests write to: it may lead anywhere",
+                    to_text(path)
+                ),
+                hint: Some("name the directory itself, in the path of the pipeline's file or with --cwd".into()),
+                path: None,
+            }),
+        }
+    }
+
+    /// The same for one that planning found; `path` is as it is written.
+    pub(crate) fn base_at(&self, path: impl Into<PathBuf>, at: Named) -> Base {
+        if self.names_directories() { Base::found(path, at) } else { Base::new(path, None) }
+    }
+
     /// A plugin, as it may be read. `base` is what a relative path was joined to.
-    pub(crate) fn check_plugin(&self, path: &Path, base: &Path, place: &Place) -> Result<Named, Refusal> {
+    pub(crate) fn check_plugin(&self, path: &Path, base: &Base, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.plugins else { return Ok(Named::anywhere(path)) };
         Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "plugins", "is not below an allowed directory".into()).about(path))
     }
 
+    /// Whether a directory, by its real path, is below those that programs may come from. Nothing is looked at there.
+    pub(crate) fn has_plugins(&self, directory: &Path) -> bool {
+        let Some(roots) = &self.plugins else { return true };
+        self.roots(roots.iter().map(String::as_str)).any(|root| root.has(directory))
+    }
+
+    /// Whether programs may be run at all. Whoever may run none learns nothing of those that the host has.
+    pub(crate) fn has_commands(&self) -> bool {
+        self.stages.as_ref().is_none_or(|kinds| kinds.contains(&StageKind::Command))
+    }
+
     /// An end, as it may be opened. `base` is what a relative path was joined to.
-    pub(crate) fn check_file(&self, path: &Path, base: &Path, place: &Place) -> Result<Named, Refusal> {
+    pub(crate) fn check_file(&self, path: &Path, base: &Base, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.files else { return Ok(Named::anywhere(path)) };
         Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "files", "is not below an allowed directory".into()).about(path))
     }
 
     /// A directory, as it may be opened. `base` is what a relative path was joined to.
-    pub(crate) fn check_dir(&self, path: &Path, base: &Path, access: Access, place: &Place) -> Result<Named, Refusal> {
+    pub(crate) fn check_dir(&self, path: &Path, base: &Base, access: Access, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.dirs else { return Ok(Named::anywhere(path)) };
         let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
         Named::below(path, base, self.roots(allowed.map(|root| root.path.as_str())))

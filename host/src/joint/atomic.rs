@@ -61,11 +61,17 @@ pub(crate) fn target(named: &Named) -> Result<Target, String> {
     let existing = match statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => {
             refuse_unreplaceable(&stat, &around)?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
             let attributes = statx(&opened, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
             if attributes.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
                 return Err("it is a mount point, which cannot be replaced".into());
             }
-            Some((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid))
+            // A link that came there meanwhile has no mode to keep, and other things are not for a file to take their place.
+            match kind {
+                FileType::RegularFile => Some((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)),
+                FileType::Symlink => None,
+                _ => return Err("it is no regular file".into()),
+            }
         }
         Err(Errno::NOENT) => None,
         Err(error) => return Err(io::Error::from(error).to_string()),

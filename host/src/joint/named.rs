@@ -4,46 +4,50 @@
 //! in between. So a file that has to be below a directory is opened below it, link by link or not at all: what it was found to be then
 //! is its real path, and no link is on that. Nothing is looked at on the way that is outside: no answer tells what is there.
 
+mod base;
+mod walk;
+
 use std::{
-    ffi::{OsStr, OsString},
     fs,
     io::{self, Read},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{
-        Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, accessat, fstat, open, openat, openat2, readlinkat,
-        stat,
-    },
+    fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, fstat, open, openat, openat2, stat},
     io::Errno,
 };
+
+pub(crate) use base::Base;
+use walk::Walk;
 
 /// A directory that files have to be below: held open, so that its name may come to mean something else.
 #[derive(Clone, Debug)]
 pub(crate) struct Root {
     /// Its real path.
     path: PathBuf,
-    /// Its path as it was named, which may lead over links.
-    named: PathBuf,
+    /// The paths by which it is known, which may lead over links.
+    named: Vec<PathBuf>,
     directory: Arc<OwnedFd>,
 }
 
 impl Root {
-    /// Opens a directory by its real path; `named` is the absolute path by which it is known.
+    /// Opens a directory by its real path; `named` are the absolute paths by which it is known.
     ///
     /// # Errors
     ///
     /// What the system says, or that it is not there.
-    pub(crate) fn open(path: PathBuf, named: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(path: PathBuf, named: Vec<PathBuf>) -> io::Result<Self> {
         let directory =
             open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { path, named, directory: Arc::new(directory) })
+    }
+
+    /// Whether a real path is one of something below it.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        path.starts_with(&self.path)
     }
 
     /// Whether it is what a real path leads to now.
@@ -74,9 +78,9 @@ impl Named {
     }
 
     /// One that has to be below one of these directories, wherever links lead; `None`: it is not, or the way there leads over something
-    /// outside of them that is not known to be there. What is not there yet is where its directory is. `base` is the directory that a relative path
-    /// was joined to, which may lead over links.
-    pub(crate) fn below(path: &Path, base: &Path, roots: impl Iterator<Item = Root>) -> Option<Self> {
+    /// outside of them that is not known to be there. What is not there yet is where its directory is. `base` is what a relative path was
+    /// joined to.
+    pub(crate) fn below(path: &Path, base: &Base, roots: impl Iterator<Item = Root>) -> Option<Self> {
         let roots: Vec<_> = roots.collect();
         let (root, path) = Walk::new(&roots).find(path, base)?;
         Some(Self { path, root: Some(root) })
@@ -185,154 +189,6 @@ impl Named {
     }
 }
 
-/// The way to a file that has to be below one of some directories.
-struct Walk<'a> {
-    roots: &'a [Root],
-    /// How many links were followed.
-    links: usize,
-    /// What is still to be gone, the next name last.
-    left: Vec<OsString>,
-    /// Whether what is left is where a link leads that was the last name.
-    ends_in_link: bool,
-    /// How many names may still be gone through.
-    steps: usize,
-}
-
-impl Walk<'_> {
-    /// As many links as the kernel follows.
-    const MAX_LINKS: usize = 40;
-    /// More names than a path has, with what links add to it.
-    const MAX_STEPS: usize = 4096;
-
-    fn new(roots: &[Root]) -> Walk<'_> {
-        Walk { roots, links: 0, left: Vec::new(), ends_in_link: false, steps: Self::MAX_STEPS }
-    }
-
-    /// The root that a path is below, and its real path.
-    fn find(mut self, path: &Path, base: &Path) -> Option<(Root, PathBuf)> {
-        /// As long as the system takes one (Linux: `PATH_MAX`).
-        const LONGEST: usize = 4096;
-        if path.as_os_str().len() >= LONGEST {
-            return None;
-        }
-        let here = if base == Path::new("") { Path::new(".") } else { base };
-        // One that is below a root was found there. The others are the operator's word, who may know what is on the way to them.
-        let is_held = self.roots.iter().any(|root| base.starts_with(&root.path)) && is_plain(base);
-        let (start, rest) = match path.strip_prefix(base) {
-            Ok(rest) if is_held => (base.to_owned(), rest),
-            Ok(rest) if !path.is_absolute() || base.is_absolute() => (fs::canonicalize(here).ok()?, rest),
-            _ if path.is_absolute() => ("/".into(), path),
-            _ => (fs::canonicalize(".").ok()?, path),
-        };
-        self.push(rest);
-        // Whether it is known that no link is in what was gone.
-        let (mut at, mut is_real) = (start.clone(), true);
-        loop {
-            let is_there = |root: &&Root| at == root.named || at == root.path || is_real && at.starts_with(&root.path);
-            // The outermost, from which the way to all below it is free.
-            if let Some(root) = self.roots.iter().filter(is_there).min_by_key(|root| root.path.as_os_str().len()) {
-                let beneath = at.strip_prefix(&root.path).unwrap_or(Path::new("")).to_owned();
-                match self.inside(root, &beneath)? {
-                    Inside::Found(beneath) => return Some((root.clone(), root.path.join(beneath))),
-                    // A link leads elsewhere, which may be another of them.
-                    Inside::Link => at = "/".into(),
-                    Inside::Out => at = root.path.parent().unwrap_or(&root.path).to_owned(),
-                }
-                is_real = true;
-                if self.roots.iter().any(|root| at.starts_with(&root.path)) {
-                    continue;
-                }
-            }
-            // Out here only names are looked at that are known anyway: those on the way to a root, or to where this began.
-            match Path::new(&self.left.pop()?).components().next() {
-                Some(Component::Normal(name)) => at.push(name),
-                Some(Component::ParentDir) if is_real => _ = at.pop(),
-                Some(Component::CurDir) | None => continue,
-                _ => return None,
-            }
-            is_real = start.starts_with(&at) || self.roots.iter().any(|root| root.path.starts_with(&at));
-            if !is_real && !self.roots.iter().any(|root| root.named.starts_with(&at)) {
-                return None;
-            }
-        }
-    }
-
-    fn push(&mut self, path: &Path) {
-        // An absolute one is gone from the root directory on.
-        let names = path.components().rev().filter(|component| *component != Component::RootDir);
-        self.left.extend(names.map(|component| component.as_os_str().to_owned()));
-    }
-
-    /// Goes on from what is `beneath` a root, where everything may be looked at. `None`: it leads nowhere.
-    fn inside(&mut self, root: &Root, beneath: &Path) -> Option<Inside> {
-        const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-        // Anew from the root, over no link: `..` of what is open may be elsewhere by now.
-        let open = |path: &Path| {
-            let path = if path == Path::new("") { Path::new(".") } else { path };
-            open_beneath(&root.directory, path, LOOK, Mode::empty())
-        };
-        let mut at = beneath.to_owned();
-        let mut directory = open(&at).ok()?;
-        while let Some(next) = self.left.pop() {
-            self.steps = self.steps.checked_sub(1)?;
-            let name = match Path::new(&next).components().next() {
-                Some(Component::Normal(name)) => name,
-                Some(Component::ParentDir) if at.pop() => {
-                    directory = open(&at).ok()?;
-                    continue;
-                }
-                Some(Component::ParentDir) => return Some(Inside::Out),
-                Some(Component::CurDir) | None => continue,
-                _ => return None,
-            };
-            let opened = match openat(&directory, name, LOOK, Mode::empty()) {
-                // It would be made. A link that leads nowhere could lead anywhere once it is written through.
-                Err(Errno::NOENT) if self.left.is_empty() && !self.ends_in_link => {
-                    return Some(Inside::Found(at.join(name)));
-                }
-                opened => opened.ok()?,
-            };
-            match FileType::from_raw_mode(fstat(&opened).ok()?.st_mode) {
-                FileType::Directory => {
-                    at.push(name);
-                    directory = opened;
-                }
-                FileType::Symlink => {
-                    self.links += 1;
-                    if self.links > Self::MAX_LINKS {
-                        return None;
-                    }
-                    let target = readlinkat(&opened, "", Vec::new()).ok()?;
-                    let target = Path::new(OsStr::from_bytes(target.to_bytes()));
-                    self.ends_in_link |= self.left.is_empty();
-                    self.push(target);
-                    if target.is_absolute() {
-                        return Some(Inside::Link);
-                    }
-                }
-                _ if self.left.iter().all(|left| left == ".") => return Some(Inside::Found(at.join(name))),
-                _ => return None,
-            }
-        }
-        Some(Inside::Found(at))
-    }
-}
-
-/// Where a way inside a root leads.
-enum Inside {
-    /// To what is beneath the root.
-    Found(PathBuf),
-    /// To what an absolute link names.
-    Link,
-    /// To what is around the root.
-    Out,
-}
-
-/// Whether a path is absolute and names nothing but directories below each other.
-fn is_plain(path: &Path) -> bool {
-    path.is_absolute() && path.components().skip(1).all(|component| matches!(component, Component::Normal(_)))
-}
-
 /// Opens what is below a directory, over no link.
 fn open_beneath(root: &OwnedFd, beneath: &Path, how: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     /// How often the kernel may say that names were changed under it.
@@ -391,11 +247,15 @@ mod tests {
 
     fn root(place: &tempfile::TempDir) -> impl Iterator<Item = Root> {
         let path = fs::canonicalize(place.path().join("root")).unwrap();
-        [Root::open(path.clone(), path).unwrap()].into_iter()
+        [Root::open(path.clone(), vec![path]).unwrap()].into_iter()
+    }
+
+    fn base(path: &Path) -> Base {
+        Base::found(path, Named::anywhere(path))
     }
 
     fn below(place: &tempfile::TempDir, name: &str) -> Option<Named> {
-        Named::below(&place.path().join(name), place.path(), root(place))
+        Named::below(&place.path().join(name), &base(place.path()), root(place))
     }
 
     #[test]
@@ -437,18 +297,52 @@ mod tests {
         let (deep, round) = ("d/../".repeat(700), format!("{}in", "d/../".repeat(3000)));
         assert_eq!(below(&format!("root/{deep}in")).unwrap().read(100).unwrap(), b"inside");
         assert!(below(&format!("root/{round}")).is_none());
-        let whole = Root::open("/".into(), "/".into()).unwrap();
-        assert!(Named::below(&place.path().join("root/in"), Path::new(""), [whole].into_iter()).is_some());
+        let whole = Root::open("/".into(), vec!["/".into()]).unwrap();
+        assert!(Named::below(&place.path().join("root/in"), &base(Path::new("")), [whole].into_iter()).is_some());
         // From a base, the way may lead up over what is known to be there.
-        let base = place.path().join("root/d");
-        let up = Named::below(&base.join("../../root/d/file"), &base, root(&place));
+        let inner = place.path().join("root/d");
+        let up = Named::below(&inner.join("../../root/d/file"), &base(&inner), root(&place));
         assert!(up.is_some(), "out of the root and back");
         fs::create_dir(place.path().join("jobs")).unwrap();
         symlink("jobs", place.path().join("link")).unwrap();
-        for base in ["jobs", "link"].map(|name| place.path().join(name)) {
-            assert!(Named::below(&base.join("../root/in"), &base, root(&place)).is_some());
-            assert!(Named::below(&base.join("../outside/../root/in"), &base, root(&place)).is_none());
+        for around in ["jobs", "link"].map(|name| place.path().join(name)) {
+            let below = |name: &str| Named::below(&around.join(name), &base(&around), root(&place));
+            assert!(below("../root/in").is_some());
+            assert!(below("../outside/../root/in").is_none());
         }
+        // One that ends as a directory's does names no file.
+        for name in ["root/d/file/", "root/d/file/.", "root/new/", "root/new/."] {
+            assert!(below(name).is_none(), "{name}");
+        }
+        symlink("d/file/", place.path().join("root/as-a-directory")).unwrap();
+        assert!(below("root/as-a-directory").is_none() && below("root/d/").is_some() && below("root/d/.").is_some());
+    }
+
+    #[test]
+    fn a_base_is_where_it_was_found() {
+        let place = place();
+        let way = |name: &str| place.path().join(name);
+        fs::create_dir_all(way("work/sub")).unwrap();
+        let work = fs::canonicalize(way("work")).unwrap();
+        let roots = || [Root::open(work.clone(), vec![work.clone()]).unwrap()].into_iter();
+        let judged = Named::below(&way("work/sub"), &base(place.path()), roots()).unwrap();
+        let around = Base::found(judged.path().to_owned(), judged);
+        // A guest puts a link in its place: wherever that leads, by what other directories a file is judged tells nothing of it.
+        for target in ["outside", "nowhere", "root/d"] {
+            let _ = fs::remove_dir(way("work/sub"));
+            let _ = fs::remove_file(way("work/sub"));
+            symlink(way(target), way("work/sub")).unwrap();
+            let below = |name: &str| Named::below(&around.join(name), &around, root(&place));
+            assert!(below("../../root/in").is_some(), "{target}");
+            assert!(below("../root/in").is_none() && below("../in").is_none() && below("file").is_none(), "{target}");
+        }
+        // One by way of a link within the directory is where that leads.
+        symlink("d", way("root/current")).unwrap();
+        let current = base(&way("root/current"));
+        assert!(Named::below(&way("root/current/file"), &current, root(&place)).is_some());
+        // And where it is not known, nothing is relative to it.
+        let unknown = Base::new(way("root"), None);
+        assert!(Named::below(&way("root/in"), &unknown, root(&place)).is_none());
     }
 
     #[test]

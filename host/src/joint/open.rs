@@ -3,15 +3,19 @@
 use std::{
     fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustix::{
-    fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, memfd_create, open, seek},
+    fs::{
+        Access, AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, SeekFrom, accessat, fcntl_getfl, fcntl_setfl, fstat,
+        memfd_create, open, seek,
+    },
     io::fcntl_dupfd_cloexec,
 };
 
@@ -305,41 +309,118 @@ pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
 
 /// Opens a FIFO, which waits for the other side, on a thread that can be called back.
 async fn open_fifo(named: &Named, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
-    let name = named.clone();
-    let opening = tokio::task::spawn_blocking(move || name.open(access, Mode::empty()));
     let other_side = if access == OFlags::RDONLY { OFlags::RDWR } else { OFlags::RDONLY };
-    let waiting = CalledBack(named.clone(), other_side);
+    let mut waiting = CalledBack { fifo: Fifo::find(named)?, other_side, held: Arc::default(), is_over: false };
+    // Where nobody could be its other side, nobody waits in a call that cannot be ended.
+    if !waiting.fifo.may(other_side) {
+        waiting.is_over = true;
+        return tokio::select! {
+            opened = waiting.fifo.open_patiently(access) => opened,
+            _ = stop.requested() => Err(io::ErrorKind::Interrupted.into()),
+        };
+    }
+    let (fifo, held) = (waiting.fifo.clone(), waiting.held.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let opened = fifo.open(access);
+        drop(held);
+        opened
+    });
     tokio::select! {
         opened = opening => {
-            std::mem::forget(waiting);
+            waiting.is_over = true;
             opened.map_err(io::Error::other)?
         }
         _ = stop.requested() => Err(io::ErrorKind::Interrupted.into()),
     }
 }
 
-/// Releases a thread that waits for a FIFO's other side, by being it for a moment.
-struct CalledBack(Named, OFlags);
+/// A FIFO that was found: its name may come to mean something else.
+#[derive(Clone)]
+struct Fifo {
+    named: Named,
+    found: Arc<OwnedFd>,
+}
+
+impl Fifo {
+    fn find(named: &Named) -> io::Result<Self> {
+        Ok(Self { named: named.clone(), found: Arc::new(named.open(OFlags::PATH, Mode::empty())?) })
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.found.as_raw_fd())
+    }
+
+    fn open(&self, how: OFlags) -> io::Result<OwnedFd> {
+        let how = how | OFlags::NOCTTY;
+        match retry(|| open(self.path(), how | OFlags::CLOEXEC, Mode::empty())) {
+            // Where /proc is not mounted, by its name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.named.open(how, Mode::empty()),
+            opened => opened,
+        }
+    }
+
+    /// Whether this process may open it so.
+    fn may(&self, how: OFlags) -> bool {
+        let access = if how == OFlags::RDWR { Access::READ_OK | Access::WRITE_OK } else { Access::READ_OK };
+        accessat(CWD, self.path(), access, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Opens it by asking again and again: to write once there is a reader, to read once a writer has come.
+    async fn open_patiently(&self, access: OFlags) -> io::Result<OwnedFd> {
+        const BETWEEN: Duration = Duration::from_millis(10);
+        let opened = loop {
+            match self.open(access | OFlags::NONBLOCK) {
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => tokio::time::sleep(BETWEEN).await,
+                opened => break opened?,
+            }
+        };
+        if access == OFlags::RDONLY {
+            // It has been opened at once: the first bytes, or the end of them, tell of a writer.
+            let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(opened)?;
+            receiver.readable().await?;
+            return receiver.into_blocking_fd();
+        }
+        fcntl_setfl(&opened, fcntl_getfl(&opened)?.difference(OFlags::NONBLOCK))?;
+        Ok(opened)
+    }
+}
+
+/// Releases a thread that waits for a FIFO's other side, by being it until that thread has got through.
+struct CalledBack {
+    fifo: Fifo,
+    other_side: OFlags,
+    /// Held by both: who is dropped last closes what is in it.
+    held: Arc<OnceLock<OwnedFd>>,
+    /// Whether no thread waits.
+    is_over: bool,
+}
 
 impl Drop for CalledBack {
     fn drop(&mut self) {
-        // If this fails the FIFO is gone, and so is the wait.
-        let _ = self.0.open(self.1 | OFlags::NONBLOCK, Mode::empty());
+        if self.is_over {
+            return;
+        }
+        if let Ok(other_side) = self.fifo.open(self.other_side | OFlags::NONBLOCK) {
+            let _ = self.held.set(other_side);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rustix::fs::mknodat;
+
+    use super::{super::StopReason, *};
 
     #[test]
     fn a_fifo_in_the_place_of_a_file_holds_up_nobody() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         let around = fs::canonicalize(place.path()).unwrap();
-        let root = super::super::Root::open(around.clone(), around).unwrap();
-        let named = Named::below(&path, place.path(), [root].into_iter()).unwrap();
+        let root = super::super::Root::open(around.clone(), vec![around]).unwrap();
+        let base = super::super::Base::new("", None);
+        let named = Named::below(&path, &base, [root].into_iter()).unwrap();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // Nobody reads it, and nobody will.
@@ -349,5 +430,71 @@ mod tests {
         let (to_write, to_read) = told.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits");
         assert_eq!(to_write, Some(Some(libc::ENXIO)));
         assert!(!fcntl_getfl(to_read.unwrap()).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
+    }
+
+    /// Runs something on a runtime that is over only when no thread of it waits any more.
+    fn run_out<T>(doing: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let done = runtime.block_on(doing);
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            drop(runtime);
+            let _ = tell.send(());
+        });
+        told.recv_timeout(Duration::from_secs(20)).expect("a thread waits for good");
+        done
+    }
+
+    #[test]
+    fn who_waits_for_a_fifo_is_called_back_whatever_became_of_its_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo");
+        for (access, becomes) in [(OFlags::RDONLY, "moved"), (OFlags::WRONLY, "gone")] {
+            mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+            let stop = Stop::default();
+            let opened = run_out(async {
+                let named = Named::anywhere(&path);
+                let mut opening = std::pin::pin!(open_fifo(&named, access, &stop));
+                assert!(tokio::time::timeout(Duration::from_millis(1), &mut opening).await.is_err(), "it waits");
+                match becomes {
+                    "moved" => fs::rename(&path, place.path().join(becomes)).unwrap(),
+                    _ => fs::remove_file(&path).unwrap(),
+                }
+                stop.request(StopReason::Caller);
+                opening.await
+            });
+            assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        }
+        // One who is called back before the thread has begun to wait.
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        run_out(async {
+            let (named, stop) = (Named::anywhere(&path), Stop::default());
+            let mut opening = Box::pin(open_fifo(&named, OFlags::RDONLY, &stop));
+            assert!(
+                std::future::poll_fn(|context| std::task::Poll::Ready(opening.as_mut().poll(context).is_pending()))
+                    .await
+            );
+        });
+    }
+
+    #[test]
+    fn a_fifo_that_is_nobodys_other_side_is_opened_by_asking() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fifo");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        run_out(async {
+            let fifo = Fifo::find(&Named::anywhere(&path)).unwrap();
+            let (reader, writer) = tokio::join!(fifo.open_patiently(OFlags::RDONLY), async {
+                let writer = fifo.open_patiently(OFlags::WRONLY).await.unwrap();
+                rustix::io::write(&writer, b"x").unwrap();
+                writer
+            });
+            let reader = reader.unwrap();
+            for end in [&reader, &writer] {
+                assert!(!fcntl_getfl(end).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
+            }
+            let mut bytes = [0; 2];
+            assert_eq!(rustix::io::read(&reader, &mut bytes), Ok(1));
+        });
     }
 }

@@ -42,18 +42,24 @@ pub(super) fn plan(
     let policy = &options.policy;
     let directory = match &stage.dir {
         Some(dir) => layers.base.join(to_path(dir)),
-        None => layers.dir.clone().unwrap_or_else(|| layers.base.to_owned()),
+        None => layers.dir.clone().unwrap_or_else(|| layers.base.path().to_owned()),
     };
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
     // Before anything is looked at: under a policy no answer tells what is outside.
-    let judged = match !here && (stage.dir.is_some() || layers.dir.is_some()) {
+    let is_said = stage.dir.is_some() || layers.dir.is_some();
+    let judged = match !here && is_said {
         true => Some(policy.check_dir(&directory, layers.base, Access::Read, &place.key("dir"))?),
         false => None,
     };
-    // The directory of a nested pipeline is where that was found.
-    let is_said = stage.dir.is_some() || layers.dir.is_some();
-    let directory_at = judged.filter(Named::is_resolved).or_else(|| layers.base_at.clone().filter(|_| !is_said));
     let directory = if here { None } else { Some(absolute(&directory).unwrap_or(directory)) };
+    // What its program's path is relative to. The directory of a nested pipeline is where that was found.
+    let shown = directory.clone().unwrap_or_default();
+    let around = match judged {
+        Some(judged) if judged.is_resolved() => policy.base_at(judged.path().to_owned(), judged),
+        Some(judged) => policy.base_at(shown, judged),
+        None => layers.base.written(layers.base.at().map_or(shown, |at| at.path().to_owned())),
+    };
+    let directory_at = around.at().cloned();
     if let Some(directory) = &directory {
         let place = place.key("dir");
         match directory_at.clone().unwrap_or_else(|| Named::anywhere(directory)).metadata() {
@@ -78,7 +84,6 @@ pub(super) fn plan(
         };
     }
     let name = command.first().map_or("", String::as_str);
-    let around = directory_at.as_ref().map(Named::path).or(directory.as_deref()).unwrap_or(Path::new(""));
     let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let operators = || options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
     // A bare name is the operator's program, if it is found where the operator's own PATH says: nothing else is looked at anywhere.
@@ -90,16 +95,16 @@ pub(super) fn plan(
         {
             return Ok(Named::anywhere(candidate));
         }
-        Ok(policy.check_plugin(candidate, around, &place.key("command"))?)
+        Ok(policy.check_plugin(candidate, &around, &place.key("command"))?)
     };
-    let found = resolve(name, around, path, &judge)?
+    let found = resolve(name, around.path(), path, &judge)?
         .map_err(|missing| missing.error(name, path, &place.key("command"), is_shorthand))?;
     let of_operators = |found: &Path| {
         let first = resolve(name, Path::new("/"), operators(), &anywhere);
         matches!(first, Ok(Ok(first)) if first.path() == found)
     };
     let named = match policy.plugins.is_some() && !found.is_resolved() && !of_operators(found.path()) {
-        true => policy.check_plugin(found.path(), around, &place.key("command"))?,
+        true => policy.check_plugin(found.path(), &around, &place.key("command"))?,
         false => found,
     };
     // It is started in its directory.
@@ -125,7 +130,7 @@ pub(super) fn plan(
         let planned =
             Planned::now(named).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
         // What may be run is a matter of its own.
-        let runs = policy.check_plugin(planned.path(), Path::new("/"), &place).is_ok();
+        let runs = policy.has_plugins(planned.path());
         dirs.push(WalledDir { dir: planned, access: dir.access, runs });
     }
     for (index, address) in stage.grants.iter().flat_map(|grants| grants.net.iter().flatten()).enumerate() {

@@ -1,6 +1,6 @@
 //! The ends of a planned pipeline: what feeds it and what takes from it. Nothing is opened but a regular file, to see that it can be.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io};
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::{ErrorCode, PlanError, PlanErrorKind};
 use crate::{
-    joint::{Expected, Named, Output},
+    joint::{Base, Expected, Named, Output},
     policy::Policy,
     spec::{FileSink, Place, StdinSpec, to_path, to_text},
 };
@@ -62,7 +62,7 @@ impl fmt::Display for Input {
 
 pub(super) fn plan_stdin(
     stdin: Option<&StdinSpec>,
-    base: &Path,
+    base: &Base,
     policy: &Policy,
     place: &Place,
 ) -> Result<Input, PlanError> {
@@ -101,7 +101,7 @@ pub(super) fn plan_stdin(
     }
 }
 
-pub(super) fn plan_stdout(file: &FileSink, base: &Path, policy: &Policy, place: &Place) -> Result<Output, PlanError> {
+pub(super) fn plan_stdout(file: &FileSink, base: &Base, policy: &Policy, place: &Place) -> Result<Output, PlanError> {
     let path = base.join(to_path(&file.file));
     if let Some(stream) = Output::stream(&path) {
         return Ok(stream);

@@ -1,22 +1,17 @@
 //! Whose word counts: files, the files around them, stages, and flags.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::options::{Overrides, PlanOptions};
 use crate::{
-    joint::Named,
+    joint::Base,
     spec::{LimitsSpec, PipelineSpec, StageSpec, to_path},
 };
 
 /// What holds for a stage besides its own words: those of its pipeline, and of the pipelines around that.
 #[derive(Clone, Debug)]
 pub(super) struct Layers<'a> {
-    pub(super) base: &'a Path,
-    /// The same, where it has to be below a directory.
-    pub(super) base_at: Option<Named>,
+    pub(super) base: &'a Base,
     /// The directory of commands, and where it is said.
     pub(super) dir: Option<PathBuf>,
     /// What files say, outermost first, and what stages say: a stage's own word goes over that of the file it names.
@@ -31,10 +26,9 @@ pub(super) struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    pub(super) fn root(spec: &'a PipelineSpec, options: &'a PlanOptions) -> Self {
+    pub(super) fn root(spec: &'a PipelineSpec, options: &'a PlanOptions, base: &'a Base) -> Self {
         let mut layers = Self {
-            base: &options.base,
-            base_at: None,
+            base,
             dir: None,
             file_env: Vec::new(),
             stage_env: Vec::new(),
@@ -43,12 +37,12 @@ impl<'a> Layers<'a> {
             overrides: &options.overrides,
             buffer: None,
         };
-        layers.enter(spec, &options.base);
+        layers.enter(spec, base);
         layers
     }
 
     /// Goes into a pipeline.
-    pub(super) fn enter(&mut self, spec: &'a PipelineSpec, base: &'a Path) {
+    pub(super) fn enter(&mut self, spec: &'a PipelineSpec, base: &'a Base) {
         self.base = base;
         self.dir = spec.dir.as_ref().map(|dir| base.join(to_path(dir)));
         self.file_env.extend(&spec.env);

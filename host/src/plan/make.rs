@@ -114,7 +114,8 @@ impl Plan {
             groups: Vec::new(),
         };
         options.policy.check_roots()?;
-        let nodes = planner.pipeline(spec, &Layers::root(spec, options), "", &root, &mut Vec::new())?;
+        let base = options.policy.base(&options.base)?;
+        let nodes = planner.pipeline(spec, &Layers::root(spec, options, &base), "", &root, &mut Vec::new())?;
         for (node, matcher) in nodes.iter().zip(matchers) {
             match (node, matcher) {
                 (Node::Stage(index), matcher) => planner.stages[*index].tolerance.matcher = matcher,
@@ -132,15 +133,15 @@ impl Plan {
         refuse_unknown_names(&options.overrides, &stages)?;
         let stdin = match stdin {
             true => Input::Program,
-            false => plan_stdin(spec.stdin.as_ref(), &options.base, policy, &root.key("stdin"))?,
+            false => plan_stdin(spec.stdin.as_ref(), &base, policy, &root.key("stdin"))?,
         };
         let (stdout, stdout_name) = match (stdout, spec.stdout.as_ref().unwrap_or(&StdoutSpec::Inherit)) {
             (true, _) => (Outlet::Program, "the program's writer".to_owned()),
             (false, StdoutSpec::Inherit) => (Outlet::Place(Output::Inherit), "standard output".to_owned()),
             (false, StdoutSpec::Null) => (Outlet::Null, "nothing".to_owned()),
             (false, StdoutSpec::File(file)) => {
-                let output = plan_stdout(file, &options.base, policy, &root.key("stdout"))?;
-                (Outlet::Place(output), to_text(options.base.join(to_path(&file.file))))
+                let output = plan_stdout(file, &base, policy, &root.key("stdout"))?;
+                (Outlet::Place(output), to_text(base.join(to_path(&file.file))))
             }
         };
         let connected = (!matches!(stdin, Input::Null), !matches!(stdout, Outlet::Null));

@@ -116,11 +116,11 @@ impl Planner<'_> {
         }
         // Its directory as its path was given; under a policy, where that is.
         let given = path.parent().filter(|base| *base != Path::new("")).unwrap_or(Path::new("."));
-        let base_at = match named.is_resolved() {
-            true => Some(self.options.policy.check_plugin(given, layers.base, &place)?),
-            false => None,
+        let at = match named.is_resolved() {
+            true => self.options.policy.check_plugin(given, layers.base, &place)?,
+            false => Named::anywhere(given),
         };
-        let base = base_at.as_ref().map_or(given, Named::path).to_owned();
+        let base = self.options.policy.base_at(at.path(), at.clone());
         let index = self.groups.len();
         let start = self.stages.len();
         self.groups.push(Group {
@@ -136,7 +136,6 @@ impl Planner<'_> {
         around.push(found);
         let mut inner = layers.with(stage);
         inner.enter(&spec, &base);
-        inner.base_at = base_at;
         let nodes = self.pipeline(&spec, &inner, &format!("{name}/"), &Place::root(), around).map_err(|error| {
             // Where it stands in the inner file, seen from the outer one.
             PlanError { place: format!("{place}, in {pipeline}: {}", error.place), ..error }

@@ -1,6 +1,6 @@
 //! A plan: everything that was settled, and nothing opened.
 
-use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     ends::{Input, Outlet},
@@ -8,7 +8,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    joint::{JointKind, Named, Output},
+    joint::{Base, JointKind, Named, Output},
     outcome::Tolerance,
     spec::{OnFailure, Requirement, StderrSpec, StdinSpec, StdoutSpec, Upstream},
 };
@@ -128,7 +128,7 @@ pub(crate) struct Group {
     /// The input and output that its file names, if it names any.
     pub(super) stdin: Option<StdinSpec>,
     pub(super) stdout: Option<StdoutSpec>,
-    pub(super) base: PathBuf,
+    pub(super) base: Base,
 }
 
 impl Plan {

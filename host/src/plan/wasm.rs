@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
+    io,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::digest::hex;
 use crate::{
-    joint::Named,
+    joint::{Base, Named},
     process::Planned,
     sandbox::{
         DirRight, HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, Ready, Rights, Sandbox, TABLES, advice_on_imports,
@@ -194,7 +194,7 @@ fn rights(planner: &Planner<'_>, grants: &GrantsSpec, layers: &Layers<'_>, place
         if !planned.is_dir() {
             return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host));
         }
-        if is_the_systems(planned.path()) {
+        if planned.is_the_systems() {
             return refused(&place, NotGrantable, "holds the kernel's own files").map_err(|error| {
                 error.about(host).hint("they reach this very process; grant the directory that is meant")
             });
@@ -227,20 +227,6 @@ fn told(text: &str, place: &Place) -> Result<String, PlanError> {
         let message = format!("`{text}` is not UTF-8, and a sandboxed stage can be told only what is");
         PlanError::new(PlanErrorKind::Refused, place, message).code(ErrorCode::NotGrantable)
     })
-}
-
-/// Whether a directory is the root, or of a file system that is the kernel itself: through `/proc` a stage would have this
-/// process's memory.
-fn is_the_systems(path: &Path) -> bool {
-    const PROC: i64 = 0x9fa0;
-    const SYS: i64 = 0x6265_6572;
-    const DEVPTS: i64 = 0x1cd1;
-    let real = fs::canonicalize(path);
-    let is_device = real.as_ref().is_ok_and(|real| real.starts_with("/dev") && !real.starts_with("/dev/shm"));
-    let kind = rustix::fs::statfs(path).map(|found| found.f_type);
-    is_device
-        || real.is_ok_and(|real| real == Path::new("/"))
-        || kind.is_ok_and(|kind| [PROC, SYS, DEVPTS].contains(&kind))
 }
 
 /// The error for a component of more bytes than it may have.
@@ -354,7 +340,7 @@ fn suggest(limits: &mut Limits, suggested: &LimitsSpec, layers: &Layers<'_>) -> 
 
 impl Planner<'_> {
     /// Reads a component of at most that many bytes, and looks at it. `stage` is its place.
-    fn find(&self, wasm: &str, path: &Path, base: &Path, most: u64, stage: &Place) -> Result<Found, PlanError> {
+    fn find(&self, wasm: &str, path: &Path, base: &Base, most: u64, stage: &Place) -> Result<Found, PlanError> {
         let place = &stage.key("wasm");
         let bytes = match wasm.strip_prefix("builtin:") {
             Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
@@ -380,7 +366,7 @@ impl Planner<'_> {
         stock::find(name).ok_or_else(|| {
             let known = || stock::STOCK.iter().map(|stage| stage.name);
             let path = self.options.environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.as_os_str());
-            let hint = if super::command::is_program(name, path) {
+            let hint = if self.options.policy.has_commands() && super::command::is_program(name, path) {
                 match self.is_shorthand {
                     true => format!("`{name}` is a program here: drop the colon"),
                     false => format!("`{name}` is a program here: \"command\": [{name:?}]"),
@@ -394,7 +380,7 @@ impl Planner<'_> {
         })
     }
 
-    fn read_stage(&self, wasm: &str, path: &Path, base: &Path, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
+    fn read_stage(&self, wasm: &str, path: &Path, base: &Base, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
         let place = &stage.key("wasm");
         let named = self.options.policy.check_plugin(path, base, place)?;
         // Its size is asked before it is read.

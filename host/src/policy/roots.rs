@@ -27,8 +27,9 @@ impl PartialEq for Roots {
 impl Roots {
     /// The directory of a path, if it is there and nobody can lead it elsewhere by writing to what is below `writable`.
     pub(super) fn find(&self, path: &Path, writable: &[PathBuf]) -> Option<Root> {
-        let (real, around) = resolve(path).ok()?;
-        if misled(&around, writable).is_some() {
+        let way = Way::to(path);
+        let real = way.real.ok()?;
+        if misled(&way.around, writable).is_some() {
             return None;
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,10 +37,24 @@ impl Roots {
             return Some(root.clone());
         }
         let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let root = Root::open(real, named).ok()?;
+        let root = Root::open(real, vec![straightened(&named), named]).ok()?;
         known.insert(path.to_owned(), root.clone());
         Some(root)
     }
+}
+
+/// An absolute path without `..` behind what is no link.
+fn straightened(path: &Path) -> PathBuf {
+    let mut straight = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir if std::fs::canonicalize(&straight).is_ok_and(|real| real == straight) => {
+                straight.pop();
+            }
+            component => straight.push(component),
+        }
+    }
+    straight
 }
 
 /// The first of these directories below which one of those that were gone through is.
@@ -47,42 +62,57 @@ pub(super) fn misled<'a>(around: &[PathBuf], writable: &'a [PathBuf]) -> Option<
     writable.iter().find(|writable| around.iter().any(|around| around.starts_with(writable)))
 }
 
-/// The real path of what a path leads to, and the real paths of all directories in which a name of it, or of a link on its way, stands.
-///
-/// # Errors
-///
-/// What the system says.
-pub(super) fn resolve(path: &Path) -> io::Result<(PathBuf, Vec<PathBuf>)> {
-    // As many as the kernel follows.
-    const MAX_LINKS: usize = 40;
-    let mut left: Vec<OsString> = Vec::new();
-    let push = |left: &mut Vec<OsString>, path: &Path| {
-        left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
-    };
-    push(&mut left, &std::path::absolute(path)?);
-    let (mut at, mut around, mut links) = (PathBuf::from("/"), Vec::new(), 0);
-    while let Some(name) = left.pop() {
-        match Path::new(&name).components().next() {
-            Some(Component::RootDir | Component::Prefix(_)) => at = "/".into(),
-            Some(Component::ParentDir) => _ = at.pop(),
-            Some(Component::CurDir) | None => {}
-            Some(Component::Normal(_)) => {
-                let next = at.join(&name);
-                around.push(at.clone());
-                match std::fs::read_link(&next) {
-                    Ok(_) if links == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
-                    Ok(target) => {
-                        links += 1;
-                        push(&mut left, &target);
+/// How a path leads to what it names.
+pub(super) struct Way {
+    /// The real path of that.
+    pub(super) real: io::Result<PathBuf>,
+    /// The real paths of all directories in which a name of the path stands, or of a link on its way, as far as it leads.
+    pub(super) around: Vec<PathBuf>,
+    /// Those of them in which a link stands.
+    pub(super) links: Vec<PathBuf>,
+}
+
+impl Way {
+    /// Goes along a path. The empty one is where this process is.
+    pub(super) fn to(path: &Path) -> Self {
+        let mut way = Self { real: Ok("/".into()), around: Vec::new(), links: Vec::new() };
+        way.real = way.go(path);
+        way
+    }
+
+    fn go(&mut self, path: &Path) -> io::Result<PathBuf> {
+        // As many as the kernel follows.
+        const MAX_LINKS: usize = 40;
+        let mut left: Vec<OsString> = Vec::new();
+        let push = |left: &mut Vec<OsString>, path: &Path| {
+            left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
+        };
+        push(&mut left, path);
+        let mut at = if path.is_absolute() { "/".into() } else { std::env::current_dir()? };
+        self.around.extend(at.ancestors().skip(1).map(Path::to_owned));
+        while let Some(name) = left.pop() {
+            match Path::new(&name).components().next() {
+                Some(Component::RootDir | Component::Prefix(_)) => at = "/".into(),
+                Some(Component::ParentDir) => _ = at.pop(),
+                Some(Component::CurDir) | None => {}
+                Some(Component::Normal(_)) => {
+                    let next = at.join(&name);
+                    self.around.push(at.clone());
+                    match std::fs::read_link(&next) {
+                        Ok(_) if self.links.len() == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
+                        Ok(target) => {
+                            self.links.push(at.clone());
+                            push(&mut left, &target);
+                        }
+                        // No link.
+                        Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
+                        Err(error) => return Err(error),
                     }
-                    // No link.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
-                    Err(error) => return Err(error),
                 }
             }
         }
+        Ok(at)
     }
-    Ok((at, around))
 }
 
 #[cfg(test)]
@@ -100,15 +130,23 @@ mod tests {
         }
         symlink("../c", place.join("a/to-c")).unwrap();
         symlink(place.join("a/to-c/d"), place.join("e/to-d")).unwrap();
-        let (real, around) = resolve(&place.join("e/../e/./to-d")).unwrap();
-        assert_eq!(real, place.join("c/d"));
+        let Way { real, around, links } = Way::to(&place.join("e/../e/./to-d"));
+        assert_eq!(real.unwrap(), place.join("c/d"));
+        assert_eq!(links, [place.join("e"), place.join("a")]);
         for expected in ["", "e", "a", "c"] {
             assert!(around.contains(&place.join(expected)), "{expected}: {around:?}");
         }
         assert!(!around.contains(&place.join("c/d")) && !around.contains(&place.join("a/b")));
-        assert!(resolve(&place.join("none")).is_err());
+        assert!(Way::to(&place.join("none")).real.is_err());
         symlink("round", place.join("round")).unwrap();
-        assert!(resolve(&place.join("round")).is_err());
+        assert!(Way::to(&place.join("round")).real.is_err());
+        // What leads nowhere tells of the link all the same.
+        symlink("nowhere", place.join("a/lost")).unwrap();
+        let lost = Way::to(&place.join("a/lost/x"));
+        assert!(lost.real.is_err() && lost.links == [place.join("a")]);
+        let here = std::fs::canonicalize(".").unwrap();
+        assert_eq!(Way::to(Path::new("")).real.unwrap(), here);
+        assert!(Way::to(Path::new("")).around.contains(&here.parent().unwrap().to_owned()));
     }
 
     #[test]

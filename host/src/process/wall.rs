@@ -119,6 +119,31 @@ fn real_path(opened: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
 }
 
+/// The file systems that are the kernel's own, by their magic numbers (Linux: `uapi/linux/magic.h`, and those that stand elsewhere).
+const KERNELS: &[fs::FsWord] = &[
+    // procfs, sysfs, devpts, cgroup, cgroup2
+    0x9fa0,
+    0x6265_6572,
+    0x1cd1,
+    0x0027_e0eb,
+    0x6367_7270,
+    // tracefs, debugfs, securityfs, selinuxfs, smackfs, configfs
+    0x7472_6163,
+    0x6462_6720,
+    0x7363_6673,
+    0xf97c_ff8c,
+    0x4341_5d53,
+    0x6265_6570,
+    // pstore, efivarfs, bpf, binfmt_misc, nsfs, fusectl, resctrl
+    0x6165_676c,
+    0xde5e_81e4,
+    0xcafe_4a11,
+    0x4249_4e4d,
+    0x6e73_6673,
+    0x6573_5543,
+    0x0765_5821,
+];
+
 /// What a path named when it was planned.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
@@ -127,6 +152,8 @@ pub(crate) struct Planned {
     device: u64,
     inode: u64,
     is_dir: bool,
+    /// Whether its file system is one of the kernel's own.
+    is_kernels: bool,
     /// What it is opened by where it has to be below a directory.
     below: Option<Named>,
 }
@@ -157,7 +184,8 @@ impl Planned {
         };
         let is_dir = fs::FileType::from_raw_mode(found.st_mode).is_dir();
         let below = named.is_resolved().then_some(named);
-        Ok(Self { path, device: found.st_dev, inode: found.st_ino, is_dir, below })
+        let is_kernels = fs::fstatfs(&opened).is_ok_and(|system| KERNELS.contains(&system.f_type));
+        Ok(Self { path, device: found.st_dev, inode: found.st_ino, is_dir, is_kernels, below })
     }
 
     pub(crate) fn is_dir(&self) -> bool {
@@ -166,6 +194,14 @@ impl Planned {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the root directory, or the kernel itself: through `/proc` a stage would have this process's memory.
+    pub(crate) fn is_the_systems(&self) -> bool {
+        // What is mounted below these is the kernel's as well, whatever kind of file system it is.
+        let is_below = |path: &str| self.path.starts_with(path);
+        let is_there = ["/proc", "/sys"].into_iter().any(is_below) || is_below("/dev") && !is_below("/dev/shm");
+        self.is_kernels || is_there || self.path == Path::new("/")
     }
 
     /// Opens it.

@@ -20,6 +20,7 @@ mod limits;
 mod messages;
 mod pressure;
 mod proposals;
+mod races;
 mod sdk;
 mod signals;
 mod stock;
