@@ -29,7 +29,7 @@ pub(crate) use buffers::Buffers;
 pub(crate) use declared::{Declared, Expected};
 pub use descriptor::inherited_descriptor;
 pub(crate) use descriptor::{DescriptorSink, DescriptorSource, watch as watch_descriptor};
-pub(crate) use halves::{InputPort, OutputPort, Sink, Source};
+pub(crate) use halves::{InputPort, OutputPort, Sink, Source, WatchedInput, WatchedOutput};
 pub use kind::JointKind;
 pub(crate) use named::{Base, Named, Root};
 pub(crate) use open::{
@@ -38,7 +38,7 @@ pub(crate) use open::{
 };
 pub(crate) use outside::{OutsideSink, OutsideSource};
 pub(crate) use pipe::{Fate, KeptEnds, PIPE_CAPACITY, PipeQuota, has_no_reader};
-pub(crate) use port::{EndFailure, PERMIT, Passing};
+pub(crate) use port::{EndFailure, Moved, PERMIT, Passing};
 pub(crate) use prefixed::Prefixed;
 pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};

@@ -58,12 +58,12 @@ pub use joint::{JointKind, WholeFile, inherited_descriptor};
 pub use lock::{LOCK_FILE, Lock, LockedComponent};
 pub use outcome::{ExitCode, InputPlace, LimitKind, Outcome, StageExit};
 pub use pipeline::{
-    Collecting, Host, HostError, HostOptions, PrepareError, Preparing, ProcessHandle, Progress, RunControl, RunOptions,
-    Running, StderrPrefix,
+    Collecting, Draining, Host, HostError, HostOptions, HostSnapshot, PrepareError, Preparing, ProcessHandle, Progress,
+    RunControl, RunOptions, RunPhase, RunSnapshot, Running, StagePhase, StageSnapshot, StderrPrefix, WaitsFor,
 };
 pub use plan::{
-    ErrorCode, JointSummary, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions, PlanSummary,
-    StageSummary, read_component,
+    ErrorCode, JointSummary, KnownFiles, LimitsSummary, Overrides, Plan, PlanError, PlanErrorKind, PlanOptions,
+    PlanSummary, StageSummary, read_component,
 };
 pub use policy::{DirRoot, Policy, StageKind};
 pub use process::{Guard, WatchedProcess, in_foreground, is_ignored, with_signals_held};

@@ -20,6 +20,7 @@ pub const LOCK_FILE: &str = "stagehost.lock";
 /// The components of pipelines: what each was, imported and asked for. Stock stages are part of this program and not in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Lock {
     /// The version of the file's format: 1.
     pub version: u32,
@@ -30,6 +31,7 @@ pub struct Lock {
 /// One component.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LockedComponent {
     /// The file's digest, SHA-256 in hexadecimal.
     pub sha256: String,

@@ -4,6 +4,7 @@ mod command;
 mod ends;
 mod error;
 mod joints;
+mod known;
 mod layers;
 mod make;
 mod nest;
@@ -18,6 +19,7 @@ mod work;
 
 pub(crate) use ends::{Input, Outlet};
 pub use error::{ErrorCode, PlanError, PlanErrorKind};
+pub use known::KnownFiles;
 pub(crate) use make::Parts;
 pub use options::{Overrides, PlanOptions};
 pub use planned::Plan;

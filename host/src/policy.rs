@@ -1,10 +1,13 @@
 //! What pipelines may ask for at all: the word of whoever runs the host, over every file's.
 
+mod build;
 mod refusal;
 mod roots;
 
 use std::{
     ffi::OsStr,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +22,7 @@ use crate::{
 };
 
 pub(crate) use refusal::Refusal;
-use roots::{Roots, Way};
+use roots::{End, Roots, Way};
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
@@ -52,6 +55,8 @@ pub struct Policy {
     pub sandbox: Option<Sandboxing>,
     /// Whether every component and program must be named with its digest, stock stages excepted.
     pub sha256: Option<bool>,
+    /// Whether each plan reads and looks at every component anew, whatever is [known](crate::KnownFiles) of its file.
+    pub recheck: Option<bool>,
     /// The most of each limit of a stage.
     pub limits: Option<LimitsSpec>,
     /// The most time a run may take. Its `kill_after` and `linger` may then be no more than the defaults, and nothing is kept
@@ -71,6 +76,20 @@ pub struct Policy {
     #[serde(skip)]
     #[cfg_attr(feature = "schema", schemars(skip))]
     held: Roots,
+}
+
+/// What whoever runs a pipeline names.
+enum Operators {
+    /// What guests cannot lead elsewhere, by its real path if it is there.
+    Elsewhere(Option<PathBuf>),
+    /// What is below a directory that guests may write to.
+    Below(Named),
+}
+
+fn bytes_of(file: &fs::File, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A kind of stage.
@@ -124,6 +143,7 @@ impl Policy {
             net: None,
             sandbox: None,
             sha256: None,
+            recheck: None,
             limits: None,
             timeout: None,
             total_memory: None,
@@ -185,7 +205,7 @@ impl Policy {
     /// The real paths of what may be granted for writing.
     fn writable(&self) -> Vec<PathBuf> {
         let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-        roots.filter_map(|root| Way::to(&self.base.join(to_path(&root.path))).real.ok()).collect()
+        roots.filter_map(|root| Way::to(&self.base.join(to_path(&root.path))).end.real()).collect()
     }
 
     /// Sees that nothing which it allows to be written decides what else it allows.
@@ -201,11 +221,9 @@ impl Policy {
         let dirs = self.dirs.iter().flatten().enumerate().map(|(index, dir)| (format!("dirs[{index}]"), &dir.path));
         let writable = self.writable();
         for (field, root) in named.chain(dirs) {
-            // One that is not there allows nothing.
             let way = Way::to(&self.base.join(to_path(root)));
-            if way.real.is_ok()
-                && let Some(writable) = roots::misled(&way.around, &writable)
-            {
+            // Be there something by now or not.
+            if let Some(writable) = roots::misled(&way.around, &writable) {
                 let message = format!(
                     "the policy's `{field}`, {root}, is found by way of {}, which its `dirs` lets guests write to: they could put a link in its place",
                     to_text(writable)
@@ -222,33 +240,82 @@ impl Policy {
         self.plugins.is_some() || self.files.is_some() || self.dirs.is_some()
     }
 
+    /// What whoever runs a pipeline names: where it is, as far as guests cannot change that, or what is below a directory that they may
+    /// write to.
+    ///
+    /// # Errors
+    ///
+    /// What leads out of that directory: whether there is something would be told.
+    fn operators(&self, path: &Path) -> Result<Operators, Refusal> {
+        match Way::outside(path, &self.writable()).end {
+            End::There(real) => Ok(Operators::Elsewhere(Some(real))),
+            End::Nowhere => Ok(Operators::Elsewhere(None)),
+            End::Left { at, rest } => {
+                let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
+                let roots = self.roots(roots.map(|root| root.path.as_str()));
+                match Base::new(&at, Some(at.clone())).below(&at.join(rest), roots) {
+                    Some(named) => Ok(Operators::Below(named)),
+                    None => Err(Refusal {
+                        place: "the policy".into(),
+                        message: format!(
+                            "{} is found by way of {}, which its `dirs` lets guests write to, and leads out of there, or nowhere",
+                            to_text(path),
+                            to_text(&at)
+                        ),
+                        hint: Some("give the path that is meant, without a link of theirs".into()),
+                        path: None,
+                    }),
+                }
+            }
+        }
+    }
+
     /// The directory that a pipeline's paths are relative to, as whoever runs it names it.
     ///
     /// # Errors
     ///
-    /// A link on the way to it, where guests may put one, that leads out of what they may write to: whether there is something would
-    /// be told by what can be found from there.
-    pub(crate) fn base(&self, path: &Path) -> Result<Base, Refusal> {
+    /// As [`operators`](Self::operators).
+    pub(crate) fn base_of(&self, path: &Path) -> Result<Base, Refusal> {
         if !self.names_directories() {
             return Ok(Base::new(path, None));
         }
-        let way = Way::to(path);
-        let Some(writable) = roots::misled(&way.links, &self.writable()).map(to_text) else {
-            return Ok(Base::new(path, way.real.ok()));
-        };
-        let here = Base::new("", std::env::current_dir().ok());
-        let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-        match Named::below(path, &here, self.roots(roots.map(|root| root.path.as_str()))) {
-            Some(at) => Ok(Base::found(path, at)),
-            None => Err(Refusal {
-                place: "the policy".into(),
-                message: format!(
-                    "the pipeline's directory, {}, is found by a link in {writable}, which its `dirs` lets guests write to: it may lead anywhere",
-                    to_text(path)
-                ),
-                hint: Some("name the directory itself, in the path of the pipeline's file or with --cwd".into()),
-                path: None,
-            }),
+        Ok(match self.operators(path)? {
+            Operators::Elsewhere(real) => Base::new(path, real),
+            Operators::Below(at) => Base::found(path, at),
+        })
+    }
+
+    /// Reads what whoever runs pipelines names, such as a pipeline's file: so many bytes, and a byte more if it has more. It may be a pipe;
+    /// but where it is below a directory that the policy lets guests write to, it has to be a regular file there, whatever they swap
+    /// meanwhile. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, or that it leads out of such a directory.
+    pub fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        match self.found(path)? {
+            Some(named) => named.open_regular(),
+            None => fs::File::open(path),
+        }
+        .and_then(|file| bytes_of(&file, most))
+    }
+
+    /// The same of what has to be a regular file wherever it is: nobody is waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), or that it is something else.
+    pub fn read_regular(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let named = self.found(path)?.unwrap_or_else(|| Named::anywhere(path));
+        named.open_regular().and_then(|file| bytes_of(&file, most))
+    }
+
+    /// Where a file of an operator's is, if guests could lead its name elsewhere.
+    fn found(&self, path: &Path) -> io::Result<Option<Named>> {
+        match self.operators(path) {
+            Ok(Operators::Elsewhere(_)) => Ok(None),
+            Ok(Operators::Below(named)) => Ok(Some(named)),
+            Err(refusal) => Err(io::Error::other(refusal.message)),
         }
     }
 
@@ -260,7 +327,7 @@ impl Policy {
     /// A plugin, as it may be read. `base` is what a relative path was joined to.
     pub(crate) fn check_plugin(&self, path: &Path, base: &Base, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.plugins else { return Ok(Named::anywhere(path)) };
-        Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
+        base.below(path, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "plugins", "is not below an allowed directory".into()).about(path))
     }
 
@@ -278,7 +345,7 @@ impl Policy {
     /// An end, as it may be opened. `base` is what a relative path was joined to.
     pub(crate) fn check_file(&self, path: &Path, base: &Base, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.files else { return Ok(Named::anywhere(path)) };
-        Named::below(path, base, self.roots(roots.iter().map(String::as_str)))
+        base.below(path, self.roots(roots.iter().map(String::as_str)))
             .ok_or_else(|| Refusal::by(place, "files", "is not below an allowed directory".into()).about(path))
     }
 
@@ -286,7 +353,7 @@ impl Policy {
     pub(crate) fn check_dir(&self, path: &Path, base: &Base, access: Access, place: &Place) -> Result<Named, Refusal> {
         let Some(roots) = &self.dirs else { return Ok(Named::anywhere(path)) };
         let allowed = roots.iter().filter(|root| access == Access::Read || root.access == Access::Write);
-        Named::below(path, base, self.roots(allowed.map(|root| root.path.as_str())))
+        base.below(path, self.roots(allowed.map(|root| root.path.as_str())))
             .ok_or_else(|| Refusal::by(place, "dirs", format!("may not be granted for {access}")).about(path))
     }
 
@@ -371,7 +438,7 @@ impl Policy {
     }
 
     /// The run's timeout under the policy.
-    pub(crate) fn timeout(&self, said: Option<Bound<Span>>, place: &Place) -> Result<Option<Span>, Refusal> {
+    pub(crate) fn timeout_of(&self, said: Option<Bound<Span>>, place: &Place) -> Result<Option<Span>, Refusal> {
         match (said, self.timeout) {
             (said, None) => Ok(said.and_then(Bound::value)),
             (None, Some(most)) => Ok(Some(most)),

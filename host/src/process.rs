@@ -30,6 +30,6 @@ pub(crate) use surroundings::adopt_orphans;
 pub use surroundings::in_foreground;
 pub(crate) use tally::Tally;
 pub(crate) use tree::{Member, TreeUsage, members, name_of, orphans, usage, writes_to};
-pub(crate) use usage::cpu_of;
+pub(crate) use usage::{cpu_of, cpu_so_far};
 pub(crate) use wall::{Planned, Wall, WallSpec, WalledDir};
 pub use watched::WatchedProcess;

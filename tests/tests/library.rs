@@ -175,12 +175,11 @@ fn errors_have_a_code_and_their_paths_apart() {
     place.write("bad.json", "{");
     place.write("text.wasm", "text");
     place.write("program", "");
-    let base =
-        || PlanOptions { environment: std::env::vars_os().collect(), ..PlanOptions::at(secret, Policy::allow_all()) };
+    let base = || PlanOptions::at(secret, Policy::allow_all()).environment(std::env::vars_os());
     let held = || {
         let policy = r#"{"files": ["dir"], "plugins": ["dir"], "dirs": [{"path": "dir", "access": "read"}]}"#;
         let policy = Policy::parse(policy.as_bytes(), secret).expect("a good policy");
-        PlanOptions { policy, ..base() }
+        PlanOptions::at(secret, policy).environment(std::env::vars_os())
     };
     let plan = |spec: &str, options: &PlanOptions| match spec::parse(spec.as_bytes()) {
         Ok(spec) => {

@@ -16,18 +16,20 @@ use crate::{args::PipelineArgs, failure::Failure};
 
 /// Reads, changes and plans the pipeline that the arguments name.
 pub(crate) fn plan(args: &PipelineArgs) -> Result<Plan, Failure> {
-    let source = source(args)?;
+    let policy = policy(args)?;
+    let source = source(args, &policy)?;
     let mut spec = source.read()?;
     source.keep_from_the_stages(args, &spec)?;
     apply(&mut spec, args)?;
     // What flags say has to hold as what files say does.
     spec.check().map_err(|error| bad(error, "with its flags the pipeline"))?;
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
-    let (environment, overrides, policy) = (std::env::vars_os().collect(), overrides(args), policy(args)?);
-    let options = PlanOptions { base: source.base, file, environment, overrides, policy };
+    let (environment, overrides) = (std::env::vars_os(), overrides(args));
+    let mut options = PlanOptions::at(source.base, policy).environment(environment).overrides(overrides);
+    options.file = file;
     let plan = Plan::new(&spec, &options).map_err(refused)?;
     if args.locked {
-        check_lock(&plan, &lock_directory(args))?;
+        check_lock(&plan, &lock_directory(args), &options.policy)?;
     }
     Ok(plan)
 }
@@ -87,7 +89,8 @@ impl Wrong {
 ///
 /// What keeps it from being looked at: a file that cannot be read, a policy that is none.
 pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), Failure> {
-    let source = source(args)?;
+    let policy = policy(args)?;
+    let source = source(args, &policy)?;
     let mut wrong = Vec::new();
     let (mut spec, problems) = match &source.text {
         Text::File(text) => {
@@ -112,8 +115,9 @@ pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), 
     let file = args.what.pipeline.clone().filter(|path| path != Path::new("-"));
     // Where names were wrong, flags may seem to name nobody.
     let overrides = if is_whole { overrides(args) } else { Overrides::default() };
-    let (environment, policy) = (std::env::vars_os().collect(), policy(args)?);
-    let options = PlanOptions { base: source.base, file, environment, overrides, policy };
+    let environment = std::env::vars_os();
+    let mut options = PlanOptions::at(source.base, policy).environment(environment).overrides(overrides);
+    options.file = file;
     let stages = spec.stages.len();
     let (plan, refused) = Plan::with_all_errors(&spec, &options);
     let of_plan = |error: PlanError| {
@@ -123,7 +127,7 @@ pub(crate) fn check(args: &PipelineArgs) -> Result<(Option<usize>, Vec<Wrong>), 
     wrong.extend(refused.into_iter().map(of_plan));
     if let Some(plan) = plan {
         if args.locked
-            && let Err(failure) = check_lock(&plan, &lock_directory(args))
+            && let Err(failure) = check_lock(&plan, &lock_directory(args), &options.policy)
         {
             wrong.push(Wrong::of_failure(&failure));
         }
@@ -140,9 +144,9 @@ pub(crate) fn lock_directory(args: &PipelineArgs) -> PathBuf {
 }
 
 /// Reads a lock, if there is one.
-pub(crate) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
+pub(crate) fn read_lock(path: &Path, policy: &Policy) -> Result<Option<Lock>, Failure> {
     let shown = path.display();
-    let text = match fs::File::open(path).and_then(read_bounded) {
+    let text = match policy.read_regular(path, spec::MAX_FILE_BYTES as u64) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(host(anyhow::Error::from(error).context(format!("the lock {shown}")))),
@@ -151,9 +155,9 @@ pub(crate) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
     lock.map(Some).map_err(|error| host(anyhow!("{error}").context(format!("{shown} is no good lock"))))
 }
 
-fn check_lock(plan: &Plan, directory: &Path) -> Result<(), Failure> {
+fn check_lock(plan: &Plan, directory: &Path, policy: &Policy) -> Result<(), Failure> {
     let path = directory.join(LOCK_FILE);
-    let Some(lock) = read_lock(&path)? else {
+    let Some(lock) = read_lock(&path, policy)? else {
         let error = anyhow!("there is no lock {}", path.display());
         return Err(Failure::new(ExitCode::Refused, error).hint(Some("`stagehost lock` writes it".into())));
     };
@@ -168,7 +172,7 @@ fn check_lock(plan: &Plan, directory: &Path) -> Result<(), Failure> {
 }
 
 /// The policy that the arguments name; by default everything is allowed to whoever types it.
-fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
+pub(crate) fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
     let Some(path) = &args.policy else { return Ok(Policy::allow_all()) };
     let shown = path.display();
     let file =
@@ -226,7 +230,7 @@ impl PipelineText {
 }
 
 /// Reads what the arguments name, once: it may be a pipe.
-fn source(args: &PipelineArgs) -> Result<PipelineText, Failure> {
+fn source(args: &PipelineArgs, policy: &Policy) -> Result<PipelineText, Failure> {
     // Not `.`: paths are to read as they were written.
     let here = PathBuf::new;
     if let Some(text) = &args.what.command {
@@ -245,13 +249,12 @@ fn source(args: &PipelineArgs) -> Result<PipelineText, Failure> {
         (text, "standard input".to_owned(), here())
     } else {
         let shown = path.display();
-        let file = fs::File::open(&path).with_context(|| format!("the pipeline file {shown}"));
-        let is_directory = file.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_dir()));
-        if is_directory {
+        let text = policy.read(&path, spec::MAX_FILE_BYTES as u64);
+        if text.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::IsADirectory) {
             let error = anyhow!("the pipeline file {shown} is a directory");
             return Err(Failure::new(ExitCode::BadPipeline, error));
         }
-        let text = file.and_then(|file| read_bounded(file).with_context(|| format!("the pipeline file {shown}")));
+        let text = text.with_context(|| format!("the pipeline file {shown}"));
         let parent = path.parent().filter(|parent| *parent != Path::new("")).map_or_else(here, Path::to_owned);
         (text.map_err(|error| Failure::new(ExitCode::BadPipeline, error))?, shown.to_string(), parent)
     };
@@ -325,10 +328,10 @@ fn apply(spec: &mut PipelineSpec, args: &PipelineArgs) -> Result<(), Failure> {
 
 /// What the flags say of stages, whatever files say.
 fn overrides(args: &PipelineArgs) -> Overrides {
-    Overrides {
-        env: args.env.clone(),
-        limits: args.limit.iter().map(|limit| (limit.stage.clone(), limit.limits.clone())).collect(),
-        ok_exit: args.ok_exit.clone(),
-        deterministic: args.deterministic,
-    }
+    let mut overrides = Overrides::default();
+    overrides.env.clone_from(&args.env);
+    overrides.limits = args.limit.iter().map(|limit| (limit.stage.clone(), limit.limits.clone())).collect();
+    overrides.ok_exit.clone_from(&args.ok_exit);
+    overrides.deterministic = args.deterministic;
+    overrides
 }

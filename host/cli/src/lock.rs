@@ -12,7 +12,7 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let directory = load::lock_directory(args);
     let path = directory.join(LOCK_FILE);
     let now = Lock::of(&plan, &directory);
-    let mut lock = load::read_lock(&path)?.unwrap_or_default();
+    let mut lock = load::read_lock(&path, &load::policy(args)?)?.unwrap_or_default();
     let added: Vec<_> = lock.added(&now).iter().map(|(path, sha256)| (path.to_string(), sha256.to_string())).collect();
     let difference = lock.changes(&now);
     lock.update(now);

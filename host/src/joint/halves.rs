@@ -24,6 +24,9 @@ use super::{
 pub(crate) type InputPort = port::InputPort<Source>;
 /// A stage's standard output, or standard error.
 pub(crate) type OutputPort = port::OutputPort<Sink>;
+/// What can be seen of them from outside.
+pub(crate) type WatchedInput = port::WatchedInput<Source>;
+pub(crate) type WatchedOutput = port::WatchedOutput<Sink>;
 
 /// What a stage reads.
 #[derive(Debug)]

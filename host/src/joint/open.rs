@@ -3,19 +3,16 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::{
-    fs::{
-        Access, AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, SeekFrom, accessat, fcntl_getfl, fcntl_setfl, fstat,
-        memfd_create, open, seek,
-    },
+    fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, memfd_create, open, seek},
     io::fcntl_dupfd_cloexec,
 };
 
@@ -307,108 +304,42 @@ pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a FIFO, which waits for the other side, on a thread that can be called back.
+/// Opens a FIFO once it has its other side: to write when there is a reader, to read when a writer has written or gone. No thread waits for
+/// that in a call that nobody could end. What came into its place meanwhile is opened as it is.
 async fn open_fifo(named: &Named, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
-    let other_side = if access == OFlags::RDONLY { OFlags::RDWR } else { OFlags::RDONLY };
-    let mut waiting = CalledBack { fifo: Fifo::find(named)?, other_side, held: Arc::default(), is_over: false };
-    // Where nobody could be its other side, nobody waits in a call that cannot be ended.
-    if !waiting.fifo.may(other_side) {
-        waiting.is_over = true;
-        return tokio::select! {
-            opened = waiting.fifo.open_patiently(access) => opened,
-            _ = stop.requested() => Err(io::ErrorKind::Interrupted.into()),
-        };
-    }
-    let (fifo, held) = (waiting.fifo.clone(), waiting.held.clone());
-    let opening = tokio::task::spawn_blocking(move || {
-        let opened = fifo.open(access);
-        drop(held);
-        opened
-    });
     tokio::select! {
-        opened = opening => {
-            waiting.is_over = true;
-            opened.map_err(io::Error::other)?
-        }
+        opened = open_patiently(named, access) => opened,
         _ = stop.requested() => Err(io::ErrorKind::Interrupted.into()),
     }
 }
 
-/// A FIFO that was found: its name may come to mean something else.
-#[derive(Clone)]
-struct Fifo {
-    named: Named,
-    found: Arc<OwnedFd>,
-}
-
-impl Fifo {
-    fn find(named: &Named) -> io::Result<Self> {
-        Ok(Self { named: named.clone(), found: Arc::new(named.open(OFlags::PATH, Mode::empty())?) })
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.found.as_raw_fd())
-    }
-
-    fn open(&self, how: OFlags) -> io::Result<OwnedFd> {
-        let how = how | OFlags::NOCTTY;
-        match retry(|| open(self.path(), how | OFlags::CLOEXEC, Mode::empty())) {
-            // Where /proc is not mounted, by its name.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.named.open(how, Mode::empty()),
-            opened => opened,
-        }
-    }
-
-    /// Whether this process may open it so.
-    fn may(&self, how: OFlags) -> bool {
-        let access = if how == OFlags::RDWR { Access::READ_OK | Access::WRITE_OK } else { Access::READ_OK };
-        accessat(CWD, self.path(), access, AtFlags::EACCESS).is_ok()
-    }
-
-    /// Opens it by asking again and again: to write once there is a reader, to read once a writer has come.
-    async fn open_patiently(&self, access: OFlags) -> io::Result<OwnedFd> {
-        const BETWEEN: Duration = Duration::from_millis(10);
-        let opened = loop {
-            match self.open(access | OFlags::NONBLOCK) {
-                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => tokio::time::sleep(BETWEEN).await,
-                opened => break opened?,
+async fn open_patiently(named: &Named, access: OFlags) -> io::Result<OwnedFd> {
+    const MOST: Duration = Duration::from_millis(20);
+    let mut pause = Duration::from_millis(1);
+    let opened = loop {
+        match named.open(access | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+            // Nobody reads it yet. A socket would say the same for ever.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) && named.metadata()?.file_type().is_fifo() => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOST);
             }
-        };
-        if access == OFlags::RDONLY {
-            // It has been opened at once: the first bytes, or the end of them, tell of a writer.
-            let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(opened)?;
-            receiver.readable().await?;
-            return receiver.into_blocking_fd();
+            opened => break opened?,
         }
-        fcntl_setfl(&opened, fcntl_getfl(&opened)?.difference(OFlags::NONBLOCK))?;
-        Ok(opened)
+    };
+    if access == OFlags::RDONLY && FileType::from_raw_mode(fstat(&opened)?.st_mode) == FileType::Fifo {
+        let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(opened)?;
+        receiver.readable().await?;
+        return receiver.into_blocking_fd();
     }
-}
-
-/// Releases a thread that waits for a FIFO's other side, by being it until that thread has got through.
-struct CalledBack {
-    fifo: Fifo,
-    other_side: OFlags,
-    /// Held by both: who is dropped last closes what is in it.
-    held: Arc<OnceLock<OwnedFd>>,
-    /// Whether no thread waits.
-    is_over: bool,
-}
-
-impl Drop for CalledBack {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        if let Ok(other_side) = self.fifo.open(self.other_side | OFlags::NONBLOCK) {
-            let _ = self.held.set(other_side);
-        }
-    }
+    fcntl_setfl(&opened, fcntl_getfl(&opened)?.difference(OFlags::NONBLOCK))?;
+    Ok(opened)
 }
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::mknodat;
+    use std::{future::poll_fn, os::unix::fs::PermissionsExt, task::Poll};
+
+    use rustix::fs::{CWD, mknodat};
 
     use super::{super::StopReason, *};
 
@@ -420,7 +351,7 @@ mod tests {
         let around = fs::canonicalize(place.path()).unwrap();
         let root = super::super::Root::open(around.clone(), vec![around]).unwrap();
         let base = super::super::Base::new("", None);
-        let named = Named::below(&path, &base, [root].into_iter()).unwrap();
+        let named = base.below(&path, [root].into_iter()).unwrap();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // Nobody reads it, and nobody will.
@@ -446,46 +377,40 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_fifo_is_called_back_whatever_became_of_its_name() {
+    fn who_waits_for_a_fifo_can_be_stopped_whatever_became_of_it() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("fifo");
-        for (access, becomes) in [(OFlags::RDONLY, "moved"), (OFlags::WRONLY, "gone")] {
+        for (access, becomes) in [(OFlags::RDONLY, "moved"), (OFlags::RDONLY, "gone"), (OFlags::WRONLY, "unreadable")] {
             mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
             let stop = Stop::default();
             let opened = run_out(async {
                 let named = Named::anywhere(&path);
                 let mut opening = std::pin::pin!(open_fifo(&named, access, &stop));
-                assert!(tokio::time::timeout(Duration::from_millis(1), &mut opening).await.is_err(), "it waits");
+                let mut is_pending =
+                    async || poll_fn(|context| Poll::Ready(opening.as_mut().poll(context).is_pending())).await;
+                assert!(is_pending().await, "it waits");
                 match becomes {
                     "moved" => fs::rename(&path, place.path().join(becomes)).unwrap(),
-                    _ => fs::remove_file(&path).unwrap(),
+                    "gone" => fs::remove_file(&path).unwrap(),
+                    _ => fs::set_permissions(&path, fs::Permissions::from_mode(0o200)).unwrap(),
                 }
+                assert!(is_pending().await, "it waits on");
                 stop.request(StopReason::Caller);
                 opening.await
             });
             assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::Interrupted);
         }
-        // One who is called back before the thread has begun to wait.
-        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
-        run_out(async {
-            let (named, stop) = (Named::anywhere(&path), Stop::default());
-            let mut opening = Box::pin(open_fifo(&named, OFlags::RDONLY, &stop));
-            assert!(
-                std::future::poll_fn(|context| std::task::Poll::Ready(opening.as_mut().poll(context).is_pending()))
-                    .await
-            );
-        });
     }
 
     #[test]
-    fn a_fifo_that_is_nobodys_other_side_is_opened_by_asking() {
+    fn a_fifo_is_opened_once_it_has_its_other_side() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("fifo");
         mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         run_out(async {
-            let fifo = Fifo::find(&Named::anywhere(&path)).unwrap();
-            let (reader, writer) = tokio::join!(fifo.open_patiently(OFlags::RDONLY), async {
-                let writer = fifo.open_patiently(OFlags::WRONLY).await.unwrap();
+            let named = Named::anywhere(&path);
+            let (reader, writer) = tokio::join!(open_patiently(&named, OFlags::RDONLY), async {
+                let writer = open_patiently(&named, OFlags::WRONLY).await.unwrap();
                 rustix::io::write(&writer, b"x").unwrap();
                 writer
             });
@@ -495,6 +420,14 @@ mod tests {
             }
             let mut bytes = [0; 2];
             assert_eq!(rustix::io::read(&reader, &mut bytes), Ok(1));
+            // What came into its place is no reason to wait.
+            fs::remove_file(&path).unwrap();
+            let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            assert!(open_patiently(&named, OFlags::WRONLY).await.is_err());
+            drop(socket);
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, "x").unwrap();
+            assert!(open_patiently(&named, OFlags::RDONLY).await.is_ok());
         });
     }
 }

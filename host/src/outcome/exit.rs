@@ -10,6 +10,7 @@ use crate::spec::{BrokenPipe, Ignore, OnTrap, Size};
 /// How one stage ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum StageExit {
     /// It ended well, with all its input read as far as is known.
     #[default]
@@ -78,6 +79,7 @@ pub enum StageExit {
 
 /// How far a stage was in its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct InputPlace {
     /// The first byte, from 0, of the piece that it was about; or how many bytes it had been handed, if it is not exact.
     pub byte: u64,
@@ -101,6 +103,7 @@ impl fmt::Display for InputPlace {
 /// What kind of trap ended a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum TrapKind {
     /// `unreachable`: a panic or an abort.
     Unreachable,
@@ -121,6 +124,7 @@ pub enum TrapKind {
 /// A limit of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LimitKind {
     /// `memory`, in bytes.
     Memory,
@@ -361,6 +365,7 @@ impl Tolerance {
 /// The exit codes of `stagehost run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum ExitCode {
     /// The run succeeded.
     Success = 0,
@@ -389,6 +394,7 @@ pub enum ExitCode {
 /// Where a run's exit code comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Origin {
     /// The stages: their own exit code, or 0.
     Stage,

@@ -8,6 +8,7 @@ use crate::joint::JointKind;
 
 /// How a whole run ended.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The version of this report's format: 1.
     pub version: u32,
@@ -52,6 +53,7 @@ pub struct Outcome {
 
 /// How one stage ended, and what it used.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct StageReport {
     /// The stage's name. A stage of a nested pipeline has that one's name before it.
     pub name: String,
@@ -92,6 +94,7 @@ pub struct StageReport {
 
 /// What one joint did.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct JointReport {
     /// The stage that wrote it.
     pub from: String,
@@ -109,6 +112,7 @@ pub struct JointReport {
 
 /// What one ring did.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct RingReport {
     /// How often the writing stage waited for room, and for how long in all.
     pub writer_waits: u64,

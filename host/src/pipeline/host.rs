@@ -1,7 +1,7 @@
 //! The host: what runs pipelines, and a run that goes on.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -20,6 +20,7 @@ use super::{
     admission::Admission,
     host_options::HostOptions,
     shared::{RunState, Shared},
+    snapshot::{HostSnapshot, RunPhase},
 };
 use crate::{
     joint::{Buffers, PipeQuota},
@@ -68,7 +69,7 @@ impl Runs {
 pub(super) struct Active {
     runs: Mutex<Runsheet>,
     changed: Condvar,
-    /// Told when there are none.
+    /// Told when there are no runs, and when there is nothing.
     none: Notify,
 }
 
@@ -76,7 +77,9 @@ pub(super) struct Active {
 struct Runsheet {
     next: u64,
     /// By number. `None`: something else that goes on.
-    runs: HashMap<u64, Option<Arc<RunState>>>,
+    runs: BTreeMap<u64, Option<Arc<RunState>>>,
+    /// How many of them are runs.
+    count: usize,
     /// Whether a thread drives them because somebody awaits one.
     are_driven: bool,
     driver: Option<JoinHandle<()>>,
@@ -91,20 +94,37 @@ impl Active {
         let mut sheet = self.lock();
         let number = sheet.next;
         sheet.next += 1;
+        sheet.count += usize::from(state.is_some());
         sheet.runs.insert(number, state.cloned());
         Counted(self.clone(), number)
     }
 
-    /// Waits until no run goes on.
+    /// Waits until nothing goes on.
     async fn over(&self) {
+        self.until(|sheet| sheet.runs.is_empty()).await;
+    }
+
+    /// Waits until no run goes on.
+    pub(super) async fn runs_over(&self) {
+        self.until(|sheet| sheet.count == 0).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Runsheet) -> bool) {
         loop {
             let mut none = pin!(self.none.notified());
             none.as_mut().enable();
-            if self.lock().runs.is_empty() {
+            if is_so(&self.lock()) {
                 return;
             }
             none.await;
         }
+    }
+
+    /// Kills all runs. Returns how many there are.
+    pub(super) fn kill(&self) -> usize {
+        let runs: Vec<_> = self.lock().runs.values().flatten().cloned().collect();
+        runs.iter().for_each(|run| run.kill());
+        runs.len()
     }
 }
 
@@ -114,8 +134,9 @@ pub(super) struct Counted(Arc<Active>, u64);
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut sheet = self.0.lock();
-        sheet.runs.remove(&self.1);
-        if sheet.runs.is_empty() {
+        let was = sheet.runs.remove(&self.1);
+        sheet.count -= usize::from(was.flatten().is_some());
+        if sheet.count == 0 {
             drop(sheet);
             self.0.changed.notify_all();
             self.0.none.notify_waiters();
@@ -214,10 +235,23 @@ impl Host {
             cgroups,
             open_files: options.open_files,
             adopts_orphans: options.adopts_orphans && process::adopt_orphans().is_ok(),
-            admission: Admission::new(options.max_runs),
+            admission: Admission::new(options.max_runs, options.total_memory, options.max_queued),
             turns: Turns::new(threads),
         });
         Ok(Self(Arc::new(Inner { shared, runtime, active: Arc::default() })))
+    }
+
+    /// What can be seen of all runs now, as by [`Running::snapshot`](crate::Running::snapshot).
+    pub fn snapshot(&self) -> HostSnapshot {
+        let states: Vec<_> = self.0.active.lock().runs.values().flatten().cloned().collect();
+        let runs: Vec<_> = states.iter().map(|run| run.snapshot()).collect();
+        let admission = &self.0.shared.admission;
+        HostSnapshot {
+            queued: runs.iter().filter(|run| run.state == RunPhase::Queued).count(),
+            runs,
+            memory_bytes: admission.memory(),
+            is_draining: admission.is_closed(),
+        }
     }
 
     /// Why the code cache is not used, if one was asked for. Known once a sandboxed stage has run.
@@ -300,9 +334,7 @@ impl Drop for Inner {
         const KILLED: Duration = Duration::from_secs(10);
         // Threads end at once, but for one that is stuck in a system call of a device; nobody waits long for that.
         const STUCK: Duration = Duration::from_millis(500);
-        for run in self.active.lock().runs.values().flatten() {
-            run.kill();
-        }
+        self.active.kill();
         let runtime = match &mut self.runtime {
             Runs::Own(runtime) => runtime.take(),
             Runs::Driven(runtime) => runtime.take().and_then(|runtime| {

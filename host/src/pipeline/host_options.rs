@@ -19,6 +19,12 @@ pub struct HostOptions {
     pub compiler: Option<Vec<OsString>>,
     /// The most runs at once; others wait. Default: as many as descriptors and memory maps allow.
     pub max_runs: Option<u32>,
+    /// The most memory that the runs which go on may hold together, in bytes, as their plans say at worst
+    /// ([`PlanSummary::worst_case_memory_bytes`](crate::PlanSummary)); others wait. A run that could never have so much ends at once, with
+    /// the code `over-memory`, and so does one whose stages have no limit. Default: any.
+    pub total_memory: Option<u64>,
+    /// The most runs that may wait for room; beyond that, runs end at once, with the code `busy`. Default: any.
+    pub max_queued: Option<u32>,
     /// The threads that stages run on. Default: as many as the machine has processors. 0: the thread that waits for a run by
     /// [`Host::run`](crate::Host::run) or [`Running::wait`](crate::Running::wait), and no other; for pipelines of programs, which need none of ours.
     pub threads: Option<usize>,
@@ -61,6 +67,20 @@ impl HostOptions {
     #[must_use]
     pub fn max_runs(mut self, runs: u32) -> Self {
         self.max_runs = Some(runs);
+        self
+    }
+
+    /// Sets [`total_memory`](Self::total_memory).
+    #[must_use]
+    pub fn total_memory(mut self, bytes: u64) -> Self {
+        self.total_memory = Some(bytes);
+        self
+    }
+
+    /// Sets [`max_queued`](Self::max_queued).
+    #[must_use]
+    pub fn max_queued(mut self, runs: u32) -> Self {
+        self.max_queued = Some(runs);
         self
     }
 

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use std::{
 use rustix::fs::{SeekFrom, seek};
 
 use super::{
+    admission::Refused,
     control::Attached,
     copy::copy,
     ends::{self, FirstInput, LastOutput, Logs, Names, RunEnds},
@@ -38,6 +39,8 @@ pub(super) struct Run {
     pub(super) state: Arc<RunState>,
     pub(super) attached: Attached,
     pub(super) turns: RunTurns,
+    /// Whether the host took no more runs when it was started.
+    pub(super) is_late: bool,
 }
 
 impl Run {
@@ -123,23 +126,33 @@ impl Run {
             Ok(stages) => stages,
             Err(message) => return refused(message),
         };
-        if let Some(message) = self.shared.admission.refusal(plan) {
-            return Outcome::not_started(plan.name.clone(), ExitCode::Host, message, None);
+        let refused = |Refused { code, message }: Refused| {
+            let outcome = Outcome::not_started(plan.name.clone(), ExitCode::Host, message, None);
+            Outcome { code: code.word(), ..outcome }
+        };
+        if self.is_late {
+            let message = "the host is being drained and takes no more runs".into();
+            return refused(Refused { code: ErrorCode::ShuttingDown, message });
         }
-        let permit = tokio::select! {
+        if let Some(never) = self.shared.admission.refusal(plan) {
+            return refused(never);
+        }
+        let admitted = tokio::select! {
             biased;
             () = stop.requested_from_outside() => None,
-            permit = self.shared.admission.admit(plan) => Some(permit),
+            admitted = self.shared.admission.admit(plan) => Some(admitted),
         };
-        let outcome = match &permit {
-            Some(_) => self.run_within(plan, &stages, ends, stop).await,
+        match admitted {
+            Some(Ok(_room)) => {
+                self.state.has_begun.store(true, Relaxed);
+                self.run_within(plan, &stages, ends, stop).await
+            }
+            Some(Err(busy)) => refused(busy),
             None => {
                 let stopped = EndError { name: "the run".into(), error: io::ErrorKind::Interrupted.into() };
                 end_failed(plan, &stages, &stopped, stop)
             }
-        };
-        drop(permit);
-        outcome
+        }
     }
 
     fn surroundings(&self, plan: &Planned) -> Surroundings {
@@ -205,6 +218,7 @@ impl Run {
                     turns: &self.turns,
                     names: &names,
                     code: &code,
+                    gauges: &self.state.gauges,
                     stop,
                 };
                 let ended = running.run(stdin, stdout, stderr).await;

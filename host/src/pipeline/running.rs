@@ -4,7 +4,6 @@ use std::{
     pin::Pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -14,6 +13,7 @@ use super::{
     host::Host,
     judge::millis,
     shared::RunState,
+    snapshot::RunSnapshot,
 };
 use crate::{
     event::EventStream,
@@ -28,7 +28,6 @@ pub struct Running {
     pub(super) state: Arc<RunState>,
     pub(super) first_events: Option<EventStream>,
     pub(super) ended: Option<oneshot::Receiver<Outcome>>,
-    pub(super) started: Instant,
 }
 
 impl Running {
@@ -57,7 +56,7 @@ impl Running {
 
     fn outcome(&self, ended: Option<Outcome>) -> Outcome {
         let lost = || Outcome::not_started(None, ExitCode::Host, "the host failed inside the run".into(), None);
-        Outcome { duration_ms: millis(self.started.elapsed()), ..ended.unwrap_or_else(lost) }
+        Outcome { duration_ms: millis(self.state.started.elapsed()), ..ended.unwrap_or_else(lost) }
     }
 
     /// Stops the run.
@@ -74,6 +73,12 @@ impl Running {
     pub fn events(&mut self) -> EventStream {
         self.host.drive();
         self.first_events.take().unwrap_or_else(|| self.state.events.stream())
+    }
+
+    /// What can be seen of the run now. It asks no stage and waits for none: a stage costs about a microsecond, a command's clock one
+    /// system call, so that a display may ask a hundred times a second.
+    pub fn snapshot(&self) -> RunSnapshot {
+        self.state.snapshot()
     }
 
     /// The process of a command, by the name of its stage; `None` before it is started, or if it is no command.

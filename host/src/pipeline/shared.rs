@@ -4,7 +4,8 @@ use std::{
     ffi::OsString,
     io,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Instant,
 };
 
 use stagehost_ring::Pool;
@@ -16,8 +17,10 @@ use super::{
 use crate::{
     event::Events,
     joint::{Buffers, PipeQuota, Stop, StopReason},
+    plan::Plan,
     process::{CgroupParent, Guard, Spawner},
     sandbox::{Compilers, Sandbox, Turns},
+    stage::Gauges,
 };
 
 /// A sandbox, and why it has no code cache if one was asked for.
@@ -61,6 +64,13 @@ pub(crate) struct RunState {
     pub(super) stop: Stop,
     pub(super) commands: Commands,
     pub(super) events: Events,
+    pub(super) plan: Plan,
+    pub(super) label: Option<String>,
+    pub(super) group: Option<String>,
+    pub(super) started: Instant,
+    /// Whether there was room for it.
+    pub(super) has_begun: AtomicBool,
+    pub(super) gauges: Gauges,
 }
 
 impl RunState {

@@ -1,6 +1,9 @@
 //! What a host does with plans.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use tokio::sync::oneshot;
 
@@ -18,6 +21,7 @@ use crate::{
     event::{self, EventStream, Events},
     outcome::Outcome,
     plan::Plan,
+    stage::Gauge,
 };
 
 impl Host {
@@ -77,13 +81,20 @@ impl Host {
             stop: attached.stop.clone(),
             commands: attached.commands.clone(),
             events,
+            plan: plan.clone(),
+            label: options.label.clone(),
+            group: options.group.clone(),
+            started: Instant::now(),
+            has_begun: AtomicBool::new(false),
+            gauges: plan.0.stages.iter().map(|_| Gauge::default()).collect(),
         });
         let turns = self.0.shared.turns.of_run(options.group.as_deref(), options.weight);
-        let run =
-            Run { shared: self.0.shared.clone(), options: options.clone(), state: state.clone(), attached, turns };
         let counted = self.0.active.add(Some(&state));
+        // Asked after it was counted: who drains the host sees it, or it sees that.
+        let is_late = self.0.shared.admission.is_closed();
+        let (shared, options) = (self.0.shared.clone(), options.clone());
+        let run = Run { shared, options, state: state.clone(), attached, turns, is_late };
         let (sender, ended) = oneshot::channel();
-        let started = Instant::now();
         // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
         // `Running` is dropped: what it started has to be cleaned up.
         let plan = plan.clone();
@@ -95,6 +106,6 @@ impl Host {
             // Nobody may be left to hear of it.
             let _ = sender.send(outcome);
         });
-        Running { host: self.clone(), state, first_events, ended: Some(ended), started }
+        Running { host: self.clone(), state, first_events, ended: Some(ended) }
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     sandbox::{CodeBudget, GuestSpec, RunTurns},
     spec::{OnFailure, Upstream},
     stage::{
-        ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, InProcess, StageEnd, Surroundings, WasmStage,
+        ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, Gauges, InProcess, Reading, StageEnd,
+        Surroundings, WasmStage,
     },
 };
 
@@ -35,6 +36,7 @@ pub(super) struct Stages<'a> {
     pub(super) turns: &'a RunTurns,
     pub(super) names: &'a Names,
     pub(super) code: &'a Arc<CodeBudget>,
+    pub(super) gauges: &'a Gauges,
     pub(super) stop: &'a Stop,
 }
 
@@ -105,6 +107,7 @@ impl Stages<'_> {
                     self.tell(index, &exit);
                     self.stop(StopReason::Failure, index);
                 }
+                self.gauges[index].end(Reading::default());
                 ended[index] = Some(StageEnd::of_host(index, exit));
             }
         }
@@ -173,8 +176,8 @@ impl Stages<'_> {
             else {
                 return Err(mixed());
             };
-            let (planned, around) = (planned.clone(), self.around.clone());
-            let stage = CommandStage { index, planned, stdin, stdout, stderr, input_name, output_name, around };
+            let (planned, around, gauges) = (planned.clone(), self.around.clone(), self.gauges.clone());
+            let stage = CommandStage { index, planned, stdin, stdout, stderr, input_name, output_name, around, gauges };
             let command = tokio::select! {
                 biased;
                 started = stage.start(work) => started?,
@@ -199,6 +202,7 @@ impl Stages<'_> {
             tell_aborts: self.plan.on_failure == OnFailure::Drain,
             input_name,
             output_name,
+            gauges: self.gauges.clone(),
         };
         match &planned.work {
             Work::Wasm(work) => {
@@ -335,6 +339,7 @@ impl Stages<'_> {
             if verdict == Verdict::Good && index + 1 == self.stages.len() && self.plan.upstream == Upstream::Stop {
                 self.stop(StopReason::Satisfied, index);
             }
+            self.gauges[index].end(end.reading());
             ended[index] = Some(end);
         }
         if self.stop.is_requested() {

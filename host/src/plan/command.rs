@@ -47,7 +47,9 @@ pub(super) fn plan(
     let here = directory.as_os_str().is_empty() || directory == Path::new(".");
     // Before anything is looked at: under a policy no answer tells what is outside.
     let is_said = stage.dir.is_some() || layers.dir.is_some();
-    let judged = match !here && is_said {
+    // What has no word on it stands where its pipeline does: the outermost one where its operator says, a nested one where it was found.
+    let must_be_judged = is_said || layers.is_nested && layers.base.at().is_none();
+    let judged = match !here && must_be_judged {
         true => Some(policy.check_dir(&directory, layers.base, Access::Read, &place.key("dir"))?),
         false => None,
     };
@@ -129,6 +131,11 @@ pub(super) fn plan(
         let named = policy.check_dir(&host, layers.base, dir.access, &place)?;
         let planned =
             Planned::now(named).map_err(|error| PlanError::system(PlanErrorKind::Refused, &place, &host, &error))?;
+        // To see what the kernel has of others is for whoever runs it to grant; to change it is for nobody.
+        let is_whole = planned.path() == Path::new("/") && policy.dirs.is_none();
+        if planned.is_the_systems() && !is_whole && (dir.access == Access::Write || policy.dirs.is_some()) {
+            return Err(PlanError::of_the_systems(&place, &host));
+        }
         // What may be run is a matter of its own.
         let runs = policy.has_plugins(planned.path());
         dirs.push(WalledDir { dir: planned, access: dir.access, runs });

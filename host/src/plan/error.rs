@@ -1,21 +1,21 @@
 //! What a plan cannot be made of.
 
-use std::{ffi::OsStr, fmt, io};
+use std::{ffi::OsStr, fmt, io, path::Path};
 
 use serde::Serialize;
 
 use crate::{
     outcome::ExitCode,
     policy::Refusal,
-    spec::{SpecError, to_text},
+    spec::{Place, SpecError, to_text},
 };
 
 /// What a plan cannot be made of.
 ///
-/// Its text names what the operator needs to see, files of the host among it. Whoever shows errors to others builds a text of `code`,
-/// `place` and `message`, none of which has a path of the host's; `path` and `hint` may. What stands in the pipeline itself is not kept
-/// back.
+/// Its text names what the operator needs to see, files of the host among it. Others are shown [`text_without_path`](Self::text_without_path)
+/// and the code; `path` and `hint` may have paths of the host's. What stands in the pipeline itself is not kept back.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlanError {
     /// The place in the pipeline file.
     pub place: String,
@@ -35,6 +35,7 @@ pub struct PlanError {
 
 /// What kind of trouble a [`PlanError`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PlanErrorKind {
     /// The pipeline cannot be as it is written.
     Pipeline,
@@ -85,6 +86,12 @@ pub enum ErrorCode {
     Unsupported,
     /// Planning took longer than the run may take.
     TimedOut,
+    /// The host has more runs waiting than it lets wait: try again later.
+    Busy,
+    /// The run may hold more memory than the host has for all.
+    OverMemory,
+    /// The host is being drained and takes no more runs.
+    ShuttingDown,
 }
 
 impl ErrorCode {
@@ -123,6 +130,14 @@ impl PlanError {
         Self::new(kind, place, error.to_string()).code(code).at(path)
     }
 
+    /// Of a grant of what is the kernel's.
+    pub(super) fn of_the_systems(place: &Place, host: &Path) -> Self {
+        Self::new(PlanErrorKind::Refused, place, "holds the kernel's own files")
+            .code(ErrorCode::NotGrantable)
+            .about(host)
+            .hint("they reach this very process; grant the directory that is meant")
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -151,6 +166,32 @@ impl PlanError {
             Some(path) => format!("{path} {}", self.message),
             None => self.message.clone(),
         }
+    }
+
+    /// Its text with the place and without paths of the host's, for those who are not to see them.
+    pub fn text_without_path(&self) -> String {
+        match &self.path {
+            Some(_) if !self.is_sentence => format!("{}: what it names {}", self.place, self.message),
+            _ => format!("{}: {}", self.place, self.message),
+        }
+    }
+
+    /// The number of the stage that it is about, from 0, in the outermost file; `None`: it is about the whole, or about flags.
+    pub fn stage(&self) -> Option<usize> {
+        self.place.strip_prefix("stages[")?.split_once(']')?.0.parse().ok()
+    }
+
+    /// The field that it is about, such as `grants.dirs[0].host`, in the stage, or in the outermost file where it is about no stage. What a
+    /// nested file says has that file's place behind `, in FILE: `.
+    pub fn field(&self) -> &str {
+        let of_stage = self.place.strip_prefix("stages[").and_then(|rest| rest.split_once(']'));
+        of_stage.map_or(self.place.as_str(), |(_, field)| field.strip_prefix('.').unwrap_or(field))
+    }
+
+    /// The limit that it is about, such as `memory`.
+    pub fn limit(&self) -> Option<&str> {
+        let (_, limit) = self.place.rsplit_once("limits.")?;
+        (!limit.is_empty() && limit.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')).then_some(limit)
     }
 
     /// The exit code it gives `stagehost run`.
@@ -184,5 +225,31 @@ impl SpecError {
     /// What is wrong, for programs.
     pub fn code(&self) -> ErrorCode {
         ErrorCode::InvalidPipeline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_is_about_is_told_apart() {
+        let about = |place: &str| {
+            let error = PlanError::new(PlanErrorKind::Refused, place, "is refused").about("/srv/secret");
+            assert_eq!(error.to_string(), format!("{place}: /srv/secret is refused"));
+            assert_eq!(error.text_without_path(), format!("{place}: what it names is refused"));
+            (error.stage(), error.field().to_owned(), error.limit().map(str::to_owned))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(about("stages[2].grants.dirs[0].host"), (Some(2), "grants.dirs[0].host".into(), None));
+        assert_eq!(about("stages[0].limits.memory"), (Some(0), "limits.memory".into(), some("memory")));
+        assert_eq!(about("limits.cpu_time"), (None, "limits.cpu_time".into(), some("cpu_time")));
+        assert_eq!(about("stages[1]"), (Some(1), String::new(), None));
+        assert_eq!(
+            about("stages[1].pipeline, in x.json: stages[0].wasm"),
+            (Some(1), "pipeline, in x.json: stages[0].wasm".into(), None)
+        );
+        let at = PlanError::new(PlanErrorKind::End, "stdin.file", "is not there").at("/srv/secret");
+        assert_eq!(at.text_without_path(), "stdin.file: is not there");
     }
 }

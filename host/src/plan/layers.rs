@@ -12,6 +12,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Layers<'a> {
     pub(super) base: &'a Base,
+    /// Whether its pipeline stands in another one.
+    pub(super) is_nested: bool,
     /// The directory of commands, and where it is said.
     pub(super) dir: Option<PathBuf>,
     /// What files say, outermost first, and what stages say: a stage's own word goes over that of the file it names.
@@ -29,6 +31,7 @@ impl<'a> Layers<'a> {
     pub(super) fn root(spec: &'a PipelineSpec, options: &'a PlanOptions, base: &'a Base) -> Self {
         let mut layers = Self {
             base,
+            is_nested: false,
             dir: None,
             file_env: Vec::new(),
             stage_env: Vec::new(),

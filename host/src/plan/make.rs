@@ -114,7 +114,7 @@ impl Plan {
             groups: Vec::new(),
         };
         options.policy.check_roots()?;
-        let base = options.policy.base(&options.base)?;
+        let base = options.policy.base_of(&options.base)?;
         let nodes = planner.pipeline(spec, &Layers::root(spec, options, &base), "", &root, &mut Vec::new())?;
         for (node, matcher) in nodes.iter().zip(matchers) {
             match (node, matcher) {
@@ -129,7 +129,7 @@ impl Plan {
         let Planner { mut stages, groups, given, .. } = planner;
         let policy = &options.policy;
         policy.check_stages(stages.len())?;
-        let timeout = policy.timeout(spec.timeout, &root)?.map(|span| span.0);
+        let timeout = policy.timeout_of(spec.timeout, &root)?.map(|span| span.0);
         refuse_unknown_names(&options.overrides, &stages)?;
         let stdin = match stdin {
             true => Input::Program,

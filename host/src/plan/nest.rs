@@ -136,6 +136,7 @@ impl Planner<'_> {
         around.push(found);
         let mut inner = layers.with(stage);
         inner.enter(&spec, &base);
+        inner.is_nested = true;
         let nodes = self.pipeline(&spec, &inner, &format!("{name}/"), &Place::root(), around).map_err(|error| {
             // Where it stands in the inner file, seen from the outer one.
             PlanError { place: format!("{place}, in {pipeline}: {}", error.place), ..error }

@@ -6,21 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{
     error::{ErrorCode, PlanError, PlanErrorKind},
+    known::Found,
     options::PlanOptions,
     planned::{Group, PlannedStage},
 };
 use crate::{
     function::Function,
-    sandbox::{Inspection, Weight},
     spec::{Place, Span},
 };
-
-/// A `.wasm` file that was read and looked at.
-pub(super) type Found = (Bytes, [u8; 32], Inspection, Weight);
 
 /// What planning has found so far.
 pub(super) struct Planner<'a> {

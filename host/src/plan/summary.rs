@@ -18,6 +18,7 @@ use crate::{
 
 /// A [`Plan`] as `stagehost plan` shows it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PlanSummary {
     /// The pipeline's name.
     pub name: Option<String>,
@@ -37,6 +38,7 @@ pub struct PlanSummary {
 
 /// A planned stage as `stagehost plan` shows it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct StageSummary {
     /// The stage's name. A stage of a nested pipeline has that one's name before it.
     pub name: String,
@@ -82,6 +84,7 @@ pub struct StageSummary {
 
 /// A stage's limits; null: none.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct LimitsSummary {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
@@ -123,6 +126,7 @@ pub struct LimitsSummary {
 
 /// A joint as `stagehost plan` shows it.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct JointSummary {
     /// A ring or a pipe.
     pub kind: JointKind,

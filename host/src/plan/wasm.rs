@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::{
     error::{ErrorCode, PlanError, PlanErrorKind},
+    known::{Found, Identity},
     layers::Layers,
-    planner::{Found, Planner},
+    planner::Planner,
     work::WasmWork,
 };
 use crate::digest::hex;
@@ -195,9 +196,7 @@ fn rights(planner: &Planner<'_>, grants: &GrantsSpec, layers: &Layers<'_>, place
             return refused(&place, NotADirectory, "is no directory").map_err(|error| error.about(host));
         }
         if planned.is_the_systems() {
-            return refused(&place, NotGrantable, "holds the kernel's own files").map_err(|error| {
-                error.about(host).hint("they reach this very process; grant the directory that is meant")
-            });
+            return Err(PlanError::of_the_systems(&place, &host));
         }
         let guest = dir.guest.clone().unwrap_or_else(|| dir.host.clone());
         let guest = told(&guest, &place)?;
@@ -342,9 +341,12 @@ impl Planner<'_> {
     /// Reads a component of at most that many bytes, and looks at it. `stage` is its place.
     fn find(&self, wasm: &str, path: &Path, base: &Base, most: u64, stage: &Place) -> Result<Found, PlanError> {
         let place = &stage.key("wasm");
-        let bytes = match wasm.strip_prefix("builtin:") {
-            Some(name) => Bytes::from_static(self.find_stock(name, place)?.wasm),
-            None => self.read_stage(wasm, path, base, most, stage)?.into(),
+        let (bytes, identity) = match wasm.strip_prefix("builtin:") {
+            Some(name) => (Bytes::from_static(self.find_stock(name, place)?.wasm), None),
+            None => match self.read_stage(wasm, path, base, most, stage)? {
+                Read::Known(found) => return Ok(found),
+                Read::New(bytes, identity) => (bytes.into(), identity),
+            },
         };
         let inspection = inspect(&bytes).map_err(|refused| PlanError {
             hint: refused.hint,
@@ -354,7 +356,11 @@ impl Planner<'_> {
             PlanError::new(PlanErrorKind::Refused, place, format!("{wasm} is too costly to compile: {why}"))
         })?;
         let digest = Sandbox::digest(&bytes);
-        Ok((bytes, digest, inspection, weight))
+        let found = (bytes, digest, inspection, weight);
+        if let (Some(known), Some(identity)) = (&self.options.known, identity) {
+            known.keep(identity, &found);
+        }
+        Ok(found)
     }
 
     /// A stock stage's name as the pipeline's author types it.
@@ -380,11 +386,25 @@ impl Planner<'_> {
         })
     }
 
-    fn read_stage(&self, wasm: &str, path: &Path, base: &Base, most: u64, stage: &Place) -> Result<Vec<u8>, PlanError> {
+    fn read_stage(&self, wasm: &str, path: &Path, base: &Base, most: u64, stage: &Place) -> Result<Read, PlanError> {
         let place = &stage.key("wasm");
-        let named = self.options.policy.check_plugin(path, base, place)?;
-        // Its size is asked before it is read.
-        named.read(most.min(MAX_COMPONENT_BYTES)).map_err(|error| {
+        let policy = &self.options.policy;
+        let named = policy.check_plugin(path, base, place)?;
+        let known = self.options.known.as_ref().filter(|_| policy.recheck != Some(true));
+        let read = || {
+            let file = named.open_regular()?;
+            // Before it is read: what it is called by then is never what it becomes meanwhile.
+            let identity = if known.is_some() { Identity::of(&file)? } else { None };
+            if let (Some(known), Some(identity)) = (known, &identity)
+                && let Some(found) = known.get(identity)
+                && found.0.len() as u64 <= most
+            {
+                return Ok(Read::Known(found));
+            }
+            // Its size is asked before it is read.
+            Named::read_from(&file, most.min(MAX_COMPONENT_BYTES)).map(|bytes| Read::New(bytes, identity))
+        };
+        read().map_err(|error: io::Error| {
             if error.kind() == io::ErrorKind::FileTooLarge {
                 let size = named.size().unwrap_or(most.saturating_add(1));
                 return too_large(wasm, size, most.min(MAX_COMPONENT_BYTES), stage);
@@ -398,6 +418,14 @@ impl Planner<'_> {
                 .hint(stock.unwrap_or_else(|| format!("looked for {}", path.display())))
         })
     }
+}
+
+/// A component's file.
+enum Read {
+    /// What an earlier plan found in it.
+    Known(Found),
+    /// What it holds, and what it is known by.
+    New(Vec<u8>, Option<Identity>),
 }
 
 /// Reads a component's file: a regular file of bounded size.

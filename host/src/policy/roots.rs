@@ -28,7 +28,7 @@ impl Roots {
     /// The directory of a path, if it is there and nobody can lead it elsewhere by writing to what is below `writable`.
     pub(super) fn find(&self, path: &Path, writable: &[PathBuf]) -> Option<Root> {
         let way = Way::to(path);
-        let real = way.real.ok()?;
+        let real = way.end.real()?;
         if misled(&way.around, writable).is_some() {
             return None;
         }
@@ -64,23 +64,46 @@ pub(super) fn misled<'a>(around: &[PathBuf], writable: &'a [PathBuf]) -> Option<
 
 /// How a path leads to what it names.
 pub(super) struct Way {
-    /// The real path of that.
-    pub(super) real: io::Result<PathBuf>,
+    /// The real path of that, or where it was left.
+    pub(super) end: End,
     /// The real paths of all directories in which a name of the path stands, or of a link on its way, as far as it leads.
     pub(super) around: Vec<PathBuf>,
-    /// Those of them in which a link stands.
-    pub(super) links: Vec<PathBuf>,
+}
+
+/// Where a way ends.
+pub(super) enum End {
+    /// At what its path names, by its real path.
+    There(PathBuf),
+    /// Nowhere.
+    Nowhere,
+    /// In a directory where guests may put anything: what is left of it is not looked at.
+    Left { at: PathBuf, rest: PathBuf },
+}
+
+impl End {
+    /// The real path of what is named, if it is there.
+    pub(super) fn real(self) -> Option<PathBuf> {
+        match self {
+            Self::There(real) => Some(real),
+            Self::Nowhere | Self::Left { .. } => None,
+        }
+    }
 }
 
 impl Way {
     /// Goes along a path. The empty one is where this process is.
     pub(super) fn to(path: &Path) -> Self {
-        let mut way = Self { real: Ok("/".into()), around: Vec::new(), links: Vec::new() };
-        way.real = way.go(path);
-        way
+        Self::outside(path, &[])
     }
 
-    fn go(&mut self, path: &Path) -> io::Result<PathBuf> {
+    /// The same, up to the first name that stands below one of these directories.
+    pub(super) fn outside(path: &Path, writable: &[PathBuf]) -> Self {
+        let mut around = Vec::new();
+        let end = Self::go(path, writable, &mut around).unwrap_or(End::Nowhere);
+        Self { end, around }
+    }
+
+    fn go(path: &Path, writable: &[PathBuf], around: &mut Vec<PathBuf>) -> io::Result<End> {
         // As many as the kernel follows.
         const MAX_LINKS: usize = 40;
         let mut left: Vec<OsString> = Vec::new();
@@ -89,19 +112,24 @@ impl Way {
         };
         push(&mut left, path);
         let mut at = if path.is_absolute() { "/".into() } else { std::env::current_dir()? };
-        self.around.extend(at.ancestors().skip(1).map(Path::to_owned));
+        around.extend(at.ancestors().skip(1).map(Path::to_owned));
+        let mut links = 0;
         while let Some(name) = left.pop() {
             match Path::new(&name).components().next() {
                 Some(Component::RootDir | Component::Prefix(_)) => at = "/".into(),
                 Some(Component::ParentDir) => _ = at.pop(),
                 Some(Component::CurDir) | None => {}
+                Some(Component::Normal(_)) if writable.iter().any(|writable| at.starts_with(writable)) => {
+                    left.push(name);
+                    return Ok(End::Left { at, rest: left.iter().rev().collect() });
+                }
                 Some(Component::Normal(_)) => {
                     let next = at.join(&name);
-                    self.around.push(at.clone());
+                    around.push(at.clone());
                     match std::fs::read_link(&next) {
-                        Ok(_) if self.links.len() == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
+                        Ok(_) if links == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
                         Ok(target) => {
-                            self.links.push(at.clone());
+                            links += 1;
                             push(&mut left, &target);
                         }
                         // No link.
@@ -111,7 +139,7 @@ impl Way {
                 }
             }
         }
-        Ok(at)
+        Ok(End::There(at))
     }
 }
 
@@ -130,22 +158,27 @@ mod tests {
         }
         symlink("../c", place.join("a/to-c")).unwrap();
         symlink(place.join("a/to-c/d"), place.join("e/to-d")).unwrap();
-        let Way { real, around, links } = Way::to(&place.join("e/../e/./to-d"));
-        assert_eq!(real.unwrap(), place.join("c/d"));
-        assert_eq!(links, [place.join("e"), place.join("a")]);
+        let Way { end, around } = Way::to(&place.join("e/../e/./to-d"));
+        assert_eq!(end.real().unwrap(), place.join("c/d"));
         for expected in ["", "e", "a", "c"] {
             assert!(around.contains(&place.join(expected)), "{expected}: {around:?}");
         }
         assert!(!around.contains(&place.join("c/d")) && !around.contains(&place.join("a/b")));
-        assert!(Way::to(&place.join("none")).real.is_err());
+        assert!(Way::to(&place.join("none")).end.real().is_none());
         symlink("round", place.join("round")).unwrap();
-        assert!(Way::to(&place.join("round")).real.is_err());
-        // What leads nowhere tells of the link all the same.
+        assert!(Way::to(&place.join("round")).end.real().is_none());
+        // What leads nowhere tells where its names stand all the same.
         symlink("nowhere", place.join("a/lost")).unwrap();
-        let lost = Way::to(&place.join("a/lost/x"));
-        assert!(lost.real.is_err() && lost.links == [place.join("a")]);
+        assert!(Way::to(&place.join("a/lost/x")).around.contains(&place.join("a")));
+        // Where guests may put anything nothing is looked at.
+        let Way { end: End::Left { at, rest }, .. } =
+            Way::outside(&place.join("e/../e/./to-d/x/.."), &[place.join("a")])
+        else {
+            panic!("it goes on");
+        };
+        assert_eq!((at, rest), (place.join("a"), PathBuf::from("to-c/d/x/..")));
         let here = std::fs::canonicalize(".").unwrap();
-        assert_eq!(Way::to(Path::new("")).real.unwrap(), here);
+        assert_eq!(Way::to(Path::new("")).end.real().unwrap(), here);
         assert!(Way::to(Path::new("")).around.contains(&here.parent().unwrap().to_owned()));
     }
 

@@ -1,4 +1,4 @@
-//! What an ended process used, as the kernel keeps it for whoever waits.
+//! What a process has used: as the kernel keeps it for whoever waits, and so far.
 
 use std::{mem::MaybeUninit, time::Duration};
 
@@ -24,6 +24,19 @@ pub(crate) fn cpu_of(child: Pid) -> Option<Duration> {
         Duration::from_secs(part(time.tv_sec)) + Duration::from_micros(part(time.tv_usec))
     };
     ended.then(|| of(usage.ru_utime) + of(usage.ru_stime))
+}
+
+/// The processor time that a running process has used so far, without those that it started; `None`: it has ended, or is not ours.
+pub(crate) fn cpu_so_far(process: Pid) -> Option<Duration> {
+    let (mut clock, mut time) = (MaybeUninit::<libc::clockid_t>::uninit(), MaybeUninit::<libc::timespec>::zeroed());
+    // SAFETY: both are written before they are read: the clock's id if there is a clock, the time by that clock.
+    let (read, time) = unsafe {
+        let is_there = libc::clock_getcpuclockid(process.as_raw_nonzero().get(), clock.as_mut_ptr()) == 0;
+        let read = is_there && libc::clock_gettime(clock.assume_init(), time.as_mut_ptr()) == 0;
+        (read, time.assume_init())
+    };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    read.then(|| Duration::new(seconds, nanos))
 }
 
 #[cfg(test)]

@@ -144,6 +144,12 @@ const KERNELS: &[fs::FsWord] = &[
     0x0765_5821,
 ];
 
+/// Whether a file system is the one of the devices, wherever it is mounted: its magic number is that of any in memory.
+fn is_of_devices(device: u64) -> bool {
+    let of = |path: &str| fs::stat(path).ok().map(|found| found.st_dev);
+    of("/dev").is_some_and(|devices| devices == device) && of("/").is_some_and(|root| root != device)
+}
+
 /// What a path named when it was planned.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
@@ -184,7 +190,8 @@ impl Planned {
         };
         let is_dir = fs::FileType::from_raw_mode(found.st_mode).is_dir();
         let below = named.is_resolved().then_some(named);
-        let is_kernels = fs::fstatfs(&opened).is_ok_and(|system| KERNELS.contains(&system.f_type));
+        let is_kernels = fs::fstatfs(&opened).is_ok_and(|system| KERNELS.contains(&system.f_type))
+            || is_dir && is_of_devices(found.st_dev);
         Ok(Self { path, device: found.st_dev, inode: found.st_ino, is_dir, is_kernels, below })
     }
 

@@ -34,7 +34,9 @@ use super::{
     },
     kind::{Counting, prepare_thread},
     limits::MAX_RANDOM,
-    lines, trap,
+    lines,
+    messages::{Said, said},
+    trap,
     turns::RunTurns,
 };
 use crate::{
@@ -336,7 +338,7 @@ async fn lingered(told: oneshot::Receiver<Result<(), ()>>, stdio: &Stdio, linger
 /// An error that says what `run` is instead of a command's.
 fn not_a_command(error: wasmtime::Error) -> wasmtime::Error {
     let text = format!("{error:#}");
-    if text.contains("-tuple, found ") || text.contains("type mismatch") {
+    if said(&text) == Some(Said::OtherType) {
         return NotACommand(format!("its `run` is no command's: {text}")).into();
     }
     error

@@ -14,7 +14,7 @@ use super::{
     },
     limits::MAX_FRAMES,
     lines::CodePlace,
-    messages::readable,
+    messages::{Said, readable, said},
 };
 use crate::{
     outcome::{InputPlace, LimitKind, StageExit, TrapKind},
@@ -53,15 +53,14 @@ pub(super) fn exit_of(
     }
     let trap = error.downcast_ref::<Trap>();
     let root = error.root_cause().to_string();
+    let known = said(&root);
     if let Some(denied) = denied {
         // Programs that are refused memory abort, or use what they did not get; instances are not made at all.
         let dies_of_it = match trap.copied().map(kind_of) {
             None if error.is::<NoRoom>() => true,
             Some(TrapKind::Unreachable | TrapKind::MemoryOutOfBounds) => true,
             Some(_) => false,
-            None => ["exceeds memory limits", "exceeds table limits", "GC heap out of memory"]
-                .iter()
-                .any(|text| root.contains(text)),
+            None => known == Some(Said::NoMemory),
         };
         if dies_of_it {
             return out_of_memory(denied);
@@ -77,26 +76,20 @@ pub(super) fn exit_of(
     }
     let (kind, mut message) = match trap {
         Some(trap) => (kind_of(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
-        None if root.contains("resource table has no free keys") && spec.rights.need_descriptors() => {
-            return held(LimitKind::OpenFiles, limits.open_files);
-        }
-        None if root.contains("resource table has no free keys") || root.contains("store handle limit exceeded") => {
-            return held(LimitKind::Handles, limits.handles);
-        }
-        None if root.contains("resource limit exceeded: memory count") => {
-            return held(LimitKind::Memories, limits.memories);
-        }
-        None if root.contains("resource limit exceeded: table count") => {
-            return held(LimitKind::Tables, limits.tables);
-        }
-        None if root.contains("resource limit exceeded") => {
-            return held(LimitKind::Instances, limits.instances);
-        }
-        None if root.contains("fuel allocated for hostcalls has been exhausted") => {
-            let most = Size(limits.list_bytes as u64);
-            (TrapKind::HostCallRefused, format!("more than {most} were handed over in one call"))
-        }
-        None => (TrapKind::HostCallRefused, root),
+        None => match known {
+            Some(Said::NoKeys) if spec.rights.need_descriptors() => {
+                return held(LimitKind::OpenFiles, limits.open_files);
+            }
+            Some(Said::NoKeys | Said::NoHandles) => return held(LimitKind::Handles, limits.handles),
+            Some(Said::NoMemories) => return held(LimitKind::Memories, limits.memories),
+            Some(Said::NoTables) => return held(LimitKind::Tables, limits.tables),
+            Some(Said::NoInstances) => return held(LimitKind::Instances, limits.instances),
+            Some(Said::TooLong) => {
+                let most = Size(limits.list_bytes as u64);
+                (TrapKind::HostCallRefused, format!("more than {most} were handed over in one call"))
+            }
+            Some(Said::NoMemory | Said::OtherType) | None => (TrapKind::HostCallRefused, root),
+        },
     };
     if kind == TrapKind::Unreachable
         && let Some(panic) = panic_text(stderr)

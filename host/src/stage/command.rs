@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     copying::{Drained, Fed, Log, Task, drain, feed},
+    gauge::{Gauges, Phase},
     inside::StageEnd,
     wasm::over_time,
     watch::{WATCHED, Watch, over},
@@ -93,6 +94,8 @@ pub(crate) struct CommandStage {
     pub(crate) input_name: Option<String>,
     pub(crate) output_name: Option<String>,
     pub(crate) around: Surroundings,
+    /// What can be seen of it, and of the other stages of its run.
+    pub(crate) gauges: Gauges,
 }
 
 /// A command that runs.
@@ -115,6 +118,7 @@ pub(crate) struct RunningCommand {
     input_name: Option<String>,
     output_name: Option<String>,
     around: Surroundings,
+    gauges: Gauges,
     measured: Arc<Mutex<Measured>>,
     started: Instant,
 }
@@ -139,7 +143,7 @@ impl CommandStage {
     ///
     /// Why it could not be started.
     pub(crate) async fn start(self, work: &CommandWork) -> Result<RunningCommand, StageExit> {
-        let Self { index, planned, stdin, stdout, stderr, input_name, output_name, around } = self;
+        let Self { index, planned, stdin, stdout, stderr, input_name, output_name, around, gauges } = self;
         let refused = |error: &io::Error| StageExit::StartFailed {
             message: error.to_string(),
             missing: false,
@@ -196,7 +200,10 @@ impl CommandStage {
             wall: work.wall.as_ref().map(|(wall, _)| wall.build()).transpose().map_err(failed)?,
         };
         let started = Instant::now();
+        gauges[index].enter(Phase::Starting);
         let leader = around.spawner.start(launch).await.map_err(failed)?;
+        gauges[index].watch_command(&leader);
+        gauges[index].enter(Phase::Running);
         if let (Eof::Early, Some(kept)) = (work.eof, &stdout.kept) {
             kept.let_go_early();
         }
@@ -241,6 +248,7 @@ impl CommandStage {
             input_name,
             output_name,
             around,
+            gauges,
             measured: Arc::default(),
             started,
         })
@@ -486,6 +494,7 @@ impl RunningCommand {
             let mut measured = self.measured();
             if usage.resident > 0 {
                 measured.peak_memory = measured.peak_memory.max(Some(usage.resident));
+                self.gauges[self.index].note_memory(usage.resident);
             }
             measured.members.clone_from(&usage.members);
             let cpu = measured.tally.add(&usage);

@@ -11,6 +11,7 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
+    gauge::Phase,
     inside::{InProcess, StageEnd, settle},
     wasm::over_time,
 };
@@ -39,6 +40,7 @@ impl FunctionStage {
     pub(crate) async fn run(self, stop: Stop) -> StageEnd {
         let Self { inside, function, wall_time, kill_after } = self;
         let (input, output) = inside.ports(Passing::default(), Passing::default());
+        inside.gauge().enter(Phase::Running);
         let started = Instant::now();
         let mut notes = Vec::new();
         let Some(body) = function.body() else {

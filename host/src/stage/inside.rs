@@ -2,9 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{copying::Log, watch::Watch};
+use super::{
+    copying::Log,
+    gauge::{Gauge, Gauges, Reading},
+    watch::Watch,
+};
 use crate::{
-    joint::{EndFailure, InputPort, OutputPort, Passing, Sink, Source},
+    joint::{EndFailure, InputPort, Moved, OutputPort, Passing, Sink, Source},
     outcome::{InputPlace, LimitKind, StageExit, TrapKind},
     process::{Cgroup, Leader},
 };
@@ -50,6 +54,17 @@ impl StageEnd {
     pub(crate) fn of_host(index: usize, exit: StageExit) -> Self {
         Self { index, exit, ..Self::default() }
     }
+
+    /// What is to be seen of it for good.
+    pub(crate) fn reading(&self) -> Reading {
+        let moved = |bytes: Option<u64>| bytes.map(|bytes| Moved { bytes, ..Moved::default() });
+        Reading {
+            input: moved(self.input_bytes),
+            output: moved(self.output_bytes),
+            memory: self.peak_memory,
+            cpu: self.cpu,
+        }
+    }
 }
 
 /// What a stage in this process is given.
@@ -63,15 +78,24 @@ pub(crate) struct InProcess {
     /// What the first stage's input and the last stage's output are called.
     pub(crate) input_name: Option<String>,
     pub(crate) output_name: Option<String>,
+    /// What can be seen of it, and of the other stages of its run.
+    pub(crate) gauges: Gauges,
 }
 
 impl InProcess {
+    /// What can be seen of it.
+    pub(super) fn gauge(&self) -> &Gauge {
+        &self.gauges[self.index]
+    }
+
     /// Its streams. The halves are in them from now on.
     pub(super) fn ports(&self, input: Passing, output: Passing) -> (InputPort, OutputPort) {
         let source = self.source.lock().ok().and_then(|mut source| source.take());
         let sink = self.sink.lock().ok().and_then(|mut sink| sink.take());
         let input = InputPort::new(source.unwrap_or(Source::Null), self.tell_aborts, input);
-        (input, OutputPort::new(sink.unwrap_or(Sink::Null), output))
+        let output = OutputPort::new(sink.unwrap_or(Sink::Null), output);
+        self.gauge().watch_ends(&input, &output);
+        (input, output)
     }
 
     pub(super) fn input_failed(&self, failure: &EndFailure) -> StageExit {
@@ -84,11 +108,18 @@ impl InProcess {
 
     /// Takes the halves back.
     pub(super) fn end(&self, exit: StageExit, input: &InputPort, output: &OutputPort, end: StageEnd) -> StageEnd {
+        let (read, written) = (input.moved(), output.moved());
+        self.gauge().end(Reading {
+            input: Some(Moved { waits: false, ..read }),
+            output: Some(Moved { waits: false, ..written }),
+            memory: end.peak_memory,
+            cpu: end.cpu,
+        });
         StageEnd {
             index: self.index,
             exit,
-            input_bytes: Some(input.delivered()),
-            output_bytes: Some(output.written()),
+            input_bytes: Some(read.bytes),
+            output_bytes: Some(written.bytes),
             broken: output.is_broken(),
             source: input.take(),
             sink: output.take(),

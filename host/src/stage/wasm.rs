@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::inside::{InProcess, StageEnd, exit_of, settle};
+use super::{
+    gauge::Phase,
+    inside::{InProcess, StageEnd, exit_of, settle},
+};
 use crate::{
     joint::{Countdown, OutputPort, Passing, Sink, Stop},
     outcome::{InputPlace, LimitKind, StageExit},
@@ -50,6 +53,7 @@ impl WasmStage {
         let (dirs, linger) = (spec.rights.dirs.clone(), spec.linger);
         let limits = spec.limits;
         let passing = |most| Passing { most, exact: spec.deterministic };
+        inside.gauge().enter(Phase::Starting);
         let (stdin, stdout) = inside.ports(passing(limits.input_bytes), passing(limits.output_bytes));
         let stdio = Stdio { stdin, stdout, stderr: OutputPort::with_tail(stderr, passing(limits.stderr_bytes)) };
         let is_ready = ready.is_some();
@@ -74,6 +78,10 @@ impl WasmStage {
         let mut unfinished = false;
         let (usage, denials) = (Arc::new(Usage::new(limits.cpu_time)), Denials::default());
         let ran = loaded.is_ok();
+        if ran {
+            inside.gauge().watch_guest(&usage);
+            inside.gauge().enter(Phase::Running);
+        }
         let exit = match loaded {
             Err(exit) => exit,
             Ok(loaded) => {

@@ -271,6 +271,48 @@ fn a_directory_that_was_judged_is_not_looked_at_by_its_name_again() {
 }
 
 #[test]
+fn a_command_is_where_its_pipeline_was_found() {
+    let place = Place::new();
+    for directory in ["work/job", "outside"] {
+        fs::create_dir_all(place.path(directory)).unwrap();
+    }
+    place.write("outside/only", "secret");
+    let reads = r#"{"version": 1, "stdin": "null", "stages": [{"command": ["cat", "only"]}]}"#;
+    place.write("p.json", reads);
+    place.write("work/job/nested.json", reads.replace(r#""stdin": "null", "#, ""));
+    place.write("outer.json", r#"{"version": 1, "stdin": "null", "stages": [{"pipeline": "work/job/nested.json"}]}"#);
+    let dirs = r#"{"dirs": [{"path": "work", "access": "write"}]}"#;
+    place.write("policy.json", dirs);
+    // The operator's own directory, the one of a pipeline file, and of a nested one.
+    place.write("work/job/p.json", reads);
+    for args in [&["p.json", "--cwd", "work/job"][..], &["work/job/p.json"], &["outer.json"]] {
+        for target in ["../outside", "../nowhere", "../outside/only"] {
+            let _ = fs::remove_file(place.path("work/link"));
+            symlink(target, place.path("work/link")).unwrap();
+            swapping(&place, "work/job", "work/link", |swaps| {
+                for times in 0..TIMES {
+                    swaps.pace(times);
+                    let args = ["run"].iter().chain(args).chain(&["--policy", "policy.json"]).copied();
+                    let output = place.stagehost(args.collect::<Vec<_>>()).done();
+                    assert!(!output.stdout.starts_with(b"secret"), "it is outside: {output}");
+                    let told = output.error_text();
+                    assert!(!told.contains("is no directory"), "it tells what is outside: {output}");
+                }
+            });
+            if fs::symlink_metadata(place.path("work/job")).unwrap().is_symlink() {
+                renameat_with(CWD, place.path("work/job"), CWD, place.path("work/link"), RenameFlags::EXCHANGE)
+                    .unwrap();
+            }
+        }
+    }
+    // Without a race, one that lies elsewhere is not where commands may be.
+    place.write("outside/nested.json", reads.replace(r#""stdin": "null", "#, ""));
+    place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"pipeline": "outside/nested.json"}]}"#);
+    place.stagehost(["run", "p.json", "--policy", "policy.json"]).done().code(126).says(&["may not be granted"]);
+    place.stagehost(["run", "p.json"]).done().code(0).prints("secret");
+}
+
+#[test]
 fn what_the_kernel_has_is_told_of_nobodys_directory() {
     let place = Place::new();
     fs::create_dir_all(place.path("work/sub")).unwrap();

@@ -298,6 +298,12 @@ fn what_guests_may_write_to_decides_nothing_that_a_policy_allows() {
     }
     run(&format!(r#"{{{open}], "files": ["open"]}}"#)).code(0).prints("x");
     run(r#"{"dirs": [{"path": "open"}, {"path": "open/in"}], "files": ["open/in"]}"#).code(0).prints("x");
+    // Be it there or not, and whatever a guest has put there: they find out nothing by that.
+    std::os::unix::fs::symlink("../p.json", place.path("open/there")).unwrap();
+    std::os::unix::fs::symlink("../nowhere", place.path("open/lost")).unwrap();
+    for root in ["none", "none/none", "there", "lost", "there/x", "lost/x"] {
+        run(&format!(r#"{{{open}], "files": ["open", "open/{root}"]}}"#)).code(126).says(&["is found by way of"]);
+    }
 }
 
 #[test]
@@ -486,7 +492,63 @@ fn the_kernels_own_directories_are_no_grants_whatever_a_policy_says() {
         for policy in [&["check", "p.json"][..], &["check", "p.json", "--policy", "policy.json"]] {
             place.stagehost(policy).done().code(126).says(&["holds the kernel's own files"]);
         }
+        // Nor for commands: without a policy they may see it, if whoever writes the file says so.
+        let refused = |access: &str, args: &[&str]| {
+            pipeline(
+                &place,
+                &format!(
+                    r#"{{"command": ["true"], "sandbox": "best-effort", "grants": {{"dirs": [{{"host": "{directory}", "access": "{access}"}}]}}}}"#
+                ),
+            );
+            place.stagehost(args).done().status.code() == Some(126)
+        };
+        let with_policy = ["check", "p.json", "--policy", "policy.json"];
+        assert!(refused("read", &with_policy) && refused("write", &with_policy), "{directory}");
+        assert!(!refused("read", &["check", "p.json"]), "{directory}");
+        assert_eq!(refused("write", &["check", "p.json"]), directory != "/", "{directory}");
     }
+}
+
+#[test]
+fn what_an_operator_names_leads_out_of_no_directory_of_guests() {
+    let place = Place::new();
+    fs::create_dir(place.path("work")).unwrap();
+    let good = r#"{"version": 1, "stages": [{"wasm": "builtin:cat"}], "stdin": "null"}"#;
+    place.write("work/p.json", good);
+    place.write("policy.json", r#"{"dirs": [{"path": "work", "access": "write"}]}"#);
+    place.write("words", "these are secret");
+    place.stagehost(["lock", "work/p.json"]).done().code(0);
+    let run = |args: &[&str]| {
+        let args = ["check", "work/p.json", "--policy", "policy.json"].iter().chain(args).copied();
+        place.stagehost(args.collect::<Vec<_>>()).done()
+    };
+    run(&["--locked"]).code(0);
+    // What a guest puts in their places.
+    let answers = |name: &str, args: &[&str]| {
+        ["../words", "../policy.json", "../nowhere", "/proc/version", "."].map(|target| {
+            let _ = fs::remove_file(place.path(name));
+            std::os::unix::fs::symlink(target, place.path(name)).unwrap();
+            let output = run(args);
+            assert!(!output.status.success(), "{target}: {output}");
+            (output.status.code(), output.error_text())
+        })
+    };
+    for (name, args) in [("work/stagehost.lock", &["--locked"][..]), ("work/p.json", &[])] {
+        let answers = answers(name, args);
+        for answer in &answers[..4] {
+            assert_eq!(answer, &answers[0], "it tells what is outside");
+        }
+        fs::remove_file(place.path(name)).unwrap();
+        // And nobody is waited for.
+        place.shell(&format!("mkfifo {name}")).done().code(0);
+        run(args).says(&["it is no regular file"]);
+        fs::remove_file(place.path(name)).unwrap();
+        place.write("work/p.json", good);
+    }
+    place.shell("mkfifo stagehost.lock").done().code(0);
+    place.write("p.json", good);
+    place.stagehost(["check", "p.json", "--locked"]).done().code(125).says(&["it is no regular file"]);
+    place.shell("cat p.json | $STAGEHOST check /dev/stdin").done().code(0);
 }
 
 #[test]
@@ -520,15 +582,13 @@ fn the_directory_of_a_pipeline_is_where_its_operator_says() {
         run(r#"{"files": ["data"]}"#, cwd).code(0).prints("inside");
     }
     // Where guests may put a link on the way, it has to stay there.
-    for cwd in ["data/current", "data/v1", "other/v1", &absolute] {
+    for cwd in ["data/current", "data/v1", "other/v1", "other/current", &absolute] {
         run(r#"{"files": ["data"], "dirs": [{"path": "data", "access": "write"}]}"#, cwd).code(0).prints("inside");
     }
-    for cwd in ["data/out", "data/lost", "other/out", "other/lost", "other/current"] {
-        run(r#"{"files": ["data"], "dirs": [{"path": "data", "access": "write"}]}"#, cwd).code(126).says(&[
-            "the pipeline's directory",
-            "lets guests write to",
-            "--cwd",
-        ]);
+    for cwd in ["data/out", "data/lost", "other/out", "other/lost"] {
+        run(r#"{"files": ["data"], "dirs": [{"path": "data", "access": "write"}]}"#, cwd)
+            .code(126)
+            .says(&["is found by way of", "leads out of there, or nowhere"]);
     }
     // A directory is known by the name that the policy gives it, whatever that leads over.
     place.write(

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Named;
+use super::{file::Named, root::Root, walk::Walk};
 
 /// A directory that relative paths are joined to.
 ///
@@ -52,9 +52,13 @@ impl Base {
         self.path.join(path)
     }
 
-    /// Its real path, if that is known.
-    pub(super) fn real(&self) -> Option<&Path> {
-        self.real.as_deref()
+    /// A file that has to be below one of these directories, wherever links lead; `None`: it is not, or the way there leads over something
+    /// outside of them that is not known to be there. What is not there yet is where its directory is. `path` was joined to this if it is
+    /// relative.
+    pub(crate) fn below(&self, path: &Path, roots: impl Iterator<Item = Root>) -> Option<Named> {
+        let roots: Vec<_> = roots.collect();
+        let (root, path) = Walk::new(&roots).find(path, &self.path, self.real.as_deref())?;
+        Some(Named::below(path, root))
     }
 
     /// What it is gone into by, where it has to be below a directory.

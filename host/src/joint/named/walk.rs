@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Base, Root, open_beneath};
+use super::root::{Root, open_beneath};
 
 /// The way to a file that has to be below one of some directories.
 pub(super) struct Walk<'a> {
@@ -38,15 +38,15 @@ impl Walk<'_> {
         Walk { roots, links: 0, left: Vec::new(), ends_in_link: false, is_directory: false, steps: Self::MAX_STEPS }
     }
 
-    /// The root that a path is below, and its real path.
-    pub(super) fn find(mut self, path: &Path, base: &Base) -> Option<(Root, PathBuf)> {
+    /// The root that a path is below, and its real path. `base` is what a relative path was joined to, and `real` where that is.
+    pub(super) fn find(mut self, path: &Path, base: &Path, real: Option<&Path>) -> Option<(Root, PathBuf)> {
         /// As long as the system takes one (Linux: `PATH_MAX`).
         const LONGEST: usize = 4096;
         if path.as_os_str().len() >= LONGEST {
             return None;
         }
-        let (start, rest) = match path.strip_prefix(base.path()) {
-            Ok(rest) if !path.is_absolute() || base.path().is_absolute() => (base.real()?, rest),
+        let (start, rest) = match path.strip_prefix(base) {
+            Ok(rest) if !path.is_absolute() || base.is_absolute() => (real?, rest),
             _ if path.is_absolute() => (Path::new("/"), path),
             _ => return None,
         };

@@ -1,5 +1,14 @@
 //! Who is woken, and who is not refused.
 
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use tokio::task::coop::poll_proceed;
+
 use super::*;
 use crate::joint::Source;
 
@@ -50,4 +59,28 @@ fn who_looks_for_a_guest_wakes_it() {
     assert!(port.is_waited_for(&mut Context::from_waker(&waker)));
     assert_eq!(woke(), 1);
     assert!(!port.is_waited_for(&mut Context::from_waker(&waker)));
+}
+
+/// A stage that waits for another is seen to wait, and for how long it has.
+#[test]
+fn waiting_at_an_end_is_seen_and_adds_up() {
+    let pool = stagehost_ring::Pool::new(1 << 20);
+    let (mut writer, reader) = stagehost_ring::ring(&pool, stagehost_ring::Options::default());
+    let port = InputPort::new(Source::Ring(reader), false, Passing::default());
+    let watched = port.watched();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(port.poll_read(&mut cx, &mut [0; 8]).is_pending());
+    let waits = watched.moved().unwrap();
+    assert!(waits.waits && waits.bytes == 0);
+    while watched.moved().unwrap().waited <= waits.waited {
+        std::thread::yield_now();
+    }
+    assert!(matches!(writer.poll_write(&mut cx, b"there"), Poll::Ready(Ok(5))));
+    writer.flush().unwrap();
+    assert!(matches!(port.poll_read(&mut cx, &mut [0; 8]), Poll::Ready(Ok(5))));
+    let moved = watched.moved().unwrap();
+    assert!(!moved.waits && moved.bytes == 5 && moved.waited > waits.waited);
+    assert_eq!(watched.moved().unwrap().waited, moved.waited, "it does not wait any more");
+    drop(port);
+    assert!(watched.moved().is_none());
 }

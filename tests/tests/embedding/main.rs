@@ -1,6 +1,9 @@
 //! The library as programs embed it: plans that are run many times, ends of every kind, and waiting in every way.
 #![expect(clippy::unwrap_used, reason = "a test's helpers are part of the test")]
 
+mod known;
+mod views;
+
 use std::{
     io::{Cursor, Write},
     sync::{
@@ -28,7 +31,7 @@ fn host() -> Host {
 fn plan(stages: &str) -> Plan {
     let spec = spec::parse(format!(r#"{{"version": 1, "stages": [{stages}]}}"#).as_bytes()).unwrap();
     let path = vec![("PATH".into(), "/usr/bin:/bin".into())];
-    Plan::new(&spec, &PlanOptions { environment: path, ..PlanOptions::at(".", Policy::allow_all()) }).unwrap()
+    Plan::new(&spec, &PlanOptions::at(".", Policy::allow_all()).environment(path)).unwrap()
 }
 
 const UPPER: &str = r#"{"command": ["tr", "a-z", "A-Z"]}"#;
