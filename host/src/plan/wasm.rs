@@ -344,7 +344,7 @@ impl Planner<'_> {
         let (bytes, identity) = match wasm.strip_prefix("builtin:") {
             Some(name) => (Bytes::from_static(self.find_stock(name, place)?.wasm), None),
             None => match self.read_stage(wasm, path, base, most, stage)? {
-                Read::Known(found) => return Ok(found),
+                Read::Known(found) => return Ok(*found),
                 Read::New(bytes, identity) => (bytes.into(), identity),
             },
         };
@@ -399,7 +399,7 @@ impl Planner<'_> {
                 && let Some(found) = known.get(identity)
                 && found.0.len() as u64 <= most
             {
-                return Ok(Read::Known(found));
+                return Ok(Read::Known(Box::new(found)));
             }
             // Its size is asked before it is read.
             Named::read_from(&file, most.min(MAX_COMPONENT_BYTES)).map(|bytes| Read::New(bytes, identity))
@@ -423,7 +423,7 @@ impl Planner<'_> {
 /// A component's file.
 enum Read {
     /// What an earlier plan found in it.
-    Known(Found),
+    Known(Box<Found>),
     /// What it holds, and what it is known by.
     New(Vec<u8>, Option<Identity>),
 }

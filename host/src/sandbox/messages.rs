@@ -169,7 +169,7 @@ mod tests {
         let instance = linker.instantiate(&mut store, &component).unwrap();
         let run = instance.get_typed_func::<(), ()>(&mut store, "run").unwrap();
         assert_eq!(says(run.call(&mut store, ())), Some(Said::TooLong));
-        let other = |result: Result<()>| said(&format!("{:#}", result.err().expect("it has no such type")));
+        let other = |result: Result<()>| said(&format!("{:#}", result.expect_err("it has no such type")));
         let more = instance.get_typed_func::<(u32,), ()>(&mut store, "run").map(drop);
         assert_eq!(other(more), Some(Said::OtherType));
         let exports = r#"(component (core module $m (func (export "run") (result i32) (i32.const 0)))

@@ -176,8 +176,11 @@ fn a_host_that_is_drained_ends_what_goes_on_and_takes_no_more() {
             assert!(host.snapshot().is_draining);
             let (outcome, output) = host.output(&plan, Ends::new().stdin("x"), &RunOptions::new(), MOST).wait();
             assert_eq!((outcome.code.as_str(), output.len()), ("shutting-down", 0), "{outcome:?}");
-            // One that waits for room was started before.
-            let ended = thread::spawn(move || (goes_on(first).success, goes_on(second).success));
+            // One of them waits for room; it was started before.
+            let ((first, first_sender), (second, second_sender)) = (first, second);
+            first_sender.finish();
+            second_sender.finish();
+            let ended = thread::spawn(move || (first.wait().success, second.wait().success));
             assert_eq!(draining.wait(), 0);
             assert_eq!(ended.join().unwrap(), (true, true));
             assert_eq!(host.drain(Duration::from_secs(60)).wait(), 0, "again");
