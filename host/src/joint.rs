@@ -37,7 +37,7 @@ pub(crate) use open::{
     output_descriptor, stderr_descriptor, text_descriptor, truncate,
 };
 pub(crate) use outside::{OutsideSink, OutsideSource};
-pub(crate) use pipe::{Fate, KeptEnds, PIPE_CAPACITY, PipeQuota, has_no_reader};
+pub(crate) use pipe::{KeptEnds, PIPE_CAPACITY, PipeQuota, has_no_reader};
 pub(crate) use port::{EndFailure, Moved, PERMIT, Passing};
 pub(crate) use prefixed::Prefixed;
 pub(crate) use shown::Shown;

@@ -18,6 +18,7 @@ mod prepare;
 mod run;
 mod running;
 mod shared;
+mod slots;
 mod snapshot;
 mod start;
 mod supervise;

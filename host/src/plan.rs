@@ -27,4 +27,4 @@ pub(crate) use planned::{Node, Planned, PlannedJoint, PlannedStage};
 pub use summary::{JointSummary, LimitsSummary, PlanSummary, StageSummary};
 pub(crate) use vary::Variation;
 pub use wasm::read_component;
-pub(crate) use work::{CommandLimits, CommandWork, Work};
+pub(crate) use work::{CommandLimits, CommandWork, WasmWork, Work};

@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal},
     os::fd::OwnedFd,
-    sync::Arc,
 };
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -11,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::{
     options::StderrPrefix,
     shared::{EndError, Shared},
+    slots::{Places, Slot},
 };
 use crate::{
     ends::{Ends, StdinKind, StdoutKind},
@@ -22,27 +22,6 @@ use crate::{
     spec::{StderrSpec, to_text},
     stage::{ChildInput, ChildOutput, ChildStderr},
 };
-
-/// What the first stage reads.
-#[derive(Debug)]
-pub(super) enum FirstInput {
-    Inside(Source),
-    Child(ChildInput),
-}
-
-/// What the last stage writes.
-#[derive(Debug)]
-pub(super) enum LastOutput {
-    Inside(Sink),
-    Child(ChildOutput),
-}
-
-/// Where a stage prints.
-#[derive(Debug)]
-pub(super) enum Stderr {
-    Inside(Sink),
-    Child(ChildStderr),
-}
 
 /// What a run reads and where it writes, by the program's word or else the plan's.
 pub(super) struct RunEnds {
@@ -114,62 +93,66 @@ fn not_given() -> io::Error {
     io::Error::other("the program was to give it to the run, and gave none")
 }
 
-/// Opens the pipeline's input.
+/// Opens the pipeline's input for the first stage, if there is one; else it is what is left in the half.
 pub(super) async fn input(
     ends: &mut RunEnds,
-    first: Option<&PlannedStage>,
+    first: Option<&mut Slot<'_>>,
     shared: &Shared,
     stop: &Stop,
-) -> Result<Opened<FirstInput>, EndError> {
+) -> Result<Opened<Option<Source>>, EndError> {
     let name = ends.names.input.clone();
-    let failed = |error| EndError { name: name.clone(), error };
     let given = std::mem::replace(&mut ends.planned_stdin, Input::Null);
-    let is_command = first.is_some_and(PlannedStage::is_command);
-    let inside = |source| FirstInput::Inside(source);
-    if let Input::Declared(given, expected) = given {
+    let line_at_a_time = matches!(&first, Some(Slot::Wasm(wasm, _)) if wasm.inspection.section.line_at_a_time);
+    let opened = match first.map(Slot::places) {
+        None => source(given, ends.stdin.take(), false).map(|opened| opened.map(Some)),
+        Some(Places::Inside(halves)) => source(given, ends.stdin.take(), line_at_a_time).map(|opened| {
+            opened.map(|source| {
+                halves.source = source;
+                None
+            })
+        }),
+        Some(Places::Child(descriptors)) => child_input(given, ends.stdin.take(), shared, stop).await.map(|opened| {
+            opened.map(|input| {
+                descriptors.stdin = Some(input);
+                None
+            })
+        }),
+    };
+    opened.map_err(|error| EndError { name, error })
+}
+
+/// Opens an input to be read by a program.
+async fn child_input(
+    given: Input,
+    outside: Option<OutsideSource>,
+    shared: &Shared,
+    stop: &Stop,
+) -> io::Result<Opened<ChildInput>> {
+    let child = |file| ChildInput { file, feed: None };
+    let fed = |source| -> io::Result<ChildInput> {
+        let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY)?;
+        Ok(ChildInput { file: pipe.read, feed: Some((source, pipe.write, pipe.kept)) })
+    };
+    match given {
         // Somebody has to look at it on its way, even to a program.
-        let opened = source(*given, ends.stdin.take(), false).map_err(failed)?;
-        let opened = opened.map(|source| Source::Declared(Box::new(Declared::new(source, expected))));
-        if !is_command {
-            return Ok(opened.map(inside));
+        Input::Declared(..) => {
+            let Opened { half, identity, atomic, rewind, whole } = source(given, outside, false)?;
+            Ok(Opened { half: fed(half)?, identity, atomic, rewind, whole })
         }
-        let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY).map_err(failed)?;
-        return Ok(opened.map(|source| {
-            FirstInput::Child(ChildInput { file: pipe.read, feed: Some((source, pipe.write, pipe.kept)) })
-        }));
-    }
-    if is_command {
-        let child = |file| FirstInput::Child(ChildInput { file, feed: None });
-        let fed = |source| -> io::Result<FirstInput> {
-            let pipe = shared.pipes.pipe(joint::PIPE_CAPACITY)?;
-            Ok(FirstInput::Child(ChildInput { file: pipe.read, feed: Some((source, pipe.write, pipe.kept)) }))
-        };
-        return match given {
-            Input::Inherit => joint::input_descriptor(None, stop).await.map(|opened| opened.map(child)),
-            Input::File(file, size) => {
-                let opened = joint::input_descriptor(Some(&file), stop).await.map_err(failed)?;
-                let watched = opened.half.try_clone().ok();
-                let whole = watched.zip(size);
-                Ok(Opened { whole, ..opened.map(child) })
-            }
-            Input::Null => joint::null().map(|file| Opened::plain(child(file))),
-            Input::Text(text) => match joint::text_descriptor(&text) {
-                Ok(file) => Ok(Opened::plain(child(file))),
-                Err(_) => fed(Source::Text { text }).map(Opened::plain),
-            },
-            Input::Program => match ends.stdin.take() {
-                Some(outside) => fed(Source::Outside(outside)).map(Opened::plain),
-                None => Err(not_given()),
-            },
-            Input::Declared(..) => Err(io::Error::other("an input is declared once")),
+        Input::Inherit => joint::input_descriptor(None, stop).await.map(|opened| opened.map(child)),
+        Input::File(file, size) => {
+            let opened = joint::input_descriptor(Some(&file), stop).await?;
+            let watched = opened.half.try_clone().ok();
+            let whole = watched.zip(size);
+            Ok(Opened { whole, ..opened.map(child) })
         }
-        .map_err(failed);
+        Input::Null => joint::null().map(|file| Opened::plain(child(file))),
+        Input::Text(text) => match joint::text_descriptor(&text) {
+            Ok(file) => Ok(Opened::plain(child(file))),
+            Err(_) => fed(Source::Text { text }).map(Opened::plain),
+        },
+        Input::Program => fed(Source::Outside(outside.ok_or_else(not_given)?)).map(Opened::plain),
     }
-    let line_at_a_time = first.is_some_and(|stage| match &stage.work {
-        Work::Wasm(wasm) => wasm.inspection.section.line_at_a_time,
-        Work::Command(_) | Work::Function(_) => false,
-    });
-    source(given, ends.stdin.take(), line_at_a_time).map(|opened| opened.map(inside)).map_err(failed)
 }
 
 /// Opens an input to be read in this process.
@@ -180,33 +163,50 @@ fn source(given: Input, outside: Option<OutsideSource>, line_at_a_time: bool) ->
         Input::Text(text) => Ok(Opened::plain(Source::Text { text })),
         Input::Null => Ok(Opened::plain(Source::Null)),
         Input::Program => outside.map(|outside| Opened::plain(Source::Outside(outside))).ok_or_else(not_given),
-        Input::Declared(..) => Err(io::Error::other("an input is declared once")),
+        Input::Declared(given, expected) => {
+            let opened = source(*given, outside, false)?;
+            Ok(opened.map(|source| Source::Declared(Box::new(Declared::new(source, expected)))))
+        }
     }
 }
 
-/// Opens the pipeline's output.
+/// Opens the pipeline's output for the last stage, if there is one; else it is what is left in the half.
 pub(super) async fn output(
     ends: &mut RunEnds,
-    last: Option<&PlannedStage>,
+    last: Option<&mut Slot<'_>>,
     shared: &Shared,
     stop: &Stop,
-) -> Result<Opened<LastOutput>, EndError> {
-    let failed = |error| EndError { name: ends.names.output.clone(), error };
+) -> Result<Opened<Option<Sink>>, EndError> {
+    let name = ends.names.output.clone();
     let given = ends.stdout.take();
-    if last.is_some_and(PlannedStage::is_command) {
-        let opened = child_output(&ends.outlet, given, shared, stop).await;
-        return opened.map(|opened| opened.map(LastOutput::Child)).map_err(failed);
-    }
-    match &ends.outlet {
-        Outlet::Null => Ok(Opened::plain(LastOutput::Inside(Sink::Null))),
-        Outlet::Program => {
-            let outside = given.ok_or_else(|| failed(not_given()))?;
-            Ok(Opened::plain(LastOutput::Inside(Sink::Outside(outside))))
-        }
-        Outlet::Place(output) => Ok(joint::open_stdout(output, stop).await.map_err(failed)?.map(LastOutput::Inside)),
+    let opened = match last.map(Slot::places) {
+        None => sink(&ends.outlet, given, stop).await.map(|opened| opened.map(Some)),
+        Some(Places::Inside(halves)) => sink(&ends.outlet, given, stop).await.map(|opened| {
+            opened.map(|sink| {
+                halves.sink = sink;
+                None
+            })
+        }),
+        Some(Places::Child(descriptors)) => child_output(&ends.outlet, given, shared, stop).await.map(|opened| {
+            opened.map(|output| {
+                descriptors.stdout = Some(output);
+                None
+            })
+        }),
+    };
+    opened.map_err(|error| EndError { name, error })
+}
+
+/// Opens an output to be written in this process.
+async fn sink(outlet: &Outlet, given: Option<OutsideSink>, stop: &Stop) -> io::Result<Opened<Sink>> {
+    match outlet {
+        Outlet::Null => Ok(Opened::plain(Sink::Null)),
+        Outlet::Program => Ok(Opened::plain(Sink::Outside(given.ok_or_else(not_given)?))),
+        Outlet::Place(output) => joint::open_stdout(output, stop).await,
     }
 }
 
+/// Opens an output to be written by a program.
 async fn child_output(
     outlet: &Outlet,
     given: Option<OutsideSink>,
@@ -258,33 +258,46 @@ impl Logs {
         }
     }
 
-    pub(super) async fn open(&mut self, stage: &Arc<PlannedStage>, stop: &Stop) -> Result<Stderr, EndError> {
+    /// Opens what a stage prints to.
+    pub(super) async fn open(
+        &mut self,
+        stage: &PlannedStage,
+        slot: &mut Slot<'_>,
+        stop: &Stop,
+    ) -> Result<(), EndError> {
         let name = || stage.log.as_ref().map_or_else(|| "standard error".into(), |path| to_text(path.path()));
-        let failed = |error| EndError { name: name(), error };
-        if !stage.is_command() {
-            let sink = match (&stage.stderr, &stage.log) {
-                (Some(StderrSpec::File(_)), Some(path)) => joint::open_log(path, stop).await.map_err(failed)?,
-                (spec, _) => match self.sink(spec.as_ref()) {
-                    // A guest may print anything; a program of the user's own is trusted with the terminal.
-                    Sink::Shared(port) if matches!(stage.work, Work::Wasm(_)) && io::stderr().is_terminal() => {
-                        Sink::Shown(Shown::new(port))
-                    }
-                    sink => sink,
-                },
-            };
-            return Ok(Stderr::Inside(self.named(sink, stage)));
-        }
-        let plain = |file: OwnedFd| Stderr::Child(ChildStderr { file, log: None });
+        let opened = match slot.places() {
+            Places::Inside(halves) => self.inside(stage, stop).await.map(|sink| halves.stderr = sink),
+            Places::Child(descriptors) => self.child(stage, stop).await.map(|log| descriptors.stderr = Some(log)),
+        };
+        opened.map_err(|error| EndError { name: name(), error })
+    }
+
+    async fn inside(&mut self, stage: &PlannedStage, stop: &Stop) -> io::Result<Sink> {
+        let sink = match (&stage.stderr, &stage.log) {
+            (Some(StderrSpec::File(_)), Some(path)) => joint::open_log(path, stop).await?,
+            (spec, _) => match self.sink(spec.as_ref()) {
+                // A guest may print anything; a program of the user's own is trusted with the terminal.
+                Sink::Shared(port) if matches!(stage.work, Work::Wasm(_)) && io::stderr().is_terminal() => {
+                    Sink::Shown(Shown::new(port))
+                }
+                sink => sink,
+            },
+        };
+        Ok(self.named(sink, stage))
+    }
+
+    async fn child(&mut self, stage: &PlannedStage, stop: &Stop) -> io::Result<ChildStderr> {
+        let plain = |file: OwnedFd| ChildStderr { file, log: None };
         match (&stage.stderr, &stage.log) {
             (Some(StderrSpec::File(_)), Some(path)) => joint::log_descriptor(path, stop).await.map(plain),
             (Some(StderrSpec::Inherit), _) => joint::stderr_descriptor().map(plain),
             (Some(StderrSpec::Null), _) => joint::null().map(plain),
             (spec, _) => pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).map(|(read, write)| {
                 let sink = self.sink(spec.as_ref());
-                Stderr::Child(ChildStderr { file: write, log: Some((read, self.named(sink, stage))) })
+                ChildStderr { file: write, log: Some((read, self.named(sink, stage))) }
             }),
         }
-        .map_err(failed)
     }
 
     fn sink(&mut self, spec: Option<&StderrSpec>) -> Sink {

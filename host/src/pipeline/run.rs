@@ -15,10 +15,11 @@ use super::{
     admission::Refused,
     control::Attached,
     copy::copy,
-    ends::{self, FirstInput, LastOutput, Logs, Names, RunEnds},
+    ends::{self, Logs, Names, RunEnds},
     judge::{end_failed, fail_end, judge, stopped_from_outside},
     options::RunOptions,
     shared::{EndError, RunState, Shared},
+    slots::Slot,
     supervise::Stages,
 };
 use crate::{
@@ -178,12 +179,12 @@ impl Run {
             Ok(ends) => ends,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        let (first, last) = (stages.first().map(|stage| &**stage), stages.last().map(|stage| &**stage));
-        let stdin = match ends::input(&mut ends, first, &self.shared, stop).await {
+        let mut slots: Vec<_> = stages.iter().map(|stage| Slot::of(stage)).collect();
+        let stdin = match ends::input(&mut ends, slots.first_mut(), &self.shared, stop).await {
             Ok(stdin) => stdin,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        let stdout = match ends::output(&mut ends, last, &self.shared, stop).await {
+        let stdout = match ends::output(&mut ends, slots.last_mut(), &self.shared, stop).await {
             Ok(stdout) => stdout,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
@@ -195,17 +196,16 @@ impl Run {
         let mut logs = Logs::new(self.options.tee_stderr, self.options.stderr_prefix);
         let (rewind, whole, atomic) = (stdin.rewind, stdin.whole, stdout.atomic);
         let (mut reports, joints, mut source, sink) = match (stdin.half, stdout.half) {
-            (FirstInput::Inside(source), LastOutput::Inside(sink)) if stages.is_empty() => {
+            // Nobody is between them.
+            (Some(source), Some(sink)) => {
                 let names = (names.input.as_str(), names.output.as_str());
                 let (report, source, sink) = copy(source, sink, names, &self.shared.buffers, stop).await;
                 (vec![report], Vec::new(), source, sink)
             }
-            (stdin, stdout) => {
-                let mut stderr = Vec::with_capacity(stages.len());
-                for planned in stages {
-                    match logs.open(planned, stop).await {
-                        Ok(log) => stderr.push(log),
-                        Err(failed) => return end_failed(plan, stages, &failed, stop),
+            _ => {
+                for (planned, slot) in stages.iter().zip(&mut slots) {
+                    if let Err(failed) = logs.open(planned, slot, stop).await {
+                        return end_failed(plan, stages, &failed, stop);
                     }
                 }
                 let code = Arc::new(CodeBudget::new(plan.code_bytes));
@@ -221,7 +221,7 @@ impl Run {
                     gauges: &self.state.gauges,
                     stop,
                 };
-                let ended = running.run(stdin, stdout, stderr).await;
+                let ended = running.run(slots).await;
                 logs.flush(stop).await;
                 ended
             }

@@ -3,27 +3,25 @@
 
 use std::sync::Arc;
 
-use stagehost_ring::{Capacity, Cause, Options, ring};
+use stagehost_ring::Cause;
 
 use super::{
     control::Commands,
-    ends::{FirstInput, LastOutput, Names, Stderr},
+    ends::Names,
     going::{Going, Lost},
     leftovers,
     made::MadeJoint,
     shared::Shared,
+    slots::{Descriptors, Halves, Slot, join},
 };
 use crate::{
     event::Event,
-    joint::{DescriptorSink, DescriptorSource, Fate, JointKind, Sink, Source, Stop, StopReason},
+    joint::{Sink, Source, Stop, StopReason},
     outcome::{StageExit, Verdict},
-    plan::{Planned, PlannedJoint, PlannedStage, Work},
+    plan::{CommandWork, Planned, PlannedStage, WasmWork},
     sandbox::{CodeBudget, GuestSpec, RunTurns},
     spec::{OnFailure, Upstream},
-    stage::{
-        ChildInput, ChildOutput, ChildStderr, CommandStage, FunctionStage, Gauges, InProcess, Reading, StageEnd,
-        Surroundings, WasmStage,
-    },
+    stage::{CommandStage, FunctionStage, Gauges, InProcess, Reading, StageEnd, Surroundings, WasmStage},
 };
 
 /// The stages of a run.
@@ -40,78 +38,40 @@ pub(super) struct Stages<'a> {
     pub(super) stop: &'a Stop,
 }
 
-/// What a joint gives the stage that reads it.
-enum Incoming {
-    Inside(Source),
-    Child(ChildInput),
-}
-
-/// What a joint gives the stage that writes it.
-enum Outgoing {
-    Inside(Sink),
-    Child(ChildOutput),
-}
-
 type Results = (Vec<StageEnd>, Vec<MadeJoint>, Option<Source>, Option<Sink>);
 
 impl Stages<'_> {
-    /// Runs the stages and returns how they ended, with what is left of the ends. Nothing that they started runs then.
-    pub(super) async fn run(self, stdin: FirstInput, stdout: LastOutput, stderr: Vec<Stderr>) -> Results {
+    /// Runs the stages in these slots and returns how they ended, with what is left of the ends. Nothing that they started runs then.
+    pub(super) async fn run(self, mut slots: Vec<Slot<'_>>) -> Results {
         let mut running = Going::default();
         let mut joints: Vec<MadeJoint> = Vec::with_capacity(self.plan.joints.len());
         let mut ended: Vec<Option<StageEnd>> = self.stages.iter().map(|_| None).collect();
-        let mut incoming = Some(match stdin {
-            FirstInput::Inside(source) => Incoming::Inside(source),
-            FirstInput::Child(input) => Incoming::Child(input),
-        });
-        let mut last = Some(match stdout {
-            LastOutput::Inside(sink) => Outgoing::Inside(sink),
-            LastOutput::Child(output) => Outgoing::Child(output),
-        });
+        for (index, joint) in self.plan.joints.iter().enumerate() {
+            let made = match slots.get_disjoint_mut([index, index + 1]) {
+                Ok([up, down]) if !self.stop.is_requested() => join(joint, up, down, self.shared),
+                _ => Ok(MadeJoint::default()),
+            };
+            joints.push(made.unwrap_or_else(|error| {
+                let exit = StageExit::HostError { message: error.to_string(), path: Some("a joint".into()) };
+                self.not_started(index, exit, &mut ended);
+                MadeJoint::default()
+            }));
+        }
         let mut unused_sink = None;
-        for (index, (planned, stderr)) in self.stages.iter().zip(stderr).enumerate() {
-            let joint = match self.plan.joints.get(index) {
-                Some(joint) => self.joint(joint, planned, &self.stages[index + 1]).map(Some),
-                None => Ok(None),
+        for (index, slot) in slots.into_iter().enumerate() {
+            // After a stop nothing is started.
+            let started = if self.stop.is_requested() {
+                unused_sink = slot.into_sink().filter(|_| index + 1 == self.stages.len());
+                Err(StageExit::Cancelled)
+            } else {
+                self.start(index, slot, &mut running).await
             };
-            let started = match (joint, incoming.take()) {
-                // After a stop nothing is started.
-                _ if self.stop.is_requested() => {
-                    if let Some(Outgoing::Inside(sink)) = last.take_if(|_| index + 1 == self.stages.len()) {
-                        unused_sink = Some(sink);
-                    }
-                    joints.push(MadeJoint::default());
-                    Err(StageExit::Cancelled)
-                }
-                (Ok(joint), Some(input)) => {
-                    let output = match joint {
-                        Some((made, output, next)) => {
-                            joints.push(made);
-                            incoming = Some(next);
-                            Some(output)
-                        }
-                        None => last.take(),
-                    };
-                    match output {
-                        Some(output) => self.start(index, input, output, stderr, &mut running).await,
-                        None => Err(StageExit::Cancelled),
-                    }
-                }
-                (Err(error), _) => {
-                    Err(StageExit::HostError { message: error.to_string(), path: Some("a joint".into()) })
-                }
-                (Ok(_), None) => Err(StageExit::Cancelled),
-            };
-            if let Err(exit) = started {
-                if exit != StageExit::Cancelled {
-                    self.tell(index, &exit);
-                    self.stop(StopReason::Failure, index);
-                }
-                self.gauges[index].end(Reading::default());
-                ended[index] = Some(StageEnd::of_host(index, exit));
+            if let Err(exit) = started
+                && ended[index].is_none()
+            {
+                self.not_started(index, exit, &mut ended);
             }
         }
-        joints.truncate(self.plan.joints.len());
         let (left_source, left_sink) = self.supervise(&mut running, &mut ended, &joints).await;
         let lost = || StageExit::HostError { message: "the host failed inside the stage".into(), path: None };
         let mut ended: Vec<_> = ended
@@ -123,79 +83,43 @@ impl Stages<'_> {
         (ended, joints, left_source, left_sink.or(unused_sink))
     }
 
-    /// Makes the joint between two stages: what the host keeps of it, and what it gives each of them.
-    fn joint(
-        &self,
-        joint: &PlannedJoint,
-        up: &PlannedStage,
-        down: &PlannedStage,
-    ) -> std::io::Result<(MadeJoint, Outgoing, Incoming)> {
-        match joint.kind {
-            JointKind::Ring => {
-                let capacity = Capacity::at_least(usize::try_from(joint.capacity).unwrap_or(usize::MAX));
-                let (writer, reader) = ring(&self.shared.pool, Options { capacity, ..Options::default() });
-                let made =
-                    MadeJoint { capacity: Some(joint.capacity), ring: Some(writer.monitor()), ..MadeJoint::default() };
-                Ok((made, Outgoing::Inside(Sink::Ring(writer)), Incoming::Inside(Source::Ring(reader))))
-            }
-            JointKind::Pipe => {
-                let pipe = self.shared.pipes.pipe(joint.capacity)?;
-                let output = if up.is_command() {
-                    let kept = Some(pipe.kept.clone());
-                    Outgoing::Child(ChildOutput { file: pipe.write, drain: None, kept, end: None })
-                } else {
-                    Outgoing::Inside(Sink::Descriptor(DescriptorSink::owned(pipe.write)?))
-                };
-                let input = if down.is_command() {
-                    Incoming::Child(ChildInput { file: pipe.read, feed: None })
-                } else {
-                    let fate: Arc<Fate> = pipe.kept.fate.clone();
-                    Incoming::Inside(Source::Pipe(DescriptorSource::owned(pipe.read)?, fate))
-                };
-                let made = MadeJoint { capacity: Some(pipe.capacity), ring: None, kept: Some(pipe.kept) };
-                Ok((made, output, input))
-            }
+    /// Keeps how a stage ended that never began.
+    fn not_started(&self, index: usize, exit: StageExit, ended: &mut [Option<StageEnd>]) {
+        if exit != StageExit::Cancelled {
+            self.tell(index, &exit);
+            self.stop(StopReason::Failure, index);
         }
+        self.gauges[index].end(Reading::default());
+        ended[index] = Some(StageEnd::of_host(index, exit));
     }
 
     /// Starts one stage.
-    async fn start(
-        &self,
-        index: usize,
-        input: Incoming,
-        output: Outgoing,
-        stderr: Stderr,
-        running: &mut Going,
-    ) -> Result<(), StageExit> {
-        let planned = &self.stages[index];
-        let input_name = (index == 0).then(|| self.names.input.clone());
-        let output_name = (index + 1 == self.stages.len()).then(|| self.names.output.clone());
-        let mixed = || StageExit::HostError { message: "a joint of the wrong kind".into(), path: None };
-        if let Work::Command(work) = &planned.work {
-            let (Incoming::Child(stdin), Outgoing::Child(stdout), Stderr::Child(stderr)) = (input, output, stderr)
-            else {
-                return Err(mixed());
-            };
-            let (planned, around, gauges) = (planned.clone(), self.around.clone(), self.gauges.clone());
-            let stage = CommandStage { index, planned, stdin, stdout, stderr, input_name, output_name, around, gauges };
-            let command = tokio::select! {
-                biased;
-                started = stage.start(work) => started?,
-                // A directory or program on a file system that does not answer.
-                () = self.stop.requested() => return Err(StageExit::Cancelled),
-            };
-            self.commands.add(&self.stages[index].name, command.leader());
-            let (planned, stop) = (self.stages[index].clone(), self.stop.clone());
-            running.add(async move {
-                match &planned.work {
-                    Work::Command(work) => command.run(work, stop).await,
-                    Work::Wasm(_) | Work::Function(_) => StageEnd::default(),
-                }
-            });
-            return Ok(());
+    async fn start(&self, index: usize, slot: Slot<'_>, running: &mut Going) -> Result<(), StageExit> {
+        match slot {
+            Slot::Command(work, given) => return self.start_command(index, work, given, running).await,
+            Slot::Wasm(work, Halves { source, sink, stderr }) => {
+                self.start_wasm(index, work, self.inside(index, source, sink), stderr, running)?;
+            }
+            Slot::Function(function, Halves { source, sink, .. }) => {
+                let (wall_time, kill_after) = (self.stages[index].wall_time, self.plan.kill_after);
+                let inside = self.inside(index, source, sink);
+                let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };
+                running.add(stage.run(self.stop.clone()));
+            }
         }
-        let (Incoming::Inside(source), Outgoing::Inside(sink)) = (input, output) else { return Err(mixed()) };
-        let inside = InProcess {
+        self.around.events.send(|| Event::Started { stage: self.stages[index].name.clone(), pid: None });
+        Ok(())
+    }
+
+    /// What the first stage's input and the last one's output are called.
+    fn names_of(&self, index: usize) -> (Option<String>, Option<String>) {
+        let input = (index == 0).then(|| self.names.input.clone());
+        (input, (index + 1 == self.stages.len()).then(|| self.names.output.clone()))
+    }
+
+    fn inside(&self, index: usize, source: Source, sink: Sink) -> InProcess {
+        let (input_name, output_name) = self.names_of(index);
+        InProcess {
             index,
             source: Some(source).into(),
             sink: Some(sink).into(),
@@ -203,54 +127,74 @@ impl Stages<'_> {
             input_name,
             output_name,
             gauges: self.gauges.clone(),
-        };
-        match &planned.work {
-            Work::Wasm(work) => {
-                let stderr = match stderr {
-                    Stderr::Inside(sink) => sink,
-                    Stderr::Child(ChildStderr { .. }) => return Err(mixed()),
-                };
-                let sandbox = self.shared.sandbox().map_err(|message| StageExit::HostError { message, path: None })?;
-                let spec = GuestSpec {
-                    name: planned.name.clone(),
-                    args: work.args.clone(),
-                    env: work.env.clone(),
-                    limits: work.limits,
-                    rights: work.rights.clone(),
-                    dumps: self.around.dumps.clone(),
-                    deterministic: self.plan.deterministic,
-                    linger: self.plan.linger,
-                    sees_terminals: work.terminal,
-                };
-                let (code, budget) = (work.code(), self.code.clone());
-                let (wall_time, place) = (planned.wall_time, planned.place.clone());
-                let (asked, untold) = (work.asked.clone(), work.untold.clone());
-                let reads_text = work.inspection.section.text;
-                let ready = work.ready.get(&sandbox, spec.engine(), &work.limits);
-                let stage = WasmStage {
-                    inside,
-                    spec,
-                    code,
-                    ready,
-                    budget,
-                    wall_time,
-                    stderr,
-                    place,
-                    asked,
-                    untold,
-                    reads_text,
-                };
-                let stage = stage.run(sandbox, self.turns.clone(), self.stop.clone());
-                if self.stages.len() == 1 { running.add_last(stage) } else { running.add(stage) }
-            }
-            Work::Function(function) => {
-                let (wall_time, kill_after) = (planned.wall_time, self.plan.kill_after);
-                let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };
-                running.add(stage.run(self.stop.clone()));
-            }
-            Work::Command(_) => return Err(mixed()),
         }
-        self.around.events.send(|| Event::Started { stage: planned.name.clone(), pid: None });
+    }
+
+    async fn start_command(
+        &self,
+        index: usize,
+        work: &Arc<CommandWork>,
+        given: Descriptors,
+        running: &mut Going,
+    ) -> Result<(), StageExit> {
+        let failed = |error: std::io::Error| StageExit::HostError { message: error.to_string(), path: None };
+        let (stdin, stdout, stderr) = given.filled().map_err(failed)?;
+        let (input_name, output_name) = self.names_of(index);
+        let (planned, around, gauges) = (self.stages[index].clone(), self.around.clone(), self.gauges.clone());
+        let stage = CommandStage { index, planned, stdin, stdout, stderr, input_name, output_name, around, gauges };
+        let command = tokio::select! {
+            biased;
+            started = stage.start(work) => started?,
+            // A directory or program on a file system that does not answer.
+            () = self.stop.requested() => return Err(StageExit::Cancelled),
+        };
+        self.commands.add(&self.stages[index].name, command.leader());
+        let (work, stop) = (work.clone(), self.stop.clone());
+        running.add(async move { command.run(&work, stop).await });
+        Ok(())
+    }
+
+    fn start_wasm(
+        &self,
+        index: usize,
+        work: &WasmWork,
+        inside: InProcess,
+        stderr: Sink,
+        running: &mut Going,
+    ) -> Result<(), StageExit> {
+        let planned = &self.stages[index];
+        let sandbox = self.shared.sandbox().map_err(|message| StageExit::HostError { message, path: None })?;
+        let spec = GuestSpec {
+            name: planned.name.clone(),
+            args: work.args.clone(),
+            env: work.env.clone(),
+            limits: work.limits,
+            rights: work.rights.clone(),
+            dumps: self.around.dumps.clone(),
+            deterministic: self.plan.deterministic,
+            linger: self.plan.linger,
+            sees_terminals: work.terminal,
+        };
+        let ready = work.ready.get(&sandbox, spec.engine(), &work.limits);
+        let stage = WasmStage {
+            inside,
+            spec,
+            code: work.code(),
+            ready,
+            budget: self.code.clone(),
+            wall_time: planned.wall_time,
+            stderr,
+            place: planned.place.clone(),
+            asked: work.asked.clone(),
+            untold: work.untold.clone(),
+            reads_text: work.inspection.section.text,
+        };
+        let stage = stage.run(sandbox, self.turns.clone(), self.stop.clone());
+        if self.stages.len() == 1 {
+            running.add_last(stage)
+        } else {
+            running.add(stage)
+        }
         Ok(())
     }
 

@@ -73,7 +73,7 @@ impl Planner<'_> {
         let layers = &layers;
         let work = match (&stage.wasm, &stage.command, stage.function) {
             (Some(wasm), ..) => Work::Wasm(Box::new(self.wasm(stage, wasm, &name, place, layers)?)),
-            (_, Some(command), _) => Work::Command(Box::new(command::plan(self, stage, command, place, layers)?)),
+            (_, Some(command), _) => Work::Command(command::plan(self, stage, command, place, layers)?.into()),
             (.., index) => {
                 let function = index.and_then(|index| self.functions.get(index)).cloned();
                 Work::Function(function.ok_or_else(|| {

@@ -75,7 +75,7 @@ impl PlannedStage {
         for argument in more {
             match &mut self.work {
                 Work::Wasm(wasm) => wasm.args.push(told(name, argument)?),
-                Work::Command(command) => command.arguments.push(given(name, argument)?),
+                Work::Command(command) => Arc::make_mut(command).arguments.push(given(name, argument)?),
                 Work::Function(_) => return Err(format!("stage `{name}` is a function, which has no arguments")),
             }
         }
@@ -96,6 +96,7 @@ impl PlannedStage {
                 }
                 Work::Command(command) => {
                     let (os_key, os_value) = (given(name, key)?, given(name, value)?);
+                    let command = Arc::make_mut(command);
                     let environment = Arc::make_mut(&mut command.environment);
                     environment.retain(|(known, _)| *known != os_key);
                     environment.push((os_key, os_value));
@@ -138,7 +139,7 @@ impl PlannedStage {
                 lower(&mut held.compile_memory, size(limits.compile_memory));
             }
             Work::Command(command) => {
-                let held = &mut command.limits;
+                let held = &mut Arc::make_mut(command).limits;
                 lower(&mut held.memory, size(limits.memory));
                 lower(&mut held.cpu_time, time(limits.cpu_time));
                 lower(&mut held.processes, count(limits.processes));

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     Wasm(Box<WasmWork>),
-    Command(Box<CommandWork>),
+    Command(Arc<CommandWork>),
     Function(Function),
 }
 
