@@ -15,7 +15,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    joint::{Base, Named, Root},
+    joint::{Base, Named, Root, WholeFile},
     spec::{
         self, Access, Bound, LimitsSpec, NetGrant, Place, Sandboxing, Size, Span, SpecError, TooMuch, to_path, to_text,
     },
@@ -247,24 +247,35 @@ impl Policy {
     ///
     /// What leads out of that directory: whether there is something would be told.
     fn operators(&self, path: &Path) -> Result<Operators, Refusal> {
+        let writes = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
+        let refused = |message: String| {
+            let hint = Some("give the path that is meant, without a link of theirs".into());
+            Err(Refusal { place: "the policy".into(), message, hint, path: None })
+        };
+        let unknown = |path: &Path| {
+            let path = to_text(path);
+            refused(format!("it cannot be told whether {path} is found by way of what its `dirs` lets guests write to"))
+        };
+        for root in writes.clone() {
+            let root = self.base.join(to_path(&root.path));
+            if matches!(Way::to(&root).end, End::Unknown) {
+                return unknown(&root);
+            }
+        }
         match Way::outside(path, &self.writable()).end {
             End::There(real) => Ok(Operators::Elsewhere(Some(real))),
             End::Nowhere => Ok(Operators::Elsewhere(None)),
+            End::Unknown if writes.clone().next().is_none() => Ok(Operators::Elsewhere(None)),
+            End::Unknown => unknown(path),
             End::Left { at, rest } => {
-                let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-                let roots = self.roots(roots.map(|root| root.path.as_str()));
+                let roots = self.roots(writes.map(|root| root.path.as_str()));
                 match Base::new(&at, Some(at.clone())).below(&at.join(rest), roots) {
                     Some(named) => Ok(Operators::Below(named)),
-                    None => Err(Refusal {
-                        place: "the policy".into(),
-                        message: format!(
-                            "{} is found by way of {}, which its `dirs` lets guests write to, and leads out of there, or nowhere",
-                            to_text(path),
-                            to_text(&at)
-                        ),
-                        hint: Some("give the path that is meant, without a link of theirs".into()),
-                        path: None,
-                    }),
+                    None => refused(format!(
+                        "{} is found by way of {}, which its `dirs` lets guests write to, and leads out of there, or nowhere",
+                        to_text(path),
+                        to_text(&at)
+                    )),
                 }
             }
         }
@@ -310,8 +321,38 @@ impl Policy {
         named.open_regular().and_then(|file| bytes_of(&file, most))
     }
 
+    /// Makes sure that a file can be written that whoever runs pipelines names, such as a report: see [`WholeFile::create`]. Where it is
+    /// below a directory that the policy lets guests write to, it is there that it appears, whatever they swap meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As there, or that it leads out of such a directory.
+    pub fn whole_file(&self, path: &Path) -> io::Result<WholeFile> {
+        match self.found(path)? {
+            Some(named) => WholeFile::at(&named),
+            None => WholeFile::create(path),
+        }
+    }
+
+    /// Whether guests could lead a path elsewhere, or have led it there.
+    pub fn is_guests(&self, path: &Path) -> bool {
+        !matches!(self.operators(path), Ok(Operators::Elsewhere(_)))
+    }
+
+    /// The real path of a file of an operator's, if it is there.
+    pub(crate) fn real_path(&self, path: &Path) -> Option<PathBuf> {
+        match self.operators(path) {
+            Ok(Operators::Elsewhere(_)) => fs::canonicalize(path).ok(),
+            Ok(Operators::Below(named)) => Some(named.path().to_owned()),
+            Err(_) => None,
+        }
+    }
+
     /// Where a file of an operator's is, if guests could lead its name elsewhere.
     fn found(&self, path: &Path) -> io::Result<Option<Named>> {
+        if self.dirs.iter().flatten().all(|root| root.access == Access::Read) {
+            return Ok(None);
+        }
         match self.operators(path) {
             Ok(Operators::Elsewhere(_)) => Ok(None),
             Ok(Operators::Below(named)) => Ok(Some(named)),

@@ -65,7 +65,7 @@ impl Extism {
 
     /// Calls a second.
     fn rate(&self, bytes: usize, calls: usize, mode: &str) -> f64 {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/extism.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/calls_extism.py");
         let ran = Command::new(&self.python)
             .arg(script)
             .arg(&self.plugin)

@@ -138,6 +138,9 @@ pub(crate) struct PipelineArgs {
     /// A file that says what pipelines may ask for; what they ask for beyond it is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// That file, once it was read.
+    #[arg(skip)]
+    pub(crate) policy_read: std::cell::OnceCell<stagehost::Policy>,
     /// Refuse components that are not those of the stagehost.lock beside the pipeline: their digests, imports and the rights they
     /// ask for. What the pipeline file itself says is not locked.
     #[arg(long)]

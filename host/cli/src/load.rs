@@ -174,14 +174,19 @@ fn check_lock(plan: &Plan, directory: &Path, policy: &Policy) -> Result<(), Fail
 /// The policy that the arguments name; by default everything is allowed to whoever types it.
 pub(crate) fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
     let Some(path) = &args.policy else { return Ok(Policy::allow_all()) };
+    if let Some(read) = args.policy_read.get() {
+        return Ok(read.clone());
+    }
     let shown = path.display();
     let file =
         fs::File::open(path).and_then(read_bounded).with_context(|| format!("the policy {shown}")).map_err(host)?;
     let base = path.parent().unwrap_or(Path::new(""));
-    Policy::parse(&file, base).map_err(|error| {
+    let policy = Policy::parse(&file, base).map_err(|error| {
         let hint = error.hint.clone();
         host(anyhow!("{error}").context(format!("{shown} is no good policy"))).hint(hint)
-    })
+    })?;
+    // Once: it may be a pipe.
+    Ok(args.policy_read.get_or_init(|| policy).clone())
 }
 
 fn bad(error: SpecError, source: &str) -> Failure {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context;
-use stagehost::{ExitCode, LOCK_FILE, Lock, WholeFile};
+use stagehost::{ExitCode, LOCK_FILE, Lock};
 
 use crate::{args::PipelineArgs, failure::Failure, load, render::Lines};
 
@@ -12,12 +12,13 @@ pub(crate) fn lock(args: &PipelineArgs) -> Result<u8, Failure> {
     let directory = load::lock_directory(args);
     let path = directory.join(LOCK_FILE);
     let now = Lock::of(&plan, &directory);
-    let mut lock = load::read_lock(&path, &load::policy(args)?)?.unwrap_or_default();
+    let policy = load::policy(args)?;
+    let mut lock = load::read_lock(&path, &policy)?.unwrap_or_default();
     let added: Vec<_> = lock.added(&now).iter().map(|(path, sha256)| (path.to_string(), sha256.to_string())).collect();
     let difference = lock.changes(&now);
     lock.update(now);
     // Whole or not at all: another run may read it meanwhile.
-    let written = WholeFile::create(&path).and_then(|file| file.write(lock.text().as_bytes()));
+    let written = policy.whole_file(&path).and_then(|file| file.write(lock.text().as_bytes()));
     let written = written.with_context(|| format!("the lock {}", path.display()));
     written.map_err(|error| Failure::new(ExitCode::Host, error))?;
     let mut text = Lines::default();

@@ -86,6 +86,12 @@ fn start(
     if !plan.has_commands() {
         guard.iter().for_each(Guard::dismiss);
     }
+    if let Some(directory) = &args.coredump
+        && load::policy(&args.pipeline)?.is_guests(directory)
+    {
+        let error = anyhow!("--coredump {}: the policy's `dirs` lets guests write there", directory.display());
+        return Err(Failure::new(ExitCode::Host, error));
+    }
     if let Some(directory) = args.coredump.as_ref().filter(|directory| !directory.is_dir()) {
         let error = anyhow!("--coredump {}: there is no such directory", directory.display());
         return Err(Failure::new(ExitCode::Host, error));
@@ -243,7 +249,7 @@ impl Report {
         }
         let file = match args.report_fd {
             Some(number) => stagehost::inherited_descriptor(number).map(|file| Place::Descriptor(file.into())),
-            None => WholeFile::create(&path).map(Place::File),
+            None => load::policy(&args.pipeline)?.whole_file(&path).map(Place::File),
         };
         let file =
             file.with_context(|| format!("the report {name}")).map_err(|error| Failure::new(ExitCode::Host, error))?;

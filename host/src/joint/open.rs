@@ -14,6 +14,7 @@ use std::{
 use rustix::{
     fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, memfd_create, open, seek},
     io::fcntl_dupfd_cloexec,
+    pipe::{PipeFlags, SpliceFlags, pipe_with, tee},
 };
 
 use super::{
@@ -304,8 +305,7 @@ pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a FIFO once it has its other side: to write when there is a reader, to read when a writer has written or gone. No thread waits for
-/// that in a call that nobody could end. What came into its place meanwhile is opened as it is.
+/// Opens a FIFO once it has its other side. No thread waits for that in a call that nobody could end. What came into its place meanwhile is opened as it is.
 async fn open_fifo(named: &Named, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
     tokio::select! {
         opened = open_patiently(named, access) => opened,
@@ -328,7 +328,15 @@ async fn open_patiently(named: &Named, access: OFlags) -> io::Result<OwnedFd> {
     };
     if access == OFlags::RDONLY && FileType::from_raw_mode(fstat(&opened)?.st_mode) == FileType::Fifo {
         let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(opened)?;
-        receiver.readable().await?;
+        // Where bytes would be copied to without being taken: how that is refused tells whether there is a writer.
+        let (_read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        while matches!(tee(&receiver, &write, 1, SpliceFlags::NONBLOCK), Ok(0)) {
+            // One that came and went is seen by what it left, if only an end.
+            if tokio::time::timeout(pause, receiver.readable()).await.is_ok() {
+                break;
+            }
+            pause = (pause * 2).min(MOST);
+        }
         return receiver.into_blocking_fd();
     }
     fcntl_setfl(&opened, fcntl_getfl(&opened)?.difference(OFlags::NONBLOCK))?;
@@ -409,12 +417,11 @@ mod tests {
         mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
         run_out(async {
             let named = Named::anywhere(&path);
-            let (reader, writer) = tokio::join!(open_patiently(&named, OFlags::RDONLY), async {
-                let writer = open_patiently(&named, OFlags::WRONLY).await.unwrap();
-                rustix::io::write(&writer, b"x").unwrap();
-                writer
-            });
-            let reader = reader.unwrap();
+            // It is there as soon as a writer is, and not only when that writes.
+            let (reader, writer) =
+                tokio::join!(open_patiently(&named, OFlags::RDONLY), open_patiently(&named, OFlags::WRONLY));
+            let (reader, writer) = (reader.unwrap(), writer.unwrap());
+            rustix::io::write(&writer, b"x").unwrap();
             for end in [&reader, &writer] {
                 assert!(!fcntl_getfl(end).unwrap().contains(OFlags::NONBLOCK), "its user waits as usual");
             }

@@ -27,8 +27,13 @@ impl WholeFile {
     ///
     /// What the system says, or why the file there cannot be replaced.
     pub fn create(path: &Path) -> io::Result<Self> {
+        Self::at(&Named::anywhere(path))
+    }
+
+    /// The same of a file that was found.
+    pub(crate) fn at(named: &Named) -> io::Result<Self> {
         let file = |file: OwnedFd| Self(Way::InPlace(file.into()));
-        match Output::of(&Named::anywhere(path), false, None).map_err(io::Error::other)? {
+        match Output::of(named, false, None).map_err(io::Error::other)? {
             Output::Atomic(target) => AtomicFile::create(target).map(|file| Self(Way::Atomic(file))),
             Output::Inherit => inherited_descriptor(1).map(file),
             Output::Descriptor(number) => inherited_descriptor(u32::try_from(number).unwrap_or(u32::MAX)).map(file),

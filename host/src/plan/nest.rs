@@ -67,7 +67,7 @@ impl Planner<'_> {
         let place = place.key("pipeline");
         let bad = |message: String| PlanError::new(PlanErrorKind::Pipeline, &place, message);
         if around.is_empty() {
-            around.extend(self.options.file.iter().filter_map(|file| fs::canonicalize(file).ok()));
+            around.extend(self.options.file.iter().filter_map(|file| self.options.policy.real_path(file)));
         }
         self.options.policy.check_kind("pipeline", &place)?;
         let named = self.options.policy.check_plugin(&path, layers.base, &place)?;

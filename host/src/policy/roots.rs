@@ -76,6 +76,8 @@ pub(super) enum End {
     There(PathBuf),
     /// Nowhere.
     Nowhere,
+    /// It cannot be told, such as where this process's own directory is gone: links on it may lead anywhere.
+    Unknown,
     /// In a directory where guests may put anything: what is left of it is not looked at.
     Left { at: PathBuf, rest: PathBuf },
 }
@@ -85,7 +87,7 @@ impl End {
     pub(super) fn real(self) -> Option<PathBuf> {
         match self {
             Self::There(real) => Some(real),
-            Self::Nowhere | Self::Left { .. } => None,
+            Self::Nowhere | Self::Unknown | Self::Left { .. } => None,
         }
     }
 }
@@ -99,7 +101,7 @@ impl Way {
     /// The same, up to the first name that stands below one of these directories.
     pub(super) fn outside(path: &Path, writable: &[PathBuf]) -> Self {
         let mut around = Vec::new();
-        let end = Self::go(path, writable, &mut around).unwrap_or(End::Nowhere);
+        let end = Self::go(path, writable, &mut around).unwrap_or(End::Unknown);
         Self { end, around }
     }
 
@@ -127,13 +129,26 @@ impl Way {
                     let next = at.join(&name);
                     around.push(at.clone());
                     match std::fs::read_link(&next) {
-                        Ok(_) if links == MAX_LINKS => return Err(rustix::io::Errno::LOOP.into()),
+                        Ok(_) if links == MAX_LINKS => return Ok(End::Nowhere),
+                        // What is open is not where its text says.
+                        Ok(_) if at.starts_with("/proc") && at.ends_with("fd") => return Ok(End::Nowhere),
                         Ok(target) => {
                             links += 1;
                             push(&mut left, &target);
                         }
                         // No link.
                         Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
+                        // Nor would anybody else find it.
+                        Err(error)
+                            if matches!(
+                                error.kind(),
+                                io::ErrorKind::NotFound
+                                    | io::ErrorKind::NotADirectory
+                                    | io::ErrorKind::PermissionDenied
+                            ) =>
+                        {
+                            return Ok(End::Nowhere);
+                        }
                         Err(error) => return Err(error),
                     }
                 }

@@ -203,6 +203,20 @@ fn fifos_at_both_ends_wait_for_their_partners() {
 }
 
 #[test]
+fn who_opens_a_fifo_and_writes_later_is_a_partner() {
+    let place = Place::new();
+    mkfifo(&place, "in");
+    mkfifo(&place, "out");
+    // It answers what the command says first.
+    place.write("peer", "exec 3> in; read -r line < out; echo \"answer to $line\" >&3\n");
+    place.write(
+        "p.json",
+        r#"{"version": 1, "stages": [{"command": ["sh", "-c", "echo hello; cat >&2"]}], "stdin": {"file": "in"}, "stdout": {"file": "out"}, "timeout": "60s"}"#,
+    );
+    place.shell("sh peer & $STAGEHOST run p.json; code=$?; wait; exit $code").done().code(0).says(&["answer to hello"]);
+}
+
+#[test]
 fn a_fifo_without_a_partner_ends_at_the_timeout() {
     let place = Place::new();
     mkfifo(&place, "lonely");

@@ -545,6 +545,32 @@ fn what_an_operator_names_leads_out_of_no_directory_of_guests() {
         fs::remove_file(place.path(name)).unwrap();
         place.write("work/p.json", good);
     }
+    // Nor is anything written there.
+    fs::create_dir(place.path("outside")).unwrap();
+    std::os::unix::fs::symlink("../outside", place.path("work/out")).unwrap();
+    std::os::unix::fs::symlink("../outside/x", place.path("work/report")).unwrap();
+    for report in ["work/out/report", "work/report"] {
+        let args = ["run", "work/p.json", "--policy", "policy.json", "--report", report];
+        place.stagehost(args).done().code(125).says(&["is found by way of"]);
+    }
+    let dumps = ["run", "work/p.json", "--policy", "policy.json", "--coredump", "work/out"];
+    place.stagehost(dumps).done().code(125).says(&["lets guests write there"]);
+    std::os::unix::fs::symlink("../outside/lock", place.path("work/stagehost.lock")).unwrap();
+    place.stagehost(["lock", "work/p.json", "--policy", "policy.json"]).done().code(125);
+    assert_eq!(fs::read_dir(place.path("outside")).unwrap().count(), 0);
+    fs::remove_file(place.path("work/stagehost.lock")).unwrap();
+    place.stagehost(["lock", "work/p.json", "--policy", "policy.json"]).done().code(0);
+    place.stagehost(["run", "work/p.json", "--policy", "policy.json", "--report", "work/r"]).done().code(0);
+    assert!(place.read("work/r").contains("\"success\": true"));
+    // Where the directory that this runs in is gone, nobody can tell what is where.
+    fs::create_dir(place.path("work/gone")).unwrap();
+    let policy = place.path("policy.json").display().to_string();
+    place.write("outside/p.json", good);
+    place
+        .shell(&format!("cd work/gone && rmdir ../gone && exec $STAGEHOST run ../out/p.json --policy {policy}"))
+        .done()
+        .code(78)
+        .says(&["it cannot be told whether"]);
     place.shell("mkfifo stagehost.lock").done().code(0);
     place.write("p.json", good);
     place.stagehost(["check", "p.json", "--locked"]).done().code(125).says(&["it is no regular file"]);
