@@ -57,13 +57,27 @@ struct Node {
     /// Who waits here.
     queue: VecDeque<oneshot::Sender<Slot>>,
     taken: usize,
+    /// How many are below it.
+    below: usize,
+    /// Whether nobody has the share any more.
+    is_gone: bool,
 }
 
 const ROOT: usize = 0;
 
 impl Node {
     fn new(parent: usize, weight: u64, used: u64) -> Self {
-        Self { parent, weight: weight.max(1), used, clock: 0, ready: BTreeSet::new(), queue: VecDeque::new(), taken: 0 }
+        Self {
+            parent,
+            weight: weight.max(1),
+            used,
+            clock: 0,
+            ready: BTreeSet::new(),
+            queue: VecDeque::new(),
+            taken: 0,
+            below: 0,
+            is_gone: false,
+        }
     }
 }
 
@@ -146,6 +160,21 @@ impl State {
         }
     }
 
+    /// Removes a share that is gone, once the last of its slots is back and nothing is below it, and then those above it that wait for that.
+    fn release(&mut self, id: usize) {
+        let mut id = id;
+        while id != ROOT {
+            let node = self.node(id);
+            if !node.is_gone || node.taken > 0 || node.below > 0 {
+                return;
+            }
+            let parent = node.parent;
+            self.nodes[id] = None;
+            self.node(parent).below -= 1;
+            id = parent;
+        }
+    }
+
     /// Gives free slots to those that wait.
     fn give(&mut self, slots: &Arc<Inner>) {
         while self.free > 0 {
@@ -213,6 +242,7 @@ impl Share {
         let parent = above.as_ref().map_or(ROOT, |above| above.0.id);
         let mut state = slots.lock();
         // It begins with no credit.
+        state.node(parent).below += 1;
         let clock = state.node(parent).clock;
         let node = Some(Node::new(parent, u64::from(weight), clock));
         let id = match state.nodes.iter().position(Option::is_none) {
@@ -278,20 +308,13 @@ impl Share {
 impl Drop for ShareInner {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
-        // Those who waited are gone: they held it. Slots that are held are told apart by what they are of.
+        // Those who waited are gone: they held it. A slot may be held for longer, on a thread that nobody waits for.
         state.node(self.id).queue.clear();
         state.place(self.id, self.slots.of_one);
-        if state.node(self.id).taken == 0 {
-            state.nodes[self.id] = None;
-        } else {
-            // Its last slot removes it.
-            state.node(self.id).taken |= GONE;
-        }
+        state.node(self.id).is_gone = true;
+        state.release(self.id);
     }
 }
-
-/// A mark on the count of slots of a share that is gone.
-const GONE: usize = 1 << (usize::BITS - 1);
 
 /// A slot; dropping it gives it back.
 #[derive(Debug)]
@@ -319,13 +342,9 @@ impl Drop for Slot {
             state.charge(self.id, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
         state.free += 1;
-        let node = state.node(self.id);
-        node.taken -= 1;
-        if node.taken == GONE {
-            state.nodes[self.id] = None;
-        } else {
-            state.place(self.id, slots.of_one);
-        }
+        state.node(self.id).taken -= 1;
+        state.place(self.id, slots.of_one);
+        state.release(self.id);
         state.give(&slots);
     }
 }
@@ -371,6 +390,26 @@ mod tests {
             drop(slot);
         }
         had
+    }
+
+    #[test]
+    fn a_slot_may_outlive_its_share_and_the_group_of_that() {
+        let slots = Slots::new(1, 1, true);
+        let group = slots.share(1);
+        let share = group.under(1);
+        let held = poll(pin!(share.slot())).expect("it is free");
+        let others = slots.share(1);
+        let mut waiting = pin!(others.slot());
+        assert!(poll(waiting.as_mut()).is_none());
+        drop(share);
+        drop(group);
+        // What comes in their place is not theirs.
+        let next = slots.share(1);
+        drop(held);
+        assert!(poll(waiting.as_mut()).is_some(), "it is given back");
+        drop(next);
+        let nodes = slots.0.lock();
+        assert_eq!(nodes.nodes.iter().flatten().count(), 2, "what is gone is gone: {nodes:?}");
     }
 
     #[test]

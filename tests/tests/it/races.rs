@@ -315,7 +315,8 @@ fn a_command_is_where_its_pipeline_was_found() {
             swapping(&place, "work/job", "work/link", |swaps| {
                 for times in 0..TIMES {
                     swaps.pace(times);
-                    let args = ["run"].iter().chain(args).chain(&["--policy", "policy.json"]).copied();
+                    let more = ["--policy", "policy.json", "--report", "work/job/report"];
+                    let args = ["run"].iter().chain(args).chain(&more).copied();
                     let output = place.stagehost(args.collect::<Vec<_>>()).done();
                     assert!(!output.stdout.starts_with(b"secret"), "it is outside: {output}");
                     let told = output.error_text();
@@ -328,6 +329,7 @@ fn a_command_is_where_its_pipeline_was_found() {
             }
         }
     }
+    assert!(!place.path("outside/report").exists(), "a report is outside");
     // Without a race, one that lies elsewhere is not where commands may be.
     place.write("outside/nested.json", reads.replace(r#""stdin": "null", "#, ""));
     place.write("p.json", r#"{"version": 1, "stdin": "null", "stages": [{"pipeline": "outside/nested.json"}]}"#);
