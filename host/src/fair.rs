@@ -241,8 +241,8 @@ impl Share {
     fn new(slots: &Arc<Inner>, above: Option<Self>, weight: u32) -> Self {
         let parent = above.as_ref().map_or(ROOT, |above| above.0.id);
         let mut state = slots.lock();
-        // It begins with no credit.
         state.node(parent).below += 1;
+        // It begins with no credit.
         let clock = state.node(parent).clock;
         let node = Some(Node::new(parent, u64::from(weight), clock));
         let id = match state.nodes.iter().position(Option::is_none) {

@@ -18,10 +18,10 @@ mod prepare;
 mod run;
 mod running;
 mod shared;
-mod slots;
 mod snapshot;
 mod start;
 mod supervise;
+mod wiring;
 
 pub use collect::Collecting;
 pub use control::{ProcessHandle, RunControl};

@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(crate) use refusal::Refusal;
-use roots::{End, Roots, Way};
+use roots::{End, Roots, Route};
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
@@ -205,7 +205,7 @@ impl Policy {
     /// The real paths of what may be granted for writing.
     fn writable(&self) -> Vec<PathBuf> {
         let roots = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-        roots.filter_map(|root| Way::to(&self.base.join(to_path(&root.path))).end.real()).collect()
+        roots.filter_map(|root| Route::to(&self.base.join(to_path(&root.path))).end.real()).collect()
     }
 
     /// Sees that nothing which it allows to be written decides what else it allows.
@@ -221,15 +221,20 @@ impl Policy {
         let dirs = self.dirs.iter().flatten().enumerate().map(|(index, dir)| (format!("dirs[{index}]"), &dir.path));
         let writable = self.writable();
         for (field, root) in named.chain(dirs) {
-            let way = Way::to(&self.base.join(to_path(root)));
+            let way = Route::to(&self.base.join(to_path(root)));
             // Be there something by now or not.
             if let Some(writable) = roots::misled(&way.around, &writable) {
                 let message = format!(
-                    "the policy's `{field}`, {root}, is found by way of {}, which its `dirs` lets guests write to: they could put a link in its place",
-                    to_text(writable)
+                    "(its `{field}`) is found by way of what its `dirs` lets guests write to: they could put a link in its place"
                 );
-                let hint = "name that directory itself, or one elsewhere".to_owned();
-                return Err(Refusal { place: "the policy".into(), message, hint: Some(hint), path: None });
+                let hint =
+                    format!("guests may write to {}: name that itself, or a directory elsewhere", to_text(writable));
+                return Err(Refusal {
+                    place: "the policy".into(),
+                    message,
+                    hint: Some(hint),
+                    path: Some(root.clone()),
+                });
             }
         }
         Ok(())
@@ -248,21 +253,25 @@ impl Policy {
     /// What leads out of that directory: whether there is something would be told.
     fn operators(&self, path: &Path) -> Result<Operators, Refusal> {
         let writes = self.dirs.iter().flatten().filter(|root| root.access == Access::Write);
-        let refused = |message: String| {
-            let hint = Some("give the path that is meant, without a link of theirs".into());
-            Err(Refusal { place: "the policy".into(), message, hint, path: None })
+        let refused = |path: &Path, message: &str, hint: String| {
+            Err(Refusal {
+                place: "the policy".into(),
+                message: message.into(),
+                hint: Some(hint),
+                path: Some(to_text(path)),
+            })
         };
         let unknown = |path: &Path| {
-            let path = to_text(path);
-            refused(format!("it cannot be told whether {path} is found by way of what its `dirs` lets guests write to"))
+            let message = "may be found by way of what its `dirs` lets guests write to: that cannot be told here";
+            refused(path, message, "is this process's own directory gone? give absolute paths".into())
         };
         for root in writes.clone() {
             let root = self.base.join(to_path(&root.path));
-            if matches!(Way::to(&root).end, End::Unknown) {
+            if matches!(Route::to(&root).end, End::Unknown) {
                 return unknown(&root);
             }
         }
-        match Way::outside(path, &self.writable()).end {
+        match Route::outside(path, &self.writable()).end {
             End::There(real) => Ok(Operators::Elsewhere(Some(real))),
             End::Nowhere => Ok(Operators::Elsewhere(None)),
             End::Unknown if writes.clone().next().is_none() => Ok(Operators::Elsewhere(None)),
@@ -271,11 +280,11 @@ impl Policy {
                 let roots = self.roots(writes.map(|root| root.path.as_str()));
                 match Base::new(&at, Some(at.clone())).below(&at.join(rest), roots) {
                     Some(named) => Ok(Operators::Below(named)),
-                    None => refused(format!(
-                        "{} is found by way of {}, which its `dirs` lets guests write to, and leads out of there, or nowhere",
-                        to_text(path),
-                        to_text(&at)
-                    )),
+                    None => {
+                        let message = "is found by way of what its `dirs` lets guests write to, and leads out of there, or nowhere";
+                        let at = to_text(&at);
+                        refused(path, message, format!("they may put links into {at}: give the path that is meant"))
+                    }
                 }
             }
         }

@@ -138,4 +138,14 @@ fn main() {
         let each = Duration::from_secs_f64(1.0 / rate);
         println!("{name:<24} {rate:>8.0} a second, {:.1} µs each{compared}", each.as_secs_f64() * 1e6);
     }
+    let plan = plan(3);
+    let (sender, stdin) = Stdin::channel(1);
+    let running = host.start(&plan, Ends::new().stdin(stdin), &RunOptions::default());
+    let started = Instant::now();
+    for _ in 0..runs {
+        std::hint::black_box(running.snapshot());
+    }
+    let each = started.elapsed().as_secs_f64() * 1e6 / runs as f64;
+    println!("a snapshot of a run of three stages: {each:.1} µs");
+    drop((sender, running));
 }

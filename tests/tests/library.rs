@@ -182,9 +182,10 @@ fn errors_have_a_code_and_their_paths_apart() {
         PlanOptions::at(secret, policy).environment(std::env::vars_os())
     };
     let plan = |spec: &str, options: &PlanOptions| match spec::parse(spec.as_bytes()) {
-        Ok(spec) => {
-            Plan::new(&spec, options).map(|_| ()).map_err(|error| (error.code, error.place, error.message, error.path))
-        }
+        Ok(spec) => Plan::new(&spec, options).map(|_| ()).map_err(|error| {
+            assert!(!error.text_without_path().contains(secret), "{error}");
+            (error.code, error.place, error.message, error.path)
+        }),
         Err(error) => Err((error.code(), error.place, error.message, None)),
     };
     let copies = r#"{"wasm": "builtin:cat"}"#;
@@ -226,6 +227,18 @@ fn errors_have_a_code_and_their_paths_apart() {
         let (found, at, message, path) = plan(&spec, &options).expect_err(&spec);
         assert_eq!((found, path.is_some()), (code, names), "{spec}: {at}: {message} ({path:?})");
         assert!(!at.contains(secret) && !message.contains(secret), "{spec}: {at}: {message}");
+    }
+    // What is wrong with a policy, or with where the pipeline lies.
+    std::os::unix::fs::symlink("/nowhere", place.path("dir/lost")).unwrap();
+    let write = r#""dirs": [{"path": "dir", "access": "write"}]"#;
+    for (policy, at) in [
+        (format!(r#"{{{write}, "files": ["{secret}/dir/in"]}}"#), secret.to_owned()),
+        (format!("{{{write}}}"), format!("{secret}/dir/lost")),
+    ] {
+        let policy = Policy::parse(policy.as_bytes(), secret).expect("a good policy");
+        let spec = format!(r#"{{"version": 1, "stages": [{copies}]}}"#);
+        let (code, _, message, path) = plan(&spec, &PlanOptions::at(at, policy)).expect_err("it is refused");
+        assert!(code == DeniedByPolicy && path.is_some_and(|path| path.contains(secret)), "{message}");
     }
     // What fails when it runs has them too.
     let options = base();

@@ -10,7 +10,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt, channel::Channel};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use stagehost::{
     ChannelSender, Chunks, Ends, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunOptions, Running, Stdin,
     Stdout, spec,
@@ -24,6 +24,8 @@ const PIPELINE: &str = r#"{
     "version": 1, "timeout": "30s", "limits": {"memory": "64MiB", "cpu_time": "10s"},
     "stages": [{"wasm": "builtin:lower"}, {"wasm": "builtin:words"}, {"wasm": "builtin:count"}]
 }"#;
+/// How long a client may take for the head of its request.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces of a text or an answer that are on their way.
 const PIECES: usize = 8;
 
@@ -44,17 +46,25 @@ impl Service {
         Ok(Self { host, plan })
     }
 
-    async fn serve(self, listener: TcpListener) -> io::Result<()> {
+    async fn serve(self, listener: TcpListener) {
         let service = Arc::new(self);
         loop {
-            let (stream, _) = listener.accept().await?;
+            let Ok((stream, _)) = listener.accept().await else {
+                // Such as too many connections for the descriptors there are: some of them end.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
             let service = service.clone();
             let answer = service_fn(move |request| {
                 let service = service.clone();
                 async move { Ok::<_, Infallible>(service.answer(request).await) }
             });
             // What is wrong with one connection is nobody else's trouble.
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(connection);
         }
     }
 
@@ -141,7 +151,7 @@ pub(crate) async fn run(address: &str) -> Result<(), Error> {
     let service = Service::new(PIPELINE, options).await?;
     let host = service.host.clone();
     tokio::select! {
-        served = service.serve(TcpListener::bind(address).await?) => served?,
+        () = service.serve(TcpListener::bind(address).await?) => {}
         asked = interrupted() => asked?,
     }
     host.drain(Duration::from_secs(10)).await;

@@ -305,7 +305,8 @@ pub(crate) fn truncate(identity: Identity, place: &Output) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a FIFO once it has its other side. No thread waits for that in a call that nobody could end. What came into its place meanwhile is opened as it is.
+/// Opens a FIFO once it has its other side. No thread waits for that in a call that nobody could end. What came into its place meanwhile
+/// is opened as it is.
 async fn open_fifo(named: &Named, access: OFlags, stop: &Stop) -> io::Result<OwnedFd> {
     tokio::select! {
         opened = open_patiently(named, access) => opened,

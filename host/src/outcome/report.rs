@@ -25,7 +25,7 @@ pub struct Outcome {
     pub origin: Origin,
     /// What ended the run, for programs: `ok`, the `kind` of the blamed stage's exit (`limit`, `start-failed`, …), `timed-out`,
     /// `signal`, `cancelled`, `end-failed` for an input or output, or the [`ErrorCode`](crate::ErrorCode) of a plan that could not
-    /// be made.
+    /// be made or of a run that was not let in (`busy`, `over-memory`, `shutting-down`).
     pub code: String,
     /// What to say about it; empty for a plain success.
     pub message: String,

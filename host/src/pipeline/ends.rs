@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::{
     options::StderrPrefix,
     shared::{EndError, Shared},
-    slots::{Places, Slot},
+    wiring::{Sides, Wiring},
 };
 use crate::{
     ends::{Ends, StdinKind, StdoutKind},
@@ -96,22 +96,22 @@ fn not_given() -> io::Error {
 /// Opens the pipeline's input for the first stage, if there is one; else it is what is left in the half.
 pub(super) async fn input(
     ends: &mut RunEnds,
-    first: Option<&mut Slot<'_>>,
+    first: Option<&mut Wiring<'_>>,
     shared: &Shared,
     stop: &Stop,
 ) -> Result<Opened<Option<Source>>, EndError> {
     let name = ends.names.input.clone();
     let given = std::mem::replace(&mut ends.planned_stdin, Input::Null);
-    let line_at_a_time = matches!(&first, Some(Slot::Wasm(wasm, _)) if wasm.inspection.section.line_at_a_time);
-    let opened = match first.map(Slot::places) {
+    let line_at_a_time = matches!(&first, Some(Wiring::Wasm(wasm, _)) if wasm.inspection.section.line_at_a_time);
+    let opened = match first.map(Wiring::sides) {
         None => source(given, ends.stdin.take(), false).map(|opened| opened.map(Some)),
-        Some(Places::Inside(halves)) => source(given, ends.stdin.take(), line_at_a_time).map(|opened| {
+        Some(Sides::Inside(halves)) => source(given, ends.stdin.take(), line_at_a_time).map(|opened| {
             opened.map(|source| {
                 halves.source = source;
                 None
             })
         }),
-        Some(Places::Child(descriptors)) => child_input(given, ends.stdin.take(), shared, stop).await.map(|opened| {
+        Some(Sides::Child(descriptors)) => child_input(given, ends.stdin.take(), shared, stop).await.map(|opened| {
             opened.map(|input| {
                 descriptors.stdin = Some(input);
                 None
@@ -173,21 +173,21 @@ fn source(given: Input, outside: Option<OutsideSource>, line_at_a_time: bool) ->
 /// Opens the pipeline's output for the last stage, if there is one; else it is what is left in the half.
 pub(super) async fn output(
     ends: &mut RunEnds,
-    last: Option<&mut Slot<'_>>,
+    last: Option<&mut Wiring<'_>>,
     shared: &Shared,
     stop: &Stop,
 ) -> Result<Opened<Option<Sink>>, EndError> {
     let name = ends.names.output.clone();
     let given = ends.stdout.take();
-    let opened = match last.map(Slot::places) {
+    let opened = match last.map(Wiring::sides) {
         None => sink(&ends.outlet, given, stop).await.map(|opened| opened.map(Some)),
-        Some(Places::Inside(halves)) => sink(&ends.outlet, given, stop).await.map(|opened| {
+        Some(Sides::Inside(halves)) => sink(&ends.outlet, given, stop).await.map(|opened| {
             opened.map(|sink| {
                 halves.sink = sink;
                 None
             })
         }),
-        Some(Places::Child(descriptors)) => child_output(&ends.outlet, given, shared, stop).await.map(|opened| {
+        Some(Sides::Child(descriptors)) => child_output(&ends.outlet, given, shared, stop).await.map(|opened| {
             opened.map(|output| {
                 descriptors.stdout = Some(output);
                 None
@@ -262,13 +262,13 @@ impl Logs {
     pub(super) async fn open(
         &mut self,
         stage: &PlannedStage,
-        slot: &mut Slot<'_>,
+        wiring: &mut Wiring<'_>,
         stop: &Stop,
     ) -> Result<(), EndError> {
         let name = || stage.log.as_ref().map_or_else(|| "standard error".into(), |path| to_text(path.path()));
-        let opened = match slot.places() {
-            Places::Inside(halves) => self.inside(stage, stop).await.map(|sink| halves.stderr = sink),
-            Places::Child(descriptors) => self.child(stage, stop).await.map(|log| descriptors.stderr = Some(log)),
+        let opened = match wiring.sides() {
+            Sides::Inside(halves) => self.inside(stage, stop).await.map(|sink| halves.stderr = sink),
+            Sides::Child(descriptors) => self.child(stage, stop).await.map(|log| descriptors.stderr = Some(log)),
         };
         opened.map_err(|error| EndError { name: name(), error })
     }

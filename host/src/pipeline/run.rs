@@ -19,8 +19,8 @@ use super::{
     judge::{end_failed, fail_end, judge, stopped_from_outside},
     options::RunOptions,
     shared::{EndError, RunState, Shared},
-    slots::Slot,
     supervise::Stages,
+    wiring::Wiring,
 };
 use crate::{
     ends::Ends,
@@ -179,12 +179,12 @@ impl Run {
             Ok(ends) => ends,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        let mut slots: Vec<_> = stages.iter().map(|stage| Slot::of(stage)).collect();
-        let stdin = match ends::input(&mut ends, slots.first_mut(), &self.shared, stop).await {
+        let mut wirings: Vec<_> = stages.iter().map(|stage| Wiring::of(stage)).collect();
+        let stdin = match ends::input(&mut ends, wirings.first_mut(), &self.shared, stop).await {
             Ok(stdin) => stdin,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
-        let stdout = match ends::output(&mut ends, slots.last_mut(), &self.shared, stop).await {
+        let stdout = match ends::output(&mut ends, wirings.last_mut(), &self.shared, stop).await {
             Ok(stdout) => stdout,
             Err(failed) => return end_failed(plan, stages, &failed, stop),
         };
@@ -203,8 +203,8 @@ impl Run {
                 (vec![report], Vec::new(), source, sink)
             }
             _ => {
-                for (planned, slot) in stages.iter().zip(&mut slots) {
-                    if let Err(failed) = logs.open(planned, slot, stop).await {
+                for (planned, wiring) in stages.iter().zip(&mut wirings) {
+                    if let Err(failed) = logs.open(planned, wiring, stop).await {
                         return end_failed(plan, stages, &failed, stop);
                     }
                 }
@@ -221,7 +221,7 @@ impl Run {
                     gauges: &self.state.gauges,
                     stop,
                 };
-                let ended = running.run(slots).await;
+                let ended = running.run(wirings).await;
                 logs.flush(stop).await;
                 ended
             }

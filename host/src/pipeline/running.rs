@@ -75,8 +75,7 @@ impl Running {
         self.first_events.take().unwrap_or_else(|| self.state.events.stream())
     }
 
-    /// What can be seen of the run now. It asks no stage and waits for none: a stage costs about a microsecond, a command's clock one
-    /// system call, so that a display may ask a hundred times a second.
+    /// What can be seen of the run now. It asks no stage and waits for none: a display may ask a hundred times a second.
     pub fn snapshot(&self) -> RunSnapshot {
         self.state.snapshot()
     }

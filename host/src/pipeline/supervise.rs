@@ -12,7 +12,7 @@ use super::{
     leftovers,
     made::MadeJoint,
     shared::Shared,
-    slots::{Descriptors, Halves, Slot, join},
+    wiring::{Descriptors, Halves, Wiring, join},
 };
 use crate::{
     event::Event,
@@ -41,13 +41,13 @@ pub(super) struct Stages<'a> {
 type Results = (Vec<StageEnd>, Vec<MadeJoint>, Option<Source>, Option<Sink>);
 
 impl Stages<'_> {
-    /// Runs the stages in these slots and returns how they ended, with what is left of the ends. Nothing that they started runs then.
-    pub(super) async fn run(self, mut slots: Vec<Slot<'_>>) -> Results {
+    /// Runs the stages in these wirings and returns how they ended, with what is left of the ends. Nothing that they started runs then.
+    pub(super) async fn run(self, mut wirings: Vec<Wiring<'_>>) -> Results {
         let mut running = Going::default();
         let mut joints: Vec<MadeJoint> = Vec::with_capacity(self.plan.joints.len());
         let mut ended: Vec<Option<StageEnd>> = self.stages.iter().map(|_| None).collect();
         for (index, joint) in self.plan.joints.iter().enumerate() {
-            let made = match slots.get_disjoint_mut([index, index + 1]) {
+            let made = match wirings.get_disjoint_mut([index, index + 1]) {
                 Ok([up, down]) if !self.stop.is_requested() => join(joint, up, down, self.shared),
                 _ => Ok(MadeJoint::default()),
             };
@@ -58,13 +58,13 @@ impl Stages<'_> {
             }));
         }
         let mut unused_sink = None;
-        for (index, slot) in slots.into_iter().enumerate() {
+        for (index, wiring) in wirings.into_iter().enumerate() {
             // After a stop nothing is started.
             let started = if self.stop.is_requested() {
-                unused_sink = slot.into_sink().filter(|_| index + 1 == self.stages.len());
+                unused_sink = wiring.into_sink().filter(|_| index + 1 == self.stages.len());
                 Err(StageExit::Cancelled)
             } else {
-                self.start(index, slot, &mut running).await
+                self.start(index, wiring, &mut running).await
             };
             if let Err(exit) = started
                 && ended[index].is_none()
@@ -94,13 +94,13 @@ impl Stages<'_> {
     }
 
     /// Starts one stage.
-    async fn start(&self, index: usize, slot: Slot<'_>, running: &mut Going) -> Result<(), StageExit> {
-        match slot {
-            Slot::Command(work, given) => return self.start_command(index, work, given, running).await,
-            Slot::Wasm(work, Halves { source, sink, stderr }) => {
+    async fn start(&self, index: usize, wiring: Wiring<'_>, running: &mut Going) -> Result<(), StageExit> {
+        match wiring {
+            Wiring::Command(work, given) => return self.start_command(index, work, given, running).await,
+            Wiring::Wasm(work, Halves { source, sink, stderr }) => {
                 self.start_wasm(index, work, self.inside(index, source, sink), stderr, running)?;
             }
-            Slot::Function(function, Halves { source, sink, .. }) => {
+            Wiring::Function(function, Halves { source, sink, .. }) => {
                 let (wall_time, kill_after) = (self.stages[index].wall_time, self.plan.kill_after);
                 let inside = self.inside(index, source, sink);
                 let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };

@@ -113,3 +113,38 @@ impl std::fmt::Debug for KnownFiles {
         f.debug_struct("KnownFiles").field("reused", &self.reused()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        sandbox::{inspect, weigh},
+        stock,
+    };
+
+    #[test]
+    fn what_was_known_longest_makes_room() {
+        let wasm = stock::find("cat").unwrap().wasm;
+        let (inspection, weight) = (inspect(wasm).unwrap(), weigh(wasm).unwrap());
+        let identity = |inode| Identity { device: 1, inode, size: 1, modified: (0, 0), changed: (0, 0) };
+        let keep = |known: &KnownFiles, inode: u64, bytes: &Bytes| {
+            known.keep(identity(inode), &(bytes.clone(), [0; 32], inspection.clone(), weight));
+        };
+        let is_known = |known: &KnownFiles, inode: u64| known.get(&identity(inode)).is_some();
+        // One allocation, however often it is kept here.
+        let (large, huge) = (Bytes::from(vec![0; 100 << 20]), Bytes::from(vec![0; 257 << 20]));
+        let known = KnownFiles::default();
+        for inode in [1, 2, 2, 3] {
+            keep(&known, inode, &large);
+        }
+        assert!(!is_known(&known, 1) && is_known(&known, 2) && is_known(&known, 3));
+        keep(&known, 4, &huge);
+        assert!(!is_known(&known, 4) && is_known(&known, 3), "what fits nowhere pushes nothing out");
+        let (known, small) = (KnownFiles::default(), Bytes::from_static(b"x"));
+        for inode in 0..5000 {
+            keep(&known, inode, &small);
+        }
+        assert!(!is_known(&known, 0) && is_known(&known, 4999));
+        assert_eq!(known.0.kept.lock().unwrap().files.len(), 4096);
+    }
+}

@@ -27,7 +27,7 @@ impl PartialEq for Roots {
 impl Roots {
     /// The directory of a path, if it is there and nobody can lead it elsewhere by writing to what is below `writable`.
     pub(super) fn find(&self, path: &Path, writable: &[PathBuf]) -> Option<Root> {
-        let way = Way::to(path);
+        let way = Route::to(path);
         let real = way.end.real()?;
         if misled(&way.around, writable).is_some() {
             return None;
@@ -63,7 +63,7 @@ pub(super) fn misled<'a>(around: &[PathBuf], writable: &'a [PathBuf]) -> Option<
 }
 
 /// How a path leads to what it names.
-pub(super) struct Way {
+pub(super) struct Route {
     /// The real path of that, or where it was left.
     pub(super) end: End,
     /// The real paths of all directories in which a name of the path stands, or of a link on its way, as far as it leads.
@@ -92,7 +92,7 @@ impl End {
     }
 }
 
-impl Way {
+impl Route {
     /// Goes along a path. The empty one is where this process is.
     pub(super) fn to(path: &Path) -> Self {
         Self::outside(path, &[])
@@ -173,28 +173,28 @@ mod tests {
         }
         symlink("../c", place.join("a/to-c")).unwrap();
         symlink(place.join("a/to-c/d"), place.join("e/to-d")).unwrap();
-        let Way { end, around } = Way::to(&place.join("e/../e/./to-d"));
+        let Route { end, around } = Route::to(&place.join("e/../e/./to-d"));
         assert_eq!(end.real().unwrap(), place.join("c/d"));
         for expected in ["", "e", "a", "c"] {
             assert!(around.contains(&place.join(expected)), "{expected}: {around:?}");
         }
         assert!(!around.contains(&place.join("c/d")) && !around.contains(&place.join("a/b")));
-        assert!(Way::to(&place.join("none")).end.real().is_none());
+        assert!(Route::to(&place.join("none")).end.real().is_none());
         symlink("round", place.join("round")).unwrap();
-        assert!(Way::to(&place.join("round")).end.real().is_none());
+        assert!(Route::to(&place.join("round")).end.real().is_none());
         // What leads nowhere tells where its names stand all the same.
         symlink("nowhere", place.join("a/lost")).unwrap();
-        assert!(Way::to(&place.join("a/lost/x")).around.contains(&place.join("a")));
+        assert!(Route::to(&place.join("a/lost/x")).around.contains(&place.join("a")));
         // Where guests may put anything nothing is looked at.
-        let Way { end: End::Left { at, rest }, .. } =
-            Way::outside(&place.join("e/../e/./to-d/x/.."), &[place.join("a")])
+        let Route { end: End::Left { at, rest }, .. } =
+            Route::outside(&place.join("e/../e/./to-d/x/.."), &[place.join("a")])
         else {
             panic!("it goes on");
         };
         assert_eq!((at, rest), (place.join("a"), PathBuf::from("to-c/d/x/..")));
         let here = std::fs::canonicalize(".").unwrap();
-        assert_eq!(Way::to(Path::new("")).end.real().unwrap(), here);
-        assert!(Way::to(Path::new("")).around.contains(&here.parent().unwrap().to_owned()));
+        assert_eq!(Route::to(Path::new("")).end.real().unwrap(), here);
+        assert!(Route::to(Path::new("")).around.contains(&here.parent().unwrap().to_owned()));
     }
 
     #[test]

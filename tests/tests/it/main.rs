@@ -18,6 +18,7 @@ mod imports;
 mod left;
 mod limits;
 mod messages;
+mod paths;
 mod pressure;
 mod proposals;
 mod races;

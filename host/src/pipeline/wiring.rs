@@ -1,5 +1,5 @@
-//! What each stage is given, of its own kind: a stage in this process halves, a program descriptors. A slot has places for the one or the
-//! other, and whatever fills it asks the slot.
+//! What each stage is wired to, of its own kind: a stage in this process to halves, a program to descriptors. Whatever is given to a stage
+//! asks which of the two it has, so that neither can be given what is for the other.
 
 use std::{io, sync::Arc};
 
@@ -13,8 +13,8 @@ use crate::{
     stage::{ChildInput, ChildOutput, ChildStderr},
 };
 
-/// A stage, and what it is given.
-pub(super) enum Slot<'a> {
+/// A stage, and what it is wired to.
+pub(super) enum Wiring<'a> {
     Wasm(&'a WasmWork, Halves),
     Function(&'a Function, Halves),
     Command(&'a Arc<CommandWork>, Descriptors),
@@ -42,13 +42,13 @@ impl Default for Halves {
     }
 }
 
-/// The same places of a slot, by its kind.
-pub(super) enum Places<'a> {
+/// What can be given to a stage, by its kind.
+pub(super) enum Sides<'a> {
     Inside(&'a mut Halves),
     Child(&'a mut Descriptors),
 }
 
-impl<'a> Slot<'a> {
+impl<'a> Wiring<'a> {
     pub(super) fn of(stage: &'a PlannedStage) -> Self {
         match &stage.work {
             Work::Wasm(work) => Self::Wasm(work, Halves::default()),
@@ -57,10 +57,10 @@ impl<'a> Slot<'a> {
         }
     }
 
-    pub(super) fn places(&mut self) -> Places<'_> {
+    pub(super) fn sides(&mut self) -> Sides<'_> {
         match self {
-            Self::Wasm(_, halves) | Self::Function(_, halves) => Places::Inside(halves),
-            Self::Command(_, descriptors) => Places::Child(descriptors),
+            Self::Wasm(_, halves) | Self::Function(_, halves) => Sides::Inside(halves),
+            Self::Command(_, descriptors) => Sides::Child(descriptors),
         }
     }
 
@@ -99,12 +99,12 @@ impl Descriptors {
 /// When there is no pipe to be had.
 pub(super) fn join(
     joint: &PlannedJoint,
-    up: &mut Slot<'_>,
-    down: &mut Slot<'_>,
+    up: &mut Wiring<'_>,
+    down: &mut Wiring<'_>,
     shared: &Shared,
 ) -> io::Result<MadeJoint> {
-    let (up, down) = match (joint.kind, up.places(), down.places()) {
-        (JointKind::Ring, Places::Inside(up), Places::Inside(down)) => {
+    let (up, down) = match (joint.kind, up.sides(), down.sides()) {
+        (JointKind::Ring, Sides::Inside(up), Sides::Inside(down)) => {
             let capacity = Capacity::at_least(usize::try_from(joint.capacity).unwrap_or(usize::MAX));
             let (writer, reader) = ring(&shared.pool, Options { capacity, ..Options::default() });
             let ring = Some(writer.monitor());
@@ -115,17 +115,17 @@ pub(super) fn join(
     };
     let pipe = shared.pipes.pipe(joint.capacity)?;
     match up {
-        Places::Inside(up) => up.sink = Sink::Descriptor(DescriptorSink::owned(pipe.write)?),
-        Places::Child(up) => {
+        Sides::Inside(up) => up.sink = Sink::Descriptor(DescriptorSink::owned(pipe.write)?),
+        Sides::Child(up) => {
             let kept = Some(pipe.kept.clone());
             up.stdout = Some(ChildOutput { file: pipe.write, drain: None, kept, end: None });
         }
     }
     match down {
-        Places::Inside(down) => {
+        Sides::Inside(down) => {
             down.source = Source::Pipe(DescriptorSource::owned(pipe.read)?, pipe.kept.fate.clone());
         }
-        Places::Child(down) => down.stdin = Some(ChildInput { file: pipe.read, feed: None }),
+        Sides::Child(down) => down.stdin = Some(ChildInput { file: pipe.read, feed: None }),
     }
     Ok(MadeJoint { capacity: Some(pipe.capacity), ring: None, kept: Some(pipe.kept) })
 }
