@@ -311,7 +311,8 @@ impl Stage {
         Self::of(StageSpec { pipeline: Some(path.into()), ..StageSpec::default() })
     }
 
-    /// A function that blocks, on a thread of its own. Every run of the plan calls it, several at once too.
+    /// A function that blocks, on a thread that does nothing else meanwhile; afterwards the host keeps that for other functions for a
+    /// while. Every run of the plan calls it, several at once too.
     pub fn blocking(
         name: impl Into<String>,
         body: impl Fn(&mut function::Input, &mut function::Output) -> function::Result + Send + Sync + 'static,

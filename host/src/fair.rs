@@ -394,22 +394,24 @@ mod tests {
 
     #[test]
     fn a_slot_may_outlive_its_share_and_the_group_of_that() {
-        let slots = Slots::new(1, 1, true);
-        let group = slots.share(1);
-        let share = group.under(1);
-        let held = poll(pin!(share.slot())).expect("it is free");
-        let others = slots.share(1);
-        let mut waiting = pin!(others.slot());
-        assert!(poll(waiting.as_mut()).is_none());
-        drop(share);
-        drop(group);
-        // What comes in their place is not theirs.
-        let next = slots.share(1);
-        drop(held);
-        assert!(poll(waiting.as_mut()).is_some(), "it is given back");
-        drop(next);
-        let nodes = slots.0.lock();
-        assert_eq!(nodes.nodes.iter().flatten().count(), 2, "what is gone is gone: {nodes:?}");
+        // What comes in their place meanwhile is not theirs.
+        for comes_meanwhile in [false, true] {
+            let slots = Slots::new(1, 1, true);
+            let group = slots.share(1);
+            let share = group.under(1);
+            let held = poll(pin!(share.slot())).expect("it is free");
+            let others = slots.share(1);
+            let mut waiting = pin!(others.slot());
+            assert!(poll(waiting.as_mut()).is_none());
+            drop(share);
+            drop(group);
+            let next = comes_meanwhile.then(|| slots.share(1));
+            drop(held);
+            assert!(poll(waiting.as_mut()).is_some(), "it is given back");
+            drop(next);
+            let nodes = slots.0.lock();
+            assert_eq!(nodes.nodes.iter().flatten().count(), 2, "what is gone is gone: {nodes:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Stages that are Rust functions of the program that embeds the library.
 //!
-//! A blocking function gets a [`Read`](std::io::Read) and a [`Write`](std::io::Write) and a thread of its own; an asynchronous one gets an
+//! A blocking function gets a [`Read`](std::io::Read) and a [`Write`](std::io::Write) and a thread that does nothing else meanwhile; an asynchronous one gets an
 //! [`AsyncRead`](tokio::io::AsyncRead) and an [`AsyncWrite`](tokio::io::AsyncWrite). Both stand in a pipeline like any other
 //! stage: a panic is how the stage ended and nothing more, and a read or write that waits is released when the run stops. A plan may be
 //! run any number of times at once, so its functions are called by all its runs; one that can be called only once makes a plan that can
@@ -22,9 +22,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod threads;
 mod tokens;
 mod work;
 
+pub(crate) use threads::Threads;
 pub use tokens::{MAX_TOKEN, Split, lines, separated_by, text, tokens, words};
 pub use work::{AsyncInput, AsyncOutput, Error, FinishedEarly, Input, Output, Result, Stopped};
 pub(crate) use work::{Body, Ending, Function, Release};

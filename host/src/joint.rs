@@ -42,5 +42,5 @@ pub(crate) use port::{EndFailure, Moved, PERMIT, Passing};
 pub(crate) use prefixed::Prefixed;
 pub(crate) use shown::Shown;
 pub(crate) use stop::{Countdown, Stop, StopReason};
-pub(crate) use system::check_whole;
+pub(crate) use system::{check_whole, is_of_processes};
 pub use whole::WholeFile;

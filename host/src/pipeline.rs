@@ -2,6 +2,7 @@
 //! stops them.
 
 mod admission;
+mod apart;
 mod collect;
 mod control;
 mod copy;

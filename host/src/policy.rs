@@ -8,6 +8,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,7 +23,8 @@ use crate::{
 };
 
 pub(crate) use refusal::Refusal;
-use roots::{End, Roots, Route};
+pub(crate) use roots::Route;
+use roots::{End, Roots};
 
 /// What pipelines may ask for. A field that is not there allows everything; one that is there allows what it names and no
 /// more. Planning refuses the rest and names the field. A limit that a pipeline does not set is the policy's, if that is lower than
@@ -263,7 +265,8 @@ impl Policy {
         };
         let unknown = |path: &Path| {
             let message = "may be found by way of what its `dirs` lets guests write to: that cannot be told here";
-            refused(path, message, "is this process's own directory gone? give absolute paths".into())
+            let hint = "is this process's own directory gone, or does it lead over more than 40 links? give the path that is meant";
+            refused(path, message, hint.into())
         };
         for root in writes.clone() {
             let root = self.base.join(to_path(&root.path));
@@ -343,9 +346,25 @@ impl Policy {
         }
     }
 
-    /// Whether guests could lead a path elsewhere, or have led it there.
+    /// Whether what a path leads to stands where guests may write, or they could lead it elsewhere.
     pub fn is_guests(&self, path: &Path) -> bool {
-        !matches!(self.operators(path), Ok(Operators::Elsewhere(_)))
+        match self.operators(path) {
+            Ok(Operators::Elsewhere(Some(real))) => self.writable().iter().any(|writable| real.starts_with(writable)),
+            Ok(Operators::Elsewhere(None)) => false,
+            Ok(Operators::Below(_)) | Err(_) => true,
+        }
+    }
+
+    /// Whether two paths that whoever runs pipelines names lead to one file that is there. Nothing is looked at outside of directories
+    /// that the policy lets guests write to by way of names in them.
+    pub fn is_same_file(&self, path: &Path, other: &Path) -> bool {
+        let opened = |path: &Path| match self.found(path) {
+            Ok(Some(named)) => named.metadata().ok(),
+            Ok(None) => fs::metadata(path).ok(),
+            Err(_) => None,
+        };
+        let identity = |path: &Path| opened(path).map(|found| (found.dev(), found.ino()));
+        identity(path).is_some_and(|found| identity(other) == Some(found))
     }
 
     /// The real path of a file of an operator's, if it is there.

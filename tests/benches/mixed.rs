@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagehost::{Host, HostOptions, Pipeline, PipelineBuilder, Policy, Stage, function};
+use stagehost::{
+    Ends, Host, HostOptions, Pipeline, PipelineBuilder, Policy, RunOptions, Stage, Stdin, Stdout, function,
+};
 use stagehost_tests::{binary, cache, guests::probe};
 
 fn number(name: &str, default: usize) -> usize {
@@ -96,6 +98,33 @@ fn row(host: &Host, name: &str, theirs: f64, build: impl Fn() -> PipelineBuilder
     );
 }
 
+/// A program alone in a pipeline, and the same program started and waited for by the standard library, in turn.
+fn against_spawning(host: &Host) {
+    let pipeline = pipeline().stage(Stage::command(["true"])).build().expect("a good pipeline");
+    let plan = pipeline.plan();
+    let ours = || {
+        let started = Instant::now();
+        let outcome = host.run(plan, Ends::new().stdin(Stdin::null()).stdout(Stdout::null()), &RunOptions::default());
+        assert!(outcome.success, "{}", outcome.message);
+        started.elapsed().as_secs_f64() * 1000.0
+    };
+    let theirs = || {
+        let started = Instant::now();
+        let status = Command::new("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.expect("it is started").success());
+        started.elapsed().as_secs_f64() * 1000.0
+    };
+    let _ = (ours(), theirs());
+    let pairs: Vec<_> = (0..300).map(|_| (ours(), theirs())).collect();
+    let (mine, other) =
+        (median(pairs.iter().map(|pair| pair.0).collect()), median(pairs.iter().map(|pair| pair.1).collect()));
+    let ratio = median(pairs.iter().map(|(ours, theirs)| ours / theirs).collect());
+    println!(
+        "{:46} wall {ratio:5.2} ({mine:.3} ms against {other:.3} ms)   aim: 1.1",
+        "a program against std::process::Command"
+    );
+}
+
 fn shell(script: &str) -> Duration {
     let started = Instant::now();
     let status = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::null()).status().expect("a shell");
@@ -139,6 +168,7 @@ fn main() {
     let host = Host::new(&options).expect("a host");
     println!("\ngo-pipe's six benchmarks, one host, a run each");
     row(&host, "SingleProgram", 1.16, || pipeline().stage(Stage::command(["true"])));
+    against_spawning(&host);
     row(&host, "TenPrograms", 8.9, || {
         (0..9).fold(pipeline().stage(Stage::command(["echo", "hello world"])), |builder, _| builder.stage(cat()))
     });

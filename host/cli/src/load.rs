@@ -185,6 +185,11 @@ pub(crate) fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
         let hint = error.hint.clone();
         host(anyhow!("{error}").context(format!("{shown} is no good policy"))).hint(hint)
     })?;
+    if policy.is_guests(path) {
+        let error =
+            anyhow!("the policy {shown}: its `dirs` lets guests write where it stands, so they could change it");
+        return Err(host(error).hint(Some("keep it outside of the directories that it lets guests write to".into())));
+    }
     // Once: it may be a pipe.
     Ok(args.policy_read.get_or_init(|| policy).clone())
 }

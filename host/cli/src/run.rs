@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, IsTerminal, Write},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -86,11 +85,12 @@ fn start(
     if !plan.has_commands() {
         guard.iter().for_each(Guard::dismiss);
     }
-    if let Some(directory) = &args.coredump
-        && load::policy(&args.pipeline)?.is_guests(directory)
-    {
-        let error = anyhow!("--coredump {}: the policy's `dirs` lets guests write there", directory.display());
-        return Err(Failure::new(ExitCode::Host, error));
+    let policy = load::policy(&args.pipeline)?;
+    for (flag, directory) in [("--coredump", &args.coredump), ("--cgroup", &args.cgroup)] {
+        if let Some(directory) = directory.as_ref().filter(|directory| policy.is_guests(directory)) {
+            let error = anyhow!("{flag} {}: the policy's `dirs` lets guests write there", directory.display());
+            return Err(Failure::new(ExitCode::Host, error));
+        }
     }
     if let Some(directory) = args.coredump.as_ref().filter(|directory| !directory.is_dir()) {
         let error = anyhow!("--coredump {}: there is no such directory", directory.display());
@@ -104,7 +104,16 @@ fn start(
     let signals = signals::Signals::watch(&control, passes_on).context("signals cannot be watched").map_err(host)?;
     let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
     let mut options = HostOptions::new().compiler([own_program().into_os_string(), COMPILE.into()]);
-    options.cache = cache_directory();
+    options.cache = cache_directory().filter(|cache| {
+        let is_guests = policy.is_guests(cache);
+        if is_guests && !args.quiet {
+            let cache = cache.display();
+            render::warning(&format!(
+                "the code cache {cache} is not used: the policy's `dirs` lets guests write there"
+            ));
+        }
+        !is_guests
+    });
     options.open_files = Some(open_files);
     // What programs do needs no threads of ours.
     options.threads = only_commands.then_some(0);
@@ -226,34 +235,27 @@ enum Place {
 
 impl Report {
     fn open(args: &RunArgs) -> Result<Self, Failure> {
-        let (path, name) = match (&args.report, args.report_fd) {
-            (Some(path), _) => (path.clone(), path.display().to_string()),
-            (None, Some(number)) => (PathBuf::from(format!("/proc/self/fd/{number}")), format!("descriptor {number}")),
-            (None, None) => return Ok(Self(None)),
-        };
-        let same = |a: &Path, b: &Path| {
-            let id = |path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-            id(a).is_some() && id(a) == id(b)
-        };
-        if args.report.is_some() && args.pipeline.what.pipeline.as_ref().is_some_and(|pipeline| same(pipeline, &path)) {
-            let error = anyhow!("the report {name} is the pipeline file, which it would overwrite");
-            return Err(Failure::new(ExitCode::Host, error));
+        let failed = |error: anyhow::Error| Failure::new(ExitCode::Host, error);
+        if let Some(number) = args.report_fd {
+            let name = format!("descriptor {number}");
+            let file = stagehost::inherited_descriptor(number).with_context(|| format!("the report {name}"));
+            return Ok(Self(Some((Place::Descriptor(file.map_err(failed)?.into()), name))));
+        }
+        let Some(path) = &args.report else { return Ok(Self(None)) };
+        let (name, policy) = (path.display().to_string(), load::policy(&args.pipeline)?);
+        // First: whether there is anything by that name is not to be told where guests could have led it elsewhere.
+        let file = policy.whole_file(path).with_context(|| format!("the report {name}")).map_err(failed)?;
+        if args.pipeline.what.pipeline.as_ref().is_some_and(|pipeline| policy.is_same_file(pipeline, path)) {
+            return Err(failed(anyhow!("the report {name} is the pipeline file, which it would overwrite")));
         }
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let is_special = fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file());
         for end in [&args.pipeline.stdin, &args.pipeline.stdout].into_iter().flatten() {
-            if args.report.is_some() && !is_special && (same(end, &path) || whole(end) == whole(&path)) {
-                let error = anyhow!("the report {name} is the input or the output, which it would replace");
-                return Err(Failure::new(ExitCode::Host, error));
+            // What is written in place may be both.
+            if file.replaces() && (policy.is_same_file(end, path) || whole(end) == whole(path)) {
+                return Err(failed(anyhow!("the report {name} is the input or the output, which it would replace")));
             }
         }
-        let file = match args.report_fd {
-            Some(number) => stagehost::inherited_descriptor(number).map(|file| Place::Descriptor(file.into())),
-            None => load::policy(&args.pipeline)?.whole_file(&path).map(Place::File),
-        };
-        let file =
-            file.with_context(|| format!("the report {name}")).map_err(|error| Failure::new(ExitCode::Host, error))?;
-        Ok(Self(Some((file, name))))
+        Ok(Self(Some((Place::File(file), name))))
     }
 
     /// Writes the report; a failure is told and does not hide the run's own end.

@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::named::Named;
+use super::{named::Named, system::is_of_processes};
 
 /// Where an atomic output will be.
 #[derive(Clone, Debug)]
@@ -34,6 +34,13 @@ pub(crate) struct Target {
     directory: Named,
     name: OsString,
     existing: Option<(u32, u32, u32)>,
+}
+
+impl Target {
+    /// The directory that it will be in.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
 }
 
 /// Finds out whether `path` can be written atomically: resolves symbolic links, so that what they point to is replaced,
@@ -102,7 +109,9 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
+        let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
         match std::fs::read_link(&path) {
+            Ok(_) if is_of_processes(around) => return Err(io::Error::other("it is what a process has open")),
             Ok(link) => path = path.parent().unwrap_or(Path::new("")).join(link),
             Err(_) => return Ok(path),
         }

@@ -149,6 +149,15 @@ pub(crate) enum Output {
 }
 
 impl Output {
+    /// The file that is written, if it is one by its name.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Inherit | Self::Descriptor(_) => None,
+            Self::Atomic(target) => Some(target.directory()),
+            Self::InPlace { named, .. } => Some(named.path()),
+        }
+    }
+
     /// The stream of this process that a path names.
     pub(crate) fn stream(path: &Path) -> Option<Self> {
         if path == Path::new("/dev/stdout") {

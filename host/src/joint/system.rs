@@ -3,12 +3,13 @@
 use std::{
     io,
     os::fd::AsFd,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::fstat,
+    fs::{FsWord, fstat, statfs},
     io::Errno,
 };
 
@@ -27,6 +28,13 @@ pub(crate) fn check_whole(file: impl AsFd, size: u64) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
     }
     Ok(())
+}
+
+/// Whether a directory shows processes: a link there leads to what one has open, whatever it says.
+pub(crate) fn is_of_processes(directory: &Path) -> bool {
+    // Linux: `uapi/linux/magic.h`.
+    const PROC_SUPER_MAGIC: FsWord = 0x9fa0;
+    statfs(directory).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC)
 }
 
 /// Waits on this thread until a descriptor is ready for `events`, or the wait is given up.

@@ -41,6 +41,11 @@ impl WholeFile {
         }
     }
 
+    /// Whether it takes the place of what is there, rather than being written into it.
+    pub fn replaces(&self) -> bool {
+        matches!(self.0, Way::Atomic(_))
+    }
+
     /// Writes the file and puts it in its place.
     ///
     /// # Errors

@@ -7,29 +7,31 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::{Stream, stream::FuturesUnordered};
 use tokio::task::JoinSet;
 
 use crate::stage::StageEnd;
 
-/// Stages that go on: tasks of their own, and one that goes on where the run does, which is otherwise idle. A run of one stage is one task.
+/// Stages that go on. Guests are tasks of their own, for they use processors at once. What only waits for a process or a thread goes on
+/// where the run does, which is otherwise idle, and so does a guest that is alone: a run of one stage is one task.
 #[derive(Default)]
 pub(super) struct Going {
     tasks: JoinSet<StageEnd>,
-    here: Option<Pin<Box<dyn Future<Output = StageEnd> + Send>>>,
+    here: FuturesUnordered<Caught>,
 }
 
 /// The host failed inside a stage.
 pub(super) struct Lost;
 
 impl Going {
-    /// Adds a stage.
+    /// Adds a stage that takes its turns beside the run.
     pub(super) fn add(&mut self, stage: impl Future<Output = StageEnd> + Send + 'static) {
         self.tasks.spawn(stage);
     }
 
-    /// Adds a stage that is alone.
-    pub(super) fn add_last(&mut self, stage: impl Future<Output = StageEnd> + Send + 'static) {
-        self.here = Some(Box::pin(stage));
+    /// Adds a stage that goes on where the run does.
+    pub(super) fn add_here(&mut self, stage: impl Future<Output = StageEnd> + Send + 'static) {
+        self.here.push(Caught(Box::pin(stage)));
     }
 
     /// Waits until the next one ends; `None`: all have. Cancel safe.
@@ -42,16 +44,23 @@ impl Going {
         if let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx) {
             return Poll::Ready(Some(joined.map_err(|_| Lost)));
         }
-        let Some(stage) = &mut self.here else {
-            return if self.tasks.is_empty() { Poll::Ready(None) } else { Poll::Pending };
-        };
-        // As in a task of its own, a panic of the host ends this stage only.
-        let ended = match catch_unwind(AssertUnwindSafe(|| stage.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(end)) => Ok(end),
-            Err(_) => Err(Lost),
-        };
-        self.here = None;
-        Poll::Ready(Some(ended))
+        match Pin::new(&mut self.here).poll_next(cx) {
+            Poll::Ready(None) if !self.tasks.is_empty() => Poll::Pending,
+            polled => polled,
+        }
+    }
+}
+
+/// A stage of which, as of a task, a panic of the host ends nothing else.
+struct Caught(Pin<Box<dyn Future<Output = StageEnd> + Send>>);
+
+impl Future for Caught {
+    type Output = Result<StageEnd, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(_) => Poll::Ready(Err(Lost)),
+        }
     }
 }

@@ -231,6 +231,7 @@ impl Host {
             buffers: Buffers::default(),
             pipes: PipeQuota::new(link),
             spawner: Arc::new(Spawner::new(threads == 0)),
+            threads: Arc::default(),
             guard: options.guard.clone(),
             cgroups,
             open_files: options.open_files,

@@ -13,6 +13,7 @@ use rustix::fs::{SeekFrom, seek};
 
 use super::{
     admission::Refused,
+    apart,
     control::Attached,
     copy::copy,
     ends::{self, Logs, Names, RunEnds},
@@ -127,6 +128,9 @@ impl Run {
             Ok(stages) => stages,
             Err(message) => return refused(message),
         };
+        if let Some(refused) = self.shared.cache.as_deref().and_then(|cache| apart::refusal(cache, plan)) {
+            return refused;
+        }
         let refused = |Refused { code, message }: Refused| {
             let outcome = Outcome::not_started(plan.name.clone(), ExitCode::Host, message, None);
             Outcome { code: code.word(), ..outcome }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     event::Events,
+    function::Threads,
     joint::{Buffers, PipeQuota, Stop, StopReason},
     plan::Plan,
     process::{CgroupParent, Guard, Spawner},
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) buffers: Buffers,
     pub(super) pipes: PipeQuota,
     pub(super) spawner: Arc<Spawner>,
+    /// What blocking functions are called on.
+    pub(super) threads: Arc<Threads>,
     pub(super) guard: Option<Guard>,
     pub(super) cgroups: Option<CgroupParent>,
     pub(super) open_files: Option<(u64, u64)>,

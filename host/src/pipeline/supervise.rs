@@ -103,8 +103,9 @@ impl Stages<'_> {
             Wiring::Function(function, Halves { source, sink, .. }) => {
                 let (wall_time, kill_after) = (self.stages[index].wall_time, self.plan.kill_after);
                 let inside = self.inside(index, source, sink);
-                let stage = FunctionStage { inside, function: function.clone(), wall_time, kill_after };
-                running.add(stage.run(self.stop.clone()));
+                let threads = self.shared.threads.clone();
+                let stage = FunctionStage { inside, function: function.clone(), threads, wall_time, kill_after };
+                running.add_here(stage.run(self.stop.clone()));
             }
         }
         self.around.events.send(|| Event::Started { stage: self.stages[index].name.clone(), pid: None });
@@ -150,7 +151,7 @@ impl Stages<'_> {
         };
         self.commands.add(&self.stages[index].name, command.leader());
         let (work, stop) = (work.clone(), self.stop.clone());
-        running.add(async move { command.run(&work, stop).await });
+        running.add_here(async move { command.run(&work, stop).await });
         Ok(())
     }
 
@@ -191,7 +192,7 @@ impl Stages<'_> {
         };
         let stage = stage.run(sandbox, self.turns.clone(), self.stop.clone());
         if self.stages.len() == 1 {
-            running.add_last(stage)
+            running.add_here(stage)
         } else {
             running.add(stage)
         }

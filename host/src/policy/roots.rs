@@ -6,12 +6,13 @@
 use std::{
     collections::HashMap,
     ffi::OsString,
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::joint::Root;
+use crate::joint::{Root, is_of_processes};
 
 /// Roots that were found, held open. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +49,7 @@ fn straightened(path: &Path) -> PathBuf {
     let mut straight = PathBuf::new();
     for component in path.components() {
         match component {
-            Component::ParentDir if std::fs::canonicalize(&straight).is_ok_and(|real| real == straight) => {
+            Component::ParentDir if fs::canonicalize(&straight).is_ok_and(|real| real == straight) => {
                 straight.pop();
             }
             component => straight.push(component),
@@ -63,15 +64,15 @@ pub(super) fn misled<'a>(around: &[PathBuf], writable: &'a [PathBuf]) -> Option<
 }
 
 /// How a path leads to what it names.
-pub(super) struct Route {
+pub(crate) struct Route {
     /// The real path of that, or where it was left.
-    pub(super) end: End,
+    pub(crate) end: End,
     /// The real paths of all directories in which a name of the path stands, or of a link on its way, as far as it leads.
-    pub(super) around: Vec<PathBuf>,
+    pub(crate) around: Vec<PathBuf>,
 }
 
 /// Where a way ends.
-pub(super) enum End {
+pub(crate) enum End {
     /// At what its path names, by its real path.
     There(PathBuf),
     /// Nowhere.
@@ -84,7 +85,7 @@ pub(super) enum End {
 
 impl End {
     /// The real path of what is named, if it is there.
-    pub(super) fn real(self) -> Option<PathBuf> {
+    pub(crate) fn real(self) -> Option<PathBuf> {
         match self {
             Self::There(real) => Some(real),
             Self::Nowhere | Self::Unknown | Self::Left { .. } => None,
@@ -94,7 +95,7 @@ impl End {
 
 impl Route {
     /// Goes along a path. The empty one is where this process is.
-    pub(super) fn to(path: &Path) -> Self {
+    pub(crate) fn to(path: &Path) -> Self {
         Self::outside(path, &[])
     }
 
@@ -128,10 +129,14 @@ impl Route {
                 Some(Component::Normal(_)) => {
                     let next = at.join(&name);
                     around.push(at.clone());
-                    match std::fs::read_link(&next) {
-                        Ok(_) if links == MAX_LINKS => return Ok(End::Nowhere),
-                        // What is open is not where its text says.
-                        Ok(_) if at.starts_with("/proc") && at.ends_with("fd") => return Ok(End::Nowhere),
+                    match fs::read_link(&next) {
+                        // Whoever counts them otherwise may follow it all the same.
+                        Ok(_) if links == MAX_LINKS => return Ok(End::Unknown),
+                        Ok(target) if is_of_processes(&at) && !leads_to(&next, &at.join(&target)) => {
+                            // What is open is no directory, or its path is not known: that goes on from wherever it is.
+                            let is_directory = fs::metadata(&next).is_ok_and(|found| found.is_dir());
+                            return Ok(if is_directory { End::Unknown } else { End::Nowhere });
+                        }
                         Ok(target) => {
                             links += 1;
                             push(&mut left, &target);
@@ -158,9 +163,15 @@ impl Route {
     }
 }
 
+/// Whether a link leads to the directory that it says it does.
+fn leads_to(link: &Path, said: &Path) -> bool {
+    let (Ok(found), Ok(said)) = (fs::metadata(link), fs::metadata(said)) else { return false };
+    found.is_dir() && (found.dev(), found.ino()) == (said.dev(), said.ino())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{os::fd::AsRawFd, os::unix::fs::symlink};
 
     use super::*;
 
@@ -185,6 +196,26 @@ mod tests {
         // What leads nowhere tells where its names stand all the same.
         symlink("nowhere", place.join("a/lost")).unwrap();
         assert!(Route::to(&place.join("a/lost/x")).around.contains(&place.join("a")));
+        // Which links are followed is not for two to count.
+        for index in 0..45 {
+            symlink(format!("many-{}", index + 1), place.join(format!("many-{index}"))).unwrap();
+        }
+        assert!(matches!(Route::to(&place.join("many-0")).end, End::Unknown));
+        // A directory that is open is where it is, and what has no path is nowhere.
+        let opened = fs::File::open(place.join("a")).unwrap();
+        let by_number = PathBuf::from(format!("/proc/self/fd/{}/to-c", opened.as_raw_fd()));
+        let Route { end: End::Left { at, rest }, .. } = Route::outside(&by_number, &[place.join("a")]) else {
+            panic!("it is followed");
+        };
+        assert_eq!((at, rest), (place.join("a"), PathBuf::from("to-c")));
+        let file = fs::File::create(place.join("a/file")).unwrap();
+        let by_number = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
+        assert!(matches!(Route::outside(&by_number, &[place.join("a")]).end, End::Nowhere));
+        fs::create_dir(place.join("gone")).unwrap();
+        let gone = fs::File::open(place.join("gone")).unwrap();
+        fs::remove_dir(place.join("gone")).unwrap();
+        let by_number = PathBuf::from(format!("/dev/fd/{}/../a", gone.as_raw_fd()));
+        assert!(matches!(Route::to(&by_number).end, End::Unknown));
         // Where guests may put anything nothing is looked at.
         let Route { end: End::Left { at, rest }, .. } =
             Route::outside(&place.join("e/../e/./to-d/x/.."), &[place.join("a")])
@@ -192,7 +223,7 @@ mod tests {
             panic!("it goes on");
         };
         assert_eq!((at, rest), (place.join("a"), PathBuf::from("to-c/d/x/..")));
-        let here = std::fs::canonicalize(".").unwrap();
+        let here = fs::canonicalize(".").unwrap();
         assert_eq!(Route::to(Path::new("")).end.real().unwrap(), here);
         assert!(Route::to(Path::new("")).around.contains(&here.parent().unwrap().to_owned()));
     }

@@ -27,14 +27,23 @@ impl CgroupParent {
     ///
     /// # Errors
     ///
-    /// When it is none that groups can be made in.
+    /// When it is none that groups can be made in: what is written here is for the kernel and for no file of that name.
     pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+        // Linux: `uapi/linux/magic.h`.
+        const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+        if rustix::fs::statfs(directory)?.f_type != CGROUP2_SUPER_MAGIC {
+            return Err(io::Error::other("it is on no cgroup2 file system"));
+        }
         fs::metadata(directory.join("cgroup.procs"))?;
+        Ok(Self::at(directory))
+    }
+
+    fn at(directory: &Path) -> Self {
         // Without controllers a group still says who is in it and can be killed as one.
         for controller in ["+memory", "+pids"] {
             let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
         }
-        Ok(Self(directory.to_owned()))
+        Self(directory.to_owned())
     }
 
     /// Makes a group that holds at most this many bytes and processes, if these can be limited here, and the file that puts a process
@@ -123,7 +132,10 @@ mod tests {
     fn limits_are_the_kernels_to_hold() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("cgroup.procs"), "").unwrap();
-        let parent = CgroupParent::new(place.path()).unwrap();
+        let what_is_none = CgroupParent::new(place.path()).unwrap_err();
+        assert!(what_is_none.to_string().contains("no cgroup2 file system"));
+        assert!(!place.path().join("cgroup.subtree_control").exists());
+        let parent = CgroupParent::at(place.path());
         // Of a file that the kernel would have made there is none: this group is not to be had.
         assert!(parent.group(Some(5 << 20), Some(10)).is_err());
         let group = fs::read_dir(place.path()).unwrap().flatten().find(|entry| entry.path().is_dir()).unwrap().path();

@@ -203,6 +203,11 @@ impl Planned {
         &self.path
     }
 
+    /// Its device and inode.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Whether it is the root directory, or the kernel itself: through `/proc` a stage would have this process's memory.
     pub(crate) fn is_the_systems(&self) -> bool {
         // What is mounted below these is the kernel's as well, whatever kind of file system it is.

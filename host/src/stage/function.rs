@@ -16,7 +16,9 @@ use super::{
     wasm::over_time,
 };
 use crate::{
-    function::{AsyncInput, AsyncOutput, Body, Error, FinishedEarly, Function, Input, Output, Release, Result},
+    function::{
+        AsyncInput, AsyncOutput, Body, Error, FinishedEarly, Function, Input, Output, Release, Result, Threads,
+    },
     joint::{InputPort, OutputPort, Passing, Stop},
     outcome::{StageExit, TrapKind},
 };
@@ -26,6 +28,8 @@ use crate::{
 pub(crate) struct FunctionStage {
     pub(crate) inside: InProcess,
     pub(crate) function: Function,
+    /// What it is called on if it blocks.
+    pub(crate) threads: Arc<Threads>,
     pub(crate) wall_time: Option<Duration>,
     /// How long it may take to return after it was released.
     pub(crate) kill_after: Duration,
@@ -38,7 +42,7 @@ impl FunctionStage {
     ///
     /// Dropping the future releases the function and drops both halves, which aborts a ring.
     pub(crate) async fn run(self, stop: Stop) -> StageEnd {
-        let Self { inside, function, wall_time, kill_after } = self;
+        let Self { inside, function, threads, wall_time, kill_after } = self;
         let (input, output) = inside.ports(Passing::default(), Passing::default());
         inside.gauge().enter(Phase::Running);
         let started = Instant::now();
@@ -50,7 +54,7 @@ impl FunctionStage {
             return inside.end(exit, &input, &output, StageEnd::default());
         };
         let release = Releasing(Arc::default());
-        let returned = start(body, &input, &output, &release.0);
+        let returned = start(body, &threads, &input, &output, &release.0);
         let ended = async {
             let mut returned = match returned {
                 Ok(returned) => returned,
@@ -104,9 +108,10 @@ impl Drop for Task {
     }
 }
 
-/// Starts a function: on a thread of its own, or as a task.
+/// Starts a function: on a thread, or as a task.
 fn start(
     body: Body,
+    threads: &Threads,
     input: &InputPort,
     output: &OutputPort,
     release: &Arc<Release>,
@@ -117,7 +122,7 @@ fn start(
             let runtime = Handle::current();
             let mut input = Input { port: input.clone(), release: release.clone(), runtime: runtime.clone() };
             let mut output = Output { port: output.clone(), release: release.clone(), runtime };
-            std::thread::Builder::new().name("stagehost-function".into()).spawn(move || {
+            threads.call(move || {
                 let returned = catch_unwind(AssertUnwindSafe(|| body(&mut input, &mut output)));
                 // Nobody waits any longer if the run was stopped and gave this thread up.
                 let _ = sender.send(returned.map_err(|panic| panic_text(&*panic)));

@@ -100,6 +100,72 @@ fn compiled_code_is_kept_and_not_taken_from_others() {
 }
 
 #[test]
+fn nobody_in_a_sandbox_writes_to_the_code_cache() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("home/data")).unwrap();
+    let wasm = |more: &str| {
+        let body =
+            format!(r#"(module (memory (export "memory") 1) (data (i32.const 0) "{more}") (func (export "_start")))"#);
+        text(&place, &format!("{more}.wasm"), &body).display().to_string()
+    };
+    let module = wasm("first");
+    let pipeline = |stage: &str, more: &str| {
+        let text = format!(r#"{{"version": 1, "stdin": "null", {more} "stages": [{stage}]}}"#);
+        place.write("p.json", text);
+        place.stagehost(["run", "p.json"]).env("STAGEHOST_CACHE_DIR", place.path("home/cache"))
+    };
+    let grant =
+        |host: &str, access: &str| format!(r#""grants": {{"dirs": [{{"host": "{host}", "access": "{access}"}}]}}"#);
+    let granted = |host: &str, access: &str| {
+        [
+            format!(r#"{{"wasm": "{module}", {}}}"#, grant(host, access)),
+            format!(r#"{{"command": ["true"], "sandbox": "best-effort", {}}}"#, grant(host, access)),
+        ]
+    };
+    let says = ["stages[0].grants.dirs[0].host", "could change the code that this host keeps compiled"];
+    // Be it made by now or not: around it, itself, or below.
+    for stage in granted("home", "write") {
+        pipeline(&stage, "").done().code(126).says(&says);
+    }
+    assert!(!place.path("home/cache").exists());
+    pipeline(&format!(r#"{{"wasm": "{module}"}}"#), "").done().code(0);
+    assert!(place.path("home/cache/stagehost-code").is_dir());
+    for host in ["home", "home/cache", "home/cache/stagehost-code", "."] {
+        for stage in granted(host, "write") {
+            pipeline(&stage, "").done().code(126).says(&says);
+        }
+    }
+    for (host, access) in [("home", "read"), ("home/data", "write")] {
+        for stage in granted(host, access) {
+            pipeline(&stage, "").done().code(0);
+        }
+    }
+    // Nor does an output or a log end there.
+    let entry = fs::read_dir(place.path("home/cache/stagehost-code")).unwrap().flatten();
+    let entry = entry.map(|entry| entry.file_name().into_string().unwrap()).find(|name| name.len() > 64).unwrap();
+    let before = fs::read(place.path("home/cache/stagehost-code").join(&entry)).unwrap();
+    for (more, place_of) in [
+        (format!(r#""stdout": {{"file": "home/cache/stagehost-code/{entry}"}},"#), "stdout:"),
+        (format!(r#""stdout": {{"file": "home/cache/stagehost-code/{entry}", "append": true}},"#), "stdout:"),
+    ] {
+        pipeline(r#"{"wasm": "builtin:cat"}"#, &more).done().code(126).says(&[place_of]);
+    }
+    let log = format!(r#"{{"wasm": "builtin:cat", "stderr": {{"file": "home/cache/stagehost-code/{entry}"}}}}"#);
+    pipeline(&log, "").done().code(126).says(&["stages[0].stderr:"]);
+    assert!(fs::read(place.path("home/cache/stagehost-code").join(&entry)).unwrap() == before);
+    // Where a policy lets guests write around it, it is not used, and nothing is made where they lead its name.
+    fs::create_dir(place.path("outside")).unwrap();
+    std::os::unix::fs::symlink("../outside", place.path("home/data/led")).unwrap();
+    place.write("policy.json", r#"{"dirs": [{"path": "home/data", "access": "write"}]}"#);
+    for cache in ["home/data/led/x", "home/data", "home/data/x"] {
+        let run = place.stagehost(["run", "-c", &module, "--stdin", "null", "--policy", "policy.json"]);
+        run.env("STAGEHOST_CACHE_DIR", place.path(cache)).done().code(0).says(&["is not used: the policy's `dirs`"]);
+    }
+    assert_eq!(fs::read_dir(place.path("outside")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path("home/data")).unwrap().count(), 1);
+}
+
+#[test]
 fn the_code_cache_touches_nothing_but_its_own() {
     use std::{
         fs::FileTimes,

@@ -264,9 +264,66 @@ fn what_an_operator_names_leads_out_of_no_directory_of_guests() {
     place.stagehost(["lock", "work/p.json", "--policy", "policy.json"]).done().code(0);
     place.stagehost(["run", "work/p.json", "--policy", "policy.json", "--report", "work/r"]).done().code(0);
     assert!(place.read("work/r").contains("\"success\": true"));
+    // Nor by way of what is open already: a directory is where it is, whatever it is called.
+    symlink("../outside", place.path("work/job")).unwrap();
+    symlink("../outside/lock", place.path("work/sub-lock")).unwrap();
+    let policy = place.path("policy.json").display().to_string();
+    for (command, says) in [
+        ("run work/p.json --report /proc/self/fd/3/report", "is found by way of"),
+        ("run work/p.json --report /dev/fd/3/out/r", "is found by way of"),
+        ("run -c ':cat' --stdin null --report /proc/$$/fd/3/report", "is found by way of"),
+        ("check /proc/self/fd/3/report", "is found by way of"),
+        ("run -c 'pwd' --stdin null --cwd /proc/self/fd/3/job", "is found by way of"),
+        ("run work/p.json --coredump /proc/self/fd/3/job", "lets guests write there"),
+        ("run work/p.json --coredump /proc/self/fd/3", "lets guests write there"),
+        ("run work/p.json --coredump work", "lets guests write there"),
+        ("run work/p.json --coredump work/", "lets guests write there"),
+        ("run -c 'true' --stdin null --cgroup work/job", "lets guests write there"),
+    ] {
+        let output = place.shell(&format!("exec 3<work; exec \"$STAGEHOST\" {command} --policy {policy}")).done();
+        assert!(!output.status.success(), "{command}");
+        output.says(&[says]);
+    }
+    // What is open itself may be read and written.
+    place.write("report-here", "");
+    let by_number = "run /dev/fd/4 --report /dev/fd/3 --policy policy.json 3>report-here 4<work/p.json";
+    place.shell(&format!("\"$STAGEHOST\" {by_number}")).done().code(0);
+    assert!(place.read("report-here").contains("\"success\": true"));
+    // Not even whether the report would be in the place of another file is told.
+    let told = ["../words", "../nowhere", "../outside"].map(|target| {
+        for name in ["work/told", "work/in"] {
+            let _ = fs::remove_file(place.path(name));
+            symlink(target, place.path(name)).unwrap();
+        }
+        ["--stdin", "--stdout"].map(|flag| {
+            let args = ["run", "work/p.json", "--policy", "policy.json", "--report", "work/told", flag, "work/in"];
+            let output = place.stagehost(args).done().code(125);
+            output.error_text()
+        })
+    });
+    assert!(told[0] == told[1] && told[1] == told[2], "{told:?}");
+    for name in ["work/told", "work/in"] {
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    let same = ["run", "work/p.json", "--policy", "policy.json", "--report", "work/../work/./p.json"];
+    place.stagehost(same).done().code(125).says(&["is the pipeline file"]);
+    // More links than two count alike.
+    for index in 0..50 {
+        symlink(format!("many-{}", index + 1), place.path(format!("many-{index}"))).unwrap();
+    }
+    symlink("work/report", place.path("many-50")).unwrap();
+    let many = ["run", "work/p.json", "--policy", "policy.json", "--report", "many-0"];
+    place.stagehost(many).done().code(125).says(&["cannot be told here"]);
+    // A policy is no word of the operator's where guests could change it.
+    place.write("work/policy.json", r#"{"dirs": [{"path": ".", "access": "write"}]}"#);
+    place
+        .stagehost(["check", "work/p.json", "--policy", "work/policy.json"])
+        .done()
+        .code(125)
+        .says(&["they could change it"]);
+    assert_eq!(fs::read_dir(place.path("outside")).unwrap().count(), 0);
     // Where the directory that this runs in is gone, nobody can tell what is where.
     fs::create_dir(place.path("work/gone")).unwrap();
-    let policy = place.path("policy.json").display().to_string();
     place.write("outside/p.json", good);
     place
         .shell(&format!("cd work/gone && rmdir ../gone && exec $STAGEHOST run ../out/p.json --policy {policy}"))
