@@ -99,7 +99,7 @@ fn row(host: &Host, name: &str, theirs: f64, build: impl Fn() -> PipelineBuilder
 }
 
 /// A program alone in a pipeline, and the same program started and waited for by the standard library, in turn.
-fn against_spawning(host: &Host) {
+fn against_spawning(host: &Host, name: &str) {
     let pipeline = pipeline().stage(Stage::command(["true"])).build().expect("a good pipeline");
     let plan = pipeline.plan();
     let ours = || {
@@ -121,7 +121,7 @@ fn against_spawning(host: &Host) {
     let ratio = median(pairs.iter().map(|(ours, theirs)| ours / theirs).collect());
     println!(
         "{:46} wall {ratio:5.2} ({mine:.3} ms against {other:.3} ms)   aim: 1.1",
-        "a program against std::process::Command"
+        format!("a program, {name}, against std::process")
     );
 }
 
@@ -168,7 +168,8 @@ fn main() {
     let host = Host::new(&options).expect("a host");
     println!("\ngo-pipe's six benchmarks, one host, a run each");
     row(&host, "SingleProgram", 1.16, || pipeline().stage(Stage::command(["true"])));
-    against_spawning(&host);
+    against_spawning(&host, "two threads");
+    against_spawning(&Host::new(&HostOptions::new().threads(0)).expect("a host"), "no threads");
     row(&host, "TenPrograms", 8.9, || {
         (0..9).fold(pipeline().stage(Stage::command(["echo", "hello world"])), |builder, _| builder.stage(cat()))
     });
