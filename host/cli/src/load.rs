@@ -178,17 +178,19 @@ pub(crate) fn policy(args: &PipelineArgs) -> Result<Policy, Failure> {
         return Ok(read.clone());
     }
     let shown = path.display();
-    let file =
-        fs::File::open(path).and_then(read_bounded).with_context(|| format!("the policy {shown}")).map_err(host)?;
+    let opened = fs::File::open(path).and_then(|file| Ok((file.metadata()?.is_file(), read_bounded(file)?)));
+    let (is_file, file) = opened.with_context(|| format!("the policy {shown}")).map_err(host)?;
     let base = path.parent().unwrap_or(Path::new(""));
     let policy = Policy::parse(&file, base).map_err(|error| {
         let hint = error.hint.clone();
         host(anyhow!("{error}").context(format!("{shown} is no good policy"))).hint(hint)
     })?;
-    if policy.is_guests(path) {
+    if is_file && policy.is_guests(path) {
         let error =
             anyhow!("the policy {shown}: its `dirs` lets guests write where it stands, so they could change it");
-        return Err(host(error).hint(Some("keep it outside of the directories that it lets guests write to".into())));
+        return Err(host(error).hint(Some(
+            "keep it outside of the directories that it lets guests write to, or leave `dirs` out".into(),
+        )));
     }
     // Once: it may be a pipe.
     Ok(args.policy_read.get_or_init(|| policy).clone())

@@ -104,7 +104,9 @@ fn start(
     let signals = signals::Signals::watch(&control, passes_on).context("signals cannot be watched").map_err(host)?;
     let only_commands = plan.summary().stages.iter().all(|stage| stage.kind == "command");
     let mut options = HostOptions::new().compiler([own_program().into_os_string(), COMPILE.into()]);
-    options.cache = cache_directory().filter(|cache| {
+    let (cache, usual) = cache_directories();
+    options.kept_apart = cache.iter().chain(&usual).cloned().collect();
+    options.cache = cache.filter(|cache| {
         let is_guests = policy.is_guests(cache);
         if is_guests && !args.quiet {
             let cache = cache.display();
@@ -213,16 +215,18 @@ fn delegated_cgroup() -> Option<PathBuf> {
     (delegated("user.delegate") || delegated("trusted.delegate")).then(|| directory.clone())
 }
 
-/// Where compiled code is kept: `STAGEHOST_CACHE_DIR`, else a directory in the user's cache. Empty: nowhere.
+/// Where compiled code is kept (`STAGEHOST_CACHE_DIR`, else a directory in the user's cache; empty: nowhere), and where it usually is.
 #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
-fn cache_directory() -> Option<PathBuf> {
+fn cache_directories() -> (Option<PathBuf>, Option<PathBuf>) {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    if let Some(own) = variable("STAGEHOST_CACHE_DIR") {
-        return (own != Path::new("")).then(|| std::path::absolute(&own).unwrap_or(own));
-    }
     let users = variable("XDG_CACHE_HOME").filter(|directory| directory.is_absolute());
     let home = || variable("HOME").filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
-    users.or_else(home).map(|directory| directory.join("stagehost"))
+    let usual = users.or_else(home).map(|directory| directory.join("stagehost"));
+    match variable("STAGEHOST_CACHE_DIR") {
+        None => (usual.clone(), usual),
+        Some(own) if own == Path::new("") => (None, usual),
+        Some(own) => (Some(std::path::absolute(&own).unwrap_or(own)), usual),
+    }
 }
 
 /// Where the report goes. It is opened before anything runs, so that a wrong path fails early.

@@ -103,15 +103,16 @@ fn refuse_unreplaceable(stat: &Stat, around: &Stat) -> Result<(), String> {
     Ok(())
 }
 
-/// Follows symbolic links to the name that would be created or replaced.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+/// Follows symbolic links to the name that would be created or replaced, or to a link to what a process has open.
+pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     // As many as the kernel follows.
     const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
         match std::fs::read_link(&path) {
-            Ok(_) if is_of_processes(around) => return Err(io::Error::other("it is what a process has open")),
+            // What it says is not where it leads.
+            Ok(_) if is_of_processes(around) => return Ok(path),
             Ok(link) => path = path.parent().unwrap_or(Path::new("")).join(link),
             Err(_) => return Ok(path),
         }

@@ -21,7 +21,7 @@ use super::{
     AtomicFile, Named, Sink, Source, Stop, atomic,
     descriptor::{DescriptorSink, DescriptorSource, inherited_descriptor},
     file::{FileSink, FileSource},
-    system::{ABOVE_STDIO, retry},
+    system::{ABOVE_STDIO, is_of_processes, retry},
 };
 
 /// The device and inode of a regular file: to find out whether the output is the input.
@@ -177,11 +177,15 @@ impl Output {
     /// A message for people, when an atomic output is impossible there.
     pub(crate) fn of(named: &Named, append: bool, atomic: Option<bool>) -> Result<Self, String> {
         let path = named.path();
-        if let Some(stream) = Self::stream(path) {
+        let leads_to = if named.is_resolved() { None } else { atomic::resolve(path).ok() };
+        if let Some(stream) = Self::stream(path).or_else(|| Self::stream(leads_to.as_ref()?)) {
             return Ok(stream);
         }
         // A descriptor of another process: whatever it is, its file is not replaced.
-        let foreign = path.starts_with("/proc") && path.parent().is_some_and(|around| around.ends_with("fd"));
+        let foreign = leads_to.is_some_and(|path| {
+            fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink())
+                && path.parent().is_some_and(is_of_processes)
+        });
         let append = append || foreign;
         let metadata = named.metadata();
         let special = metadata.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());

@@ -14,9 +14,9 @@ use crate::{
     spec::{Access, to_text},
 };
 
-/// Refuses a run of which a sandboxed stage could change what is kept in the code cache, or lead its path elsewhere, or of which an output
-/// is there. Programs without a sandbox may do whatever this process may.
-pub(super) fn refusal(cache: &Path, plan: &Planned) -> Option<Outcome> {
+/// Refuses a run of which a sandboxed stage could change what is kept in a code cache, or lead its path elsewhere, or of which an output
+/// is there: whether this run uses it or not, others will. Programs without a sandbox may do whatever this process may.
+pub(super) fn refusal(caches: &[PathBuf], plan: &Planned) -> Option<Outcome> {
     let granted =
         || plan.stages.iter().flat_map(|stage| written(&stage.work).map(move |(index, dir)| (stage, index, dir)));
     let logs =
@@ -26,18 +26,18 @@ pub(super) fn refusal(cache: &Path, plan: &Planned) -> Option<Outcome> {
         Outlet::Null | Outlet::Program => None,
     };
     let files = || logs().chain(output.map(|path| ("stdout".to_owned(), path)));
-    if granted().next().is_none() && files().next().is_none() {
+    if caches.is_empty() || granted().next().is_none() && files().next().is_none() {
         return None;
     }
-    let way = Way::to(cache);
+    let ways: Vec<_> = caches.iter().map(|cache| Way::to(cache)).collect();
     let of_stage = granted()
-        .find(|(_, _, dir)| way.is_led_through(dir))
+        .find(|(_, _, dir)| ways.iter().any(|way| way.is_led_through(dir)))
         .map(|(stage, index, dir)| (format!("{}.grants.dirs[{index}].host", stage.place), dir.path().to_owned()));
-    let (place, path) =
-        of_stage.or_else(|| files().find(|(_, path)| way.has(path)).map(|(place, path)| (place, path.to_owned())))?;
-    let message = format!("{place}: whoever writes there could change the code that this host keeps compiled");
-    let hint =
-        "name a directory that does not hold the code cache, or keep that elsewhere: STAGEHOST_CACHE_DIR names where";
+    let (place, path) = of_stage.or_else(|| {
+        files().find(|(_, path)| ways.iter().any(|way| way.has(path))).map(|(place, path)| (place, path.to_owned()))
+    })?;
+    let message = format!("{place}: whoever writes there could change the compiled code that is kept for later runs");
+    let hint = "name a directory that does not hold the code cache";
     let outcome = Outcome::not_started(plan.name.clone(), ExitCode::Refused, message, Some(hint.into()));
     Some(Outcome { code: ErrorCode::NotGrantable.word(), path: Some(to_text(&path)), ..outcome })
 }

@@ -225,6 +225,7 @@ impl Host {
         let link = options.guard.as_ref().and_then(Guard::link);
         let shared = Arc::new(Shared {
             cache: options.cache.clone(),
+            kept_apart: options.kept_apart.iter().chain(&options.cache).cloned().collect(),
             compiler: options.compiler.clone(),
             sandbox: OnceLock::new(),
             pool: Pool::default(),

@@ -41,6 +41,9 @@ pub struct HostOptions {
     pub adopts_orphans: bool,
     /// A delegated cgroup v2 directory, in which each command gets a cgroup of its own. Default: none.
     pub cgroup: Option<PathBuf>,
+    /// Directories that no stage in a sandbox may write to, and no output be in, as it is of the [`cache`](Self::cache): where other
+    /// programs of this user keep such code, say. Default: none.
+    pub kept_apart: Vec<PathBuf>,
 }
 
 impl HostOptions {
@@ -53,6 +56,13 @@ impl HostOptions {
     #[must_use]
     pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cache = Some(directory.into());
+        self
+    }
+
+    /// Sets [`kept_apart`](Self::kept_apart).
+    #[must_use]
+    pub fn kept_apart(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.kept_apart = directories.into_iter().map(Into::into).collect();
         self
     }
 

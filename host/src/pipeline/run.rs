@@ -128,7 +128,7 @@ impl Run {
             Ok(stages) => stages,
             Err(message) => return refused(message),
         };
-        if let Some(refused) = self.shared.cache.as_deref().and_then(|cache| apart::refusal(cache, plan)) {
+        if let Some(refused) = apart::refusal(&self.shared.kept_apart, plan) {
             return refused;
         }
         let refused = |Refused { code, message }: Refused| {

@@ -31,6 +31,8 @@ pub(super) type MadeSandbox = (Arc<Sandbox>, Option<String>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) cache: Option<PathBuf>,
+    /// What stages may not write to: the cache, and what else its program says.
+    pub(super) kept_apart: Vec<PathBuf>,
     pub(super) compiler: Option<Vec<OsString>>,
     /// Made for the first sandboxed stage: engines take a while, and many pipelines need none.
     pub(super) sandbox: OnceLock<Result<MadeSandbox, String>>,

@@ -122,7 +122,7 @@ fn nobody_in_a_sandbox_writes_to_the_code_cache() {
             format!(r#"{{"command": ["true"], "sandbox": "best-effort", {}}}"#, grant(host, access)),
         ]
     };
-    let says = ["stages[0].grants.dirs[0].host", "could change the code that this host keeps compiled"];
+    let says = ["stages[0].grants.dirs[0].host", "could change the compiled code"];
     // Be it made by now or not: around it, itself, or below.
     for stage in granted("home", "write") {
         pipeline(&stage, "").done().code(126).says(&says);
@@ -163,6 +163,16 @@ fn nobody_in_a_sandbox_writes_to_the_code_cache() {
     }
     assert_eq!(fs::read_dir(place.path("outside")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.path("home/data")).unwrap().count(), 1);
+    // Others will use it, if this run does not: because of a policy, or because it is told to keep code elsewhere or nowhere.
+    place.write("policy.json", r#"{"dirs": [{"path": "home", "access": "write"}]}"#);
+    let [stage, _] = granted("home", "write");
+    place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{stage}]}}"#));
+    for cache in ["home/cache", "elsewhere", ""] {
+        let run =
+            place.stagehost(["run", "p.json", "--policy", "policy.json"]).env("XDG_CACHE_HOME", place.path("home"));
+        let cache = if cache.is_empty() { cache.into() } else { place.path(cache) };
+        run.env("STAGEHOST_CACHE_DIR", cache).done().code(126).says(&says);
+    }
 }
 
 #[test]

@@ -291,6 +291,17 @@ fn what_an_operator_names_leads_out_of_no_directory_of_guests() {
     let by_number = "run /dev/fd/4 --report /dev/fd/3 --policy policy.json 3>report-here 4<work/p.json";
     place.shell(&format!("\"$STAGEHOST\" {by_number}")).done().code(0);
     assert!(place.read("report-here").contains("\"success\": true"));
+    // A link to what is open is that, be it a pipe or a file.
+    symlink("/dev/stdout", place.path("to-stdout")).unwrap();
+    symlink("/dev/fd", place.path("open")).unwrap();
+    for output in ["to-stdout", "open/1"] {
+        for after in ["| cat", "> said; cat said"] {
+            let script = format!("printf ab | \"$STAGEHOST\" run -c :cat --stdout {output} {after}");
+            place.shell(&script).done().code(0).prints("ab");
+        }
+    }
+    place.shell("\"$STAGEHOST\" run -c :cat --stdin null --report to-stdout > said").done().code(0);
+    assert!(place.read("said").contains("\"success\": true"));
     // Not even whether the report would be in the place of another file is told.
     let told = ["../words", "../nowhere", "../outside"].map(|target| {
         for name in ["work/told", "work/in"] {
@@ -316,7 +327,10 @@ fn what_an_operator_names_leads_out_of_no_directory_of_guests() {
     symlink("work/report", place.path("many-50")).unwrap();
     let many = ["run", "work/p.json", "--policy", "policy.json", "--report", "many-0"];
     place.stagehost(many).done().code(125).says(&["cannot be told here"]);
-    // A policy is no word of the operator's where guests could change it.
+    // A policy is no word of the operator's where guests could change it; a pipe is.
+    place.write("p.json", good);
+    let policy_of_all = r#"{"dirs": [{"path": "/", "access": "write"}]}"#;
+    place.shell(&format!("echo '{policy_of_all}' | \"$STAGEHOST\" check p.json --policy /dev/stdin")).done().code(0);
     place.write("work/policy.json", r#"{"dirs": [{"path": ".", "access": "write"}]}"#);
     place
         .stagehost(["check", "work/p.json", "--policy", "work/policy.json"])
