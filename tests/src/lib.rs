@@ -111,6 +111,8 @@ impl Place {
             .env(leaks::MARK, self.directory.path())
             // Shared, so that each guest is compiled once for all tests.
             .env("STAGEHOST_CACHE_DIR", cache())
+            // Where one would be otherwise: not in what tests grant.
+            .env("XDG_CACHE_HOME", cache())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

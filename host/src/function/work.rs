@@ -138,6 +138,10 @@ pub(crate) struct Release {
 }
 
 impl Release {
+    pub(crate) fn is_released(&self) -> bool {
+        self.released.load(SeqCst)
+    }
+
     pub(crate) fn release(&self) {
         self.released.store(true, SeqCst);
         for thread in self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {

@@ -67,6 +67,17 @@ pub(crate) enum Sink {
     Null,
 }
 
+impl OutputPort {
+    /// Tells the reader of a ring that this was all, before the run hears of it. Nothing can be written then.
+    pub(crate) fn finish_ring(&self) {
+        // What its reader has left is for the run to judge.
+        let taken = self.take_if(|sink| matches!(sink, Sink::Ring(writer) if !writer.is_broken()));
+        if let Some(Sink::Ring(writer)) = taken {
+            writer.finish();
+        }
+    }
+}
+
 impl Source {
     /// Whether it has to be read to its end, whoever has enough before.
     pub(crate) fn must_be_whole(&self) -> bool {

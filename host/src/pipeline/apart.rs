@@ -37,7 +37,8 @@ pub(super) fn refusal(caches: &[PathBuf], plan: &Planned) -> Option<Outcome> {
         files().find(|(_, path)| ways.iter().any(|way| way.has(path))).map(|(place, path)| (place, path.to_owned()))
     })?;
     let message = format!("{place}: whoever writes there could change the compiled code that is kept for later runs");
-    let hint = "name a directory that does not hold the code cache";
+    let hint =
+        "name a directory that does not hold the code cache: STAGEHOST_CACHE_DIR and XDG_CACHE_HOME say where it is";
     let outcome = Outcome::not_started(plan.name.clone(), ExitCode::Refused, message, Some(hint.into()));
     Some(Outcome { code: ErrorCode::NotGrantable.word(), path: Some(to_text(&path)), ..outcome })
 }

@@ -279,7 +279,9 @@ impl Stages<'_> {
                     kept.fate.abort(cause());
                     held.push(sink);
                 }
-                (sink, None) => left_sink = sink,
+                (Some(sink), None) => left_sink = Some(sink),
+                // It has ended already: see `OutputPort::finish_ring`.
+                (None, None) => {}
             }
             if verdict == Verdict::Good && index + 1 == self.stages.len() && self.plan.upstream == Upstream::Stop {
                 self.stop(StopReason::Satisfied, index);

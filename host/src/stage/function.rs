@@ -124,6 +124,7 @@ fn start(
             let mut output = Output { port: output.clone(), release: release.clone(), runtime };
             threads.call(move || {
                 let returned = catch_unwind(AssertUnwindSafe(|| body(&mut input, &mut output)));
+                end_well(&returned, &input.release, &input.port, &output.port);
                 // Nobody waits any longer if the run was stopped and gave this thread up.
                 let _ = sender.send(returned.map_err(|panic| panic_text(&*panic)));
             })?;
@@ -132,15 +133,26 @@ fn start(
         Body::Async(body) => {
             let running =
                 catch_unwind(AssertUnwindSafe(|| body(AsyncInput(input.clone()), AsyncOutput(output.clone()))));
+            let (release, input, output) = (release.clone(), input.clone(), output.clone());
             let task = tokio::spawn(async move {
                 let returned = match running {
                     Ok(running) => CatchUnwind(running).await,
                     Err(panic) => Err(panic_text(&*panic)),
                 };
+                end_well(&returned, &release, &input, &output);
                 let _ = sender.send(returned);
             });
             Ok((receiver, Some(Task(task.abort_handle()))))
         }
+    }
+}
+
+/// Where a function has ended well and nothing went wrong at its ends, its reader hears of it at once: what the run will make of it is the
+/// same, and takes two more threads. One that was released may have taken that for the end of its input.
+fn end_well<P>(returned: &std::result::Result<Result, P>, release: &Release, input: &InputPort, output: &OutputPort) {
+    let went_well = matches!(returned, Ok(Ok(()))) && input.failure().is_none() && output.failure().is_none();
+    if went_well && !release.is_released() {
+        output.finish_ring();
     }
 }
 
@@ -188,4 +200,42 @@ fn is_broken_pipe(error: &Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use stagehost_ring::{Options, Pool, ring};
+
+    use super::*;
+    use crate::joint::{Sink, Source};
+
+    #[test]
+    fn a_reader_hears_at_once_of_a_good_end_and_of_no_other() {
+        let failed = || Err(Error::msg("it failed"));
+        let ended = |returned: std::result::Result<Result, ()>, is_released: bool| {
+            let (writer, mut reader) = ring(&Pool::new(1 << 20), Options::default());
+            let input = InputPort::new(Source::Null, false, Passing::default());
+            let output = OutputPort::new(Sink::Ring(writer), Passing::default());
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(matches!(output.poll_write(&mut cx, b"all"), Poll::Ready(Ok(3))));
+            let release = Release::default();
+            if is_released {
+                release.release();
+            }
+            end_well(&returned, &release, &input, &output);
+            let mut read = [0; 8];
+            assert!(matches!(reader.poll_read(&mut cx, &mut read), Poll::Ready(Ok(3))));
+            match reader.poll_read(&mut cx, &mut read) {
+                Poll::Ready(Ok(0)) => true,
+                Poll::Pending => false,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(ended(Ok(Ok(())), false));
+        assert!(!ended(Ok(failed()), false) && !ended(Err(()), false));
+        // It may have ended because the run was stopped, and taken that for the end of its input.
+        assert!(!ended(Ok(Ok(())), true));
+    }
 }

@@ -113,6 +113,11 @@ impl<S: SinkHalf> OutputPort<S> {
         lock(&self.0.state).sink.take()
     }
 
+    /// The same, if it is of some kind.
+    pub(crate) fn take_if(&self, is_so: impl FnOnce(&S) -> bool) -> Option<S> {
+        lock(&self.0.state).sink.take_if(|sink| is_so(sink))
+    }
+
     /// Says that nothing will be written for a while.
     pub(crate) fn idle(&self) {
         if let Some(sink) = &mut lock(&self.0.state).sink {
