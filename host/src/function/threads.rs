@@ -107,9 +107,9 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A call that says which thread it is on, and stays until it is told.
-    fn occupy(threads: &Threads) -> (ThreadId, mpsc::Sender<()>) {
-        let (say, said) = mpsc::channel();
-        let (leave, left) = mpsc::channel();
+    fn occupy(threads: &Threads) -> (ThreadId, mpsc::SyncSender<()>) {
+        let (say, said) = mpsc::sync_channel(1);
+        let (leave, left) = mpsc::sync_channel(1);
         let call = move || {
             say.send(thread::current().id()).expect("somebody listens");
             let _ = left.recv();
