@@ -38,8 +38,8 @@ pub(crate) struct Target {
 
 impl Target {
     /// The directory that it will be in.
-    pub(super) fn directory(&self) -> &Path {
-        self.directory.path()
+    pub(super) fn directory(&self) -> &Named {
+        &self.directory
     }
 }
 

@@ -149,12 +149,12 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// The file that is written, if it is one by its name.
-    pub(crate) fn path(&self) -> Option<&Path> {
+    /// The file that is written, or the directory that it will appear in, if it has a name.
+    pub(crate) fn file(&self) -> Option<&Named> {
         match self {
             Self::Inherit | Self::Descriptor(_) => None,
             Self::Atomic(target) => Some(target.directory()),
-            Self::InPlace { named, .. } => Some(named.path()),
+            Self::InPlace { named, .. } => Some(named),
         }
     }
 

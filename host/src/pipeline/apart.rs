@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    joint::Named,
     outcome::{ExitCode, Outcome},
     plan::{ErrorCode, Outlet, Planned, Work},
     policy::Route,
@@ -17,30 +18,38 @@ use crate::{
 /// Refuses a run of which a sandboxed stage could change what is kept in a code cache, or lead its path elsewhere, or of which an output
 /// is there: whether this run uses it or not, others will. Programs without a sandbox may do whatever this process may.
 pub(super) fn refusal(caches: &[PathBuf], plan: &Planned) -> Option<Outcome> {
-    let granted =
-        || plan.stages.iter().flat_map(|stage| written(&stage.work).map(move |(index, dir)| (stage, index, dir)));
-    let logs =
-        || plan.stages.iter().filter_map(|stage| Some((format!("{}.stderr", stage.place), stage.log.as_ref()?.path())));
+    let granted = || {
+        plan.stages.iter().flat_map(|stage| {
+            let place = move |index: usize| format!("{}.grants.dirs[{index}].host", stage.place);
+            written(&stage.work).map(move |(index, dir)| (place(index), dir))
+        })
+    };
     let output = match &plan.stdout {
-        Outlet::Place(output) => output.path(),
+        Outlet::Place(output) => output.file(),
         Outlet::Null | Outlet::Program => None,
     };
-    let files = || logs().chain(output.map(|path| ("stdout".to_owned(), path)));
+    let files = || {
+        let logs =
+            plan.stages.iter().filter_map(|stage| Some((format!("{}.stderr", stage.place), stage.log.as_ref()?)));
+        logs.chain(output.map(|file| ("stdout".to_owned(), file)))
+    };
     if caches.is_empty() || granted().next().is_none() && files().next().is_none() {
         return None;
     }
-    let ways: Vec<_> = caches.iter().map(|cache| Way::to(cache)).collect();
-    let of_stage = granted()
-        .find(|(_, _, dir)| ways.iter().any(|way| way.is_led_through(dir)))
-        .map(|(stage, index, dir)| (format!("{}.grants.dirs[{index}].host", stage.place), dir.path().to_owned()));
-    let (place, path) = of_stage.or_else(|| {
-        files().find(|(_, path)| ways.iter().any(|way| way.has(path))).map(|(place, path)| (place, path.to_owned()))
+    let caches: Vec<_> = caches.iter().map(|path| Cache::at(path)).collect();
+    let changed = granted()
+        .find(|(_, dir)| caches.iter().any(|cache| cache.is_led_through(dir)))
+        .map(|(place, dir)| (place, dir.path()));
+    let (place, path) = changed.or_else(|| {
+        files()
+            .find(|(_, file)| caches.iter().any(|cache| cache.has_file(file)))
+            .map(|(place, file)| (place, file.path()))
     })?;
     let message = format!("{place}: whoever writes there could change the compiled code that is kept for later runs");
     let hint =
         "name a directory that does not hold the code cache: STAGEHOST_CACHE_DIR and XDG_CACHE_HOME say where it is";
     let outcome = Outcome::not_started(plan.name.clone(), ExitCode::Refused, message, Some(hint.into()));
-    Some(Outcome { code: ErrorCode::NotGrantable.word(), path: Some(to_text(&path)), ..outcome })
+    Some(Outcome { code: ErrorCode::NotGrantable.word(), path: Some(to_text(path)), ..outcome })
 }
 
 /// The directories that work in a sandbox may write to, with their numbers among its grants.
@@ -55,9 +64,9 @@ fn written(work: &Work) -> impl Iterator<Item = (usize, &process::Planned)> {
     guests.chain(walled).filter(|(_, (_, access))| *access == Access::Write).map(|(index, (dir, _))| (index, dir))
 }
 
-/// How the path of the cache leads there.
-struct Way {
-    /// The real paths of the directories in which its names stand, and of itself.
+/// A directory of compiled code, and how its path leads there.
+struct Cache {
+    /// The real paths of the directories in which names of the path stand, and of itself.
     around: Vec<PathBuf>,
     /// Their devices and inodes: one may be mounted elsewhere, too.
     identities: Vec<(u64, u64)>,
@@ -65,10 +74,11 @@ struct Way {
     real: Option<PathBuf>,
 }
 
-impl Way {
-    fn to(cache: &Path) -> Self {
-        let Route { end, mut around } = Route::to(cache);
-        let real = end.real();
+impl Cache {
+    fn at(path: &Path) -> Self {
+        let Route { end, mut around } = Route::to(path);
+        // Wherever it is that cannot be told, the system finds it all the same.
+        let real = end.real().or_else(|| fs::canonicalize(path).ok());
         around.extend(real.clone());
         let identity = |path: &PathBuf| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         Self { identities: around.iter().filter_map(identity).collect(), around, real }
@@ -81,11 +91,19 @@ impl Way {
             || self.around.iter().any(|around| around.starts_with(dir.path()))
     }
 
-    /// Whether a path is one of something in it.
+    /// Whether a real path is one of something in it.
     fn has(&self, path: &Path) -> bool {
-        let Some(real) = &self.real else { return false };
+        self.real.as_ref().is_some_and(|real| path.starts_with(real))
+    }
+
+    /// Whether a file is in it, or would be.
+    fn has_file(&self, file: &Named) -> bool {
+        let path = file.path();
+        // What was judged is not looked at by its name again.
+        if file.is_resolved() {
+            return self.has(path);
+        }
         let around = path.parent().filter(|around| *around != Path::new("")).unwrap_or(Path::new("."));
-        let there = fs::canonicalize(path).or_else(|_| fs::canonicalize(around));
-        there.is_ok_and(|there| there.starts_with(real))
+        fs::canonicalize(path).or_else(|_| fs::canonicalize(around)).is_ok_and(|there| self.has(&there))
     }
 }

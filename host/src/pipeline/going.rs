@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::stage::StageEnd;
 
-/// Stages that go on. Guests are tasks of their own, for they use processors at once. What only waits for a process or a thread goes on
+/// Stages that go on. Guests, and commands whose processes are looked at often, are tasks of their own: they use processors. What only waits for a process or a thread goes on
 /// where the run does, which is otherwise idle, and so does a guest that is alone: a run of one stage is one task.
 #[derive(Default)]
 pub(super) struct Going {

@@ -151,7 +151,14 @@ impl Stages<'_> {
         };
         self.commands.add(&self.stages[index].name, command.leader());
         let (work, stop) = (work.clone(), self.stop.clone());
-        running.add_here(async move { command.run(&work, stop).await });
+        let is_watched = work.limits.are_watched();
+        let stage = async move { command.run(&work, stop).await };
+        // To look at all processes takes a while, and many look at them often.
+        if is_watched {
+            running.add(stage)
+        } else {
+            running.add_here(stage)
+        }
         Ok(())
     }
 
