@@ -15,8 +15,10 @@ mod kind;
 mod limits;
 mod lines;
 mod linker;
+mod maps;
 mod messages;
 mod ready;
+mod stacks;
 mod store;
 mod trap;
 mod turns;
@@ -27,7 +29,8 @@ pub(crate) use code::{
     compile::Compilers,
     file::ComponentFile,
     offers::advice as advice_on_imports,
-    weigh::{Weight, weigh, work},
+    weigh::{Weight, weigh},
+    work::work,
 };
 pub use code::{
     inspect::{Inspection, Section, SectionArg, Shape, inspect},
@@ -48,6 +51,7 @@ pub(crate) use guest::{
 pub(crate) use kind::EngineKind;
 pub use limits::DEFAULT_MEMORY;
 pub(crate) use limits::{HOSTCALL_COPY, LONGEST_LIST, Limits, MEMORIES, TABLES, compile_time};
+pub(crate) use maps::maps_of;
 pub(crate) use ready::{Ready, ReadyCode};
 pub(crate) use store::{GuestRun, run_guest};
 pub(crate) use turns::{RunTurns, Turns};

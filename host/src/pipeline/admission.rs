@@ -21,12 +21,6 @@ use crate::{
     spec::Size,
 };
 
-/// Maps that one sandboxed stage may take: seven measured for its memory, stack and code, and some more.
-const MAPS_OF_STAGE: u32 = 10;
-/// Stages that one of many memories counts as: another one for each so many memories beyond the usual. A memory takes two or three
-/// maps.
-const MEMORIES_A_STAGE: usize = 4;
-
 /// Something that runs share.
 #[derive(Debug)]
 struct Supply {
@@ -49,7 +43,7 @@ impl Supply {
 pub(crate) struct Admission {
     descriptors: Supply,
     /// Known when a run first has sandboxed stages: most processes of the command line have none.
-    stages: OnceLock<Supply>,
+    maps: OnceLock<Supply>,
     runs: Option<Supply>,
     /// In [pieces](PIECE).
     memory: Option<Supply>,
@@ -102,7 +96,7 @@ impl Admission {
         let pieces = |bytes: u64| u32::try_from(bytes / PIECE).unwrap_or(u32::MAX);
         Self {
             descriptors: Supply::new(free_descriptors()),
-            stages: OnceLock::new(),
+            maps: OnceLock::new(),
             runs: runs.map(|runs| Supply::new(runs.max(1))),
             memory: memory.map(|bytes| Supply::new(pieces(bytes))),
             queue: Queue { most: queued.map_or(usize::MAX, |queued| queued as usize), waiting: AtomicUsize::new(0) },
@@ -127,12 +121,12 @@ impl Admission {
 
     /// Why a plan can never be let in.
     pub(super) fn refusal(&self, plan: &Planned) -> Option<Refused> {
-        let stages = sandboxed(plan);
-        let all = if stages == 0 { 0 } else { self.stages().all };
-        if stages > all {
+        let maps = maps(plan);
+        let all = if maps == 0 { 0 } else { self.maps().all };
+        if maps > all {
             let message = format!(
-                "the pipeline has {stages} sandboxed stages, and this process has memory maps for {all} at once: raise the \
-                 system's vm.max_map_count"
+                "its sandboxed stages take {maps} memory maps at once, and this process has {all} for them: raise the system's \
+                 vm.max_map_count"
             );
             return Some(Refused { code: ErrorCode::Unsupported, message });
         }
@@ -150,8 +144,8 @@ impl Admission {
         Some(Refused { code: ErrorCode::OverMemory, message })
     }
 
-    fn stages(&self) -> &Supply {
-        self.stages.get_or_init(|| Supply::new(free_maps() / MAPS_OF_STAGE))
+    fn maps(&self) -> &Supply {
+        self.maps.get_or_init(|| Supply::new(free_maps()))
     }
 
     /// Waits until there is enough of everything, behind those that came before. Cancel safe.
@@ -185,12 +179,12 @@ impl Admission {
             (Some(memory), Some(bytes)) => memory.take(u32::try_from(pieces(bytes)).unwrap_or(u32::MAX)).await,
             _ => None,
         };
-        let stages = match sandboxed(plan) {
+        let maps = match maps(plan) {
             0 => None,
-            stages => self.stages().take(stages).await,
+            maps => self.maps().take(maps).await,
         };
         let descriptors = self.descriptors.take(plan.descriptors()).await;
-        Admitted { _shares: [run, memory, stages, descriptors] }
+        Admitted { _shares: [run, memory, maps, descriptors] }
     }
 }
 
@@ -199,12 +193,13 @@ fn pieces(bytes: u64) -> u64 {
     bytes.div_ceil(PIECE)
 }
 
-fn sandboxed(plan: &Planned) -> u32 {
-    let weight = |stage: &PlannedStage| match &stage.work {
-        Work::Wasm(wasm) => 1 + wasm.limits.memories.saturating_sub(8).div_ceil(MEMORIES_A_STAGE),
+/// The memory maps that a run takes.
+fn maps(plan: &Planned) -> u32 {
+    let of = |stage: &PlannedStage| match &stage.work {
+        Work::Wasm(wasm) => wasm.maps(),
         Work::Command(_) | Work::Function(_) => 0,
     };
-    u32::try_from(plan.stages.iter().map(|stage| weight(stage)).sum::<usize>()).unwrap_or(u32::MAX)
+    u32::try_from(plan.stages.iter().map(|stage| of(stage)).sum::<u64>()).unwrap_or(u32::MAX)
 }
 
 /// Descriptors that this process may still open, less some for itself.
@@ -222,8 +217,10 @@ fn free_descriptors() -> u32 {
 fn free_maps() -> u32 {
     /// The kernel's own default.
     const USUAL: u32 = 65_530;
-    /// For threads, libraries, buffers and compiled code.
+    /// For threads, libraries, buffers, slots and compiled code.
     const OWN: u32 = 8_192;
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
-    limit.unwrap_or(USUAL).saturating_sub(OWN).max(MAPS_OF_STAGE)
+    /// As much as a stage takes that is not special.
+    const LEAST: u32 = 16;
+    limit.unwrap_or(USUAL).saturating_sub(OWN).max(LEAST)
 }

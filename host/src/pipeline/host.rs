@@ -178,6 +178,10 @@ pub struct HostError(String);
 
 /// After how many polls a thread looks at its timers and descriptors: one poll may be a slice of some milliseconds.
 const POLLS: u32 = 11;
+/// Every how many polls a thread looks first for a task that is new to all threads: each time, since those that it has already may take
+/// all its time in slices, and a thousand runs that come at once are to begin before the first of them is done. Nobody starves by that:
+/// who used more than others [waits for a turn](crate::sandbox), wherever its task is.
+const NEW_TASKS: u32 = 1;
 
 impl Host {
     /// Waits for something that goes on by itself. `None`: it was lost, or it would wait for this very thread.
@@ -279,6 +283,7 @@ impl Runs {
         let runtime = builder
             .thread_name("stagehost")
             .event_interval(POLLS)
+            .global_queue_interval(NEW_TASKS)
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_keep_alive(KEEP_ALIVE)
             .enable_all()

@@ -127,6 +127,7 @@ impl Planner<'_> {
             bytes,
             digest,
             inspection,
+            memories: weight.memories,
             args,
             env,
             limits,

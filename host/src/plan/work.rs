@@ -9,7 +9,7 @@ use crate::{
     function::Function,
     joint::Named,
     process::{Rlimits, WallSpec},
-    sandbox::{ComponentFile, Inspection, LISTINGS_AT_ONCE, Limits, Ready, Rights, Shape, validate, work},
+    sandbox::{ComponentFile, Inspection, LISTINGS_AT_ONCE, Limits, Ready, Rights, Shape, maps_of, validate, work},
     spec::{Eof, Leftovers},
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct WasmWork {
     pub(crate) bytes: Bytes,
     pub(crate) digest: [u8; 32],
     pub(crate) inspection: Inspection,
+    /// How many memories its instances have at most.
+    pub(crate) memories: u64,
     /// Its arguments, its name first.
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -50,6 +52,12 @@ pub(crate) struct WasmWork {
 }
 
 impl WasmWork {
+    /// How many memory maps it takes of its host's process while it runs.
+    pub(crate) fn maps(&self) -> u64 {
+        let Inspection { fits_slots, tables, .. } = self.inspection;
+        maps_of(self.memories.min(self.limits.memories as u64), if fits_slots { 0 } else { tables as u64 + 4 })
+    }
+
     /// What it is compiled from.
     pub(crate) fn code(&self) -> ComponentFile {
         let (bytes, digest, shape) = (self.bytes.clone(), self.digest, self.inspection.shape);

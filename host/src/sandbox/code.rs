@@ -10,3 +10,4 @@ pub(super) mod not_a_stage;
 pub(super) mod offers;
 pub(super) mod proposals;
 pub(super) mod weigh;
+pub(super) mod work;

@@ -13,7 +13,7 @@ use super::{
         file::ComponentFile,
         inspect::Shape,
         kept::Effort,
-        weigh::work,
+        work::work,
     },
     engine::{Machine, Sandbox, SandboxError},
     entry::Entry,

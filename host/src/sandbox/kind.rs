@@ -1,6 +1,6 @@
 //! Kinds of engines: what wasmtime fixes for each, and the threads that guests run on.
 
-use std::{cell::Cell, num::NonZeroUsize, time::Duration};
+use std::{cell::Cell, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::{
@@ -10,6 +10,7 @@ use wasmtime::{
 use super::{
     code::inspect::SLOT_TABLE_ELEMENTS,
     limits::{HOST_STACK, Limits, MAX_FRAMES},
+    stacks::{Creator, Stacks},
 };
 
 /// How long an epoch is: how long a guest may run without looking whether it should stop or let others run.
@@ -91,6 +92,9 @@ pub(super) fn config(kind: EngineKind) -> Config {
             .memory_reservation_for_growth(1 << 20)
             .memory_guard_size(0)
             .guard_before_linear_memory(false);
+    }
+    if !kind.pooled && !kind.small {
+        config.with_host_stack(Arc::new(Creator(Stacks::new(kind.stack + HOST_STACK))));
     }
     if kind.pooled {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(slots()));

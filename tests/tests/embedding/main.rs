@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers are part of the test")]
 
 mod known;
+mod many;
 mod views;
 
 use std::{

@@ -1,8 +1,12 @@
 //! What a component makes its host hold is weighed before, from above: measured over modules of every kind of section.
 
-use std::{fmt::Write as _, fs, io::Write as _};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read as _, Write as _},
+};
 
-use stagehost_tests::{Place, guests::text};
+use stagehost_tests::{Place, Running, guests::text};
 
 /// A module that prints a byte, then reads its input: `sections` stand before its code, `imports` before all others.
 fn module(imports: &str, sections: &str) -> String {
@@ -421,5 +425,65 @@ fn a_file_is_measured_before_it_is_read_and_weighing_holds_little() {
         });
         run.done().code(126).says(&["bytes, over the limit of 50000000", "stages[0].limits.component_size"]);
         assert!(peak < 50 << 20, "{name}: {peak} bytes held for a file that is not to be read");
+    }
+}
+
+/// A module that copies its input to its output, with so many memories more, each with data in its midst.
+fn copier(memories: usize) -> String {
+    let more = times(memories, |number| {
+        format!(r#"(memory 4) (data (memory {}) (i32.const 70000) "{}")"#, number + 1, "some data".repeat(2000))
+    });
+    format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 4)
+        {more}
+        (data (i32.const 70000) "{}")
+        (func (export "_start")
+            (loop $more
+                (i32.store (i32.const 0) (i32.const 64))
+                (i32.store (i32.const 4) (i32.const 1))
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 32)))
+                (if (i32.load (i32.const 32))
+                    (then
+                        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))
+                        (br $more))))))"#,
+        "some data".repeat(2000)
+    )
+}
+
+/// Whether a guard page takes no map of the process's, as since Linux 6.13.
+fn are_guards_free() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 13)
+}
+
+#[test]
+fn guests_take_no_more_memory_maps_than_they_are_counted_for() {
+    const STAGES: usize = 200;
+    let place = Place::new();
+    let maps = |run: &Running| fs::read_to_string(format!("/proc/{}/maps", run.id())).unwrap().lines().count();
+    for memories in [0, 3] {
+        let file = text(&place, &format!("copier{memories}.wasm"), &copier(memories)).display().to_string();
+        let running_with = |stages: usize| {
+            let (from, to) = std::io::pipe().unwrap();
+            let (shown, mut shows) = std::io::pipe().map(|(shown, shows)| (shows, shown)).unwrap();
+            let run = place.shorthand(&vec![file.as_str(); stages].join(" | ")).stdin(from).stdout(shown).start();
+            (&to).write_all(b"x").unwrap();
+            let mut byte = [0];
+            shows.read_exact(&mut byte).unwrap();
+            let maps = maps(&run);
+            drop(to);
+            run.done().code(0);
+            maps
+        };
+        let (one, many) = (running_with(1), running_with(STAGES + 1));
+        let each = many.saturating_sub(one) as f64 / STAGES as f64;
+        let counted = 4 * (memories + 1) + 1 + if are_guards_free() { 0 } else { 2 };
+        assert!(each <= counted as f64 + 0.5, "{memories} memories more: {each} maps each");
+        // The count is not so high that half of what the process could run has to wait.
+        assert!(each >= counted as f64 / 2.0, "{memories} memories more: {each} maps each, and {counted} are counted");
     }
 }
