@@ -116,20 +116,22 @@ choose_route() {
 toolchain() { if [ $route = rustup ]; then rustc --version; else /usr/bin/rustc --version; fi; }
 
 profile=guest
+# What links, where the target's own linker makes no component.
+linking=
 
 # build TARGET PACKAGE…
 build() {
     local target=$1 packages=()
     shift
     for package in "$@"; do packages+=(-p "$package"); done
+    local linkers
+    linkers=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
     if [ $route = rustup ]; then
-        env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$flags" CARGO_TARGET_DIR="$work/rustup" \
+        env -u CARGO_ENCODED_RUSTFLAGS PATH="$linkers:$linkers/gcc-ld:$PATH" RUSTFLAGS="$flags $linking" CARGO_TARGET_DIR="$work/rustup" \
             cargo build --locked --profile $profile --target "$target" "${packages[@]}"
     else
-        local linkers
-        linkers=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
         env -u CARGO_ENCODED_RUSTFLAGS -u RUSTUP_TOOLCHAIN PATH="$linkers:$linkers/gcc-ld:$PATH" RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
-            RUSTFLAGS="$flags --sysroot $work/sysroot" CARGO_TARGET_DIR="$work/distribution" \
+            RUSTFLAGS="$flags $linking --sysroot $work/sysroot" CARGO_TARGET_DIR="$work/distribution" \
             /usr/bin/cargo build --locked --profile $profile --target "$target" -Zbuild-std=std,panic_abort "${packages[@]}"
     fi
 }
@@ -139,9 +141,12 @@ built() { printf '%s/%s/%s/%s/%s' "$work" "$route" "$1" "$profile" "$2"; }
 stock() {
     choose_route
     mapfile -t packages < <(stock_stages | sed 's/^/stagehost-stage-/')
-    build wasm32-wasip2 "${packages[@]}"
+    # By this target a component imports what the SDK does, and nothing for a standard library that it does not use: its host makes each
+    # import ready each time it starts.
+    linking='-C linker=wasm-component-ld'
+    build wasm32-unknown-unknown "${packages[@]}"
     mkdir -p stages/built
-    for stage in $(stock_stages); do cp "$(built wasm32-wasip2 "$stage.wasm")" "stages/built/$stage.wasm"; done
+    for stage in $(stock_stages); do cp "$(built wasm32-unknown-unknown "$stage.wasm")" "stages/built/$stage.wasm"; done
     write_manifest "$(toolchain)"
     say "built $(stock_stages | wc -w) stock stages with $(toolchain)"
 }

@@ -5,12 +5,8 @@ use std::{
     io::{self, BufRead, Read},
 };
 
-use wit_bindgen::{FutureReader, block_on};
-
 use crate::{
-    Output,
-    bindings::wasi::cli::{stdin, types::ErrorCode},
-    output,
+    Output, output,
     position::Position,
     raw::{self, Moved},
 };
@@ -41,15 +37,15 @@ pub struct Input {
 }
 
 enum Source {
-    /// The stream's handle, and what says why it ended.
-    Stdin(u32, Option<FutureReader<Result<(), ErrorCode>>>),
+    /// The handles of the stream and of what says how it ended, until that has.
+    Stdin(u32, Option<u32>),
     Reader(Box<dyn Read>),
 }
 
 impl Input {
     pub(crate) fn stdin() -> Self {
-        let (stream, ended_with) = stdin::read_via_stream();
-        Self::new(Source::Stdin(stream.take_handle(), Some(ended_with)))
+        let raw::Opened { stream, ended } = raw::open_stdin();
+        Self::new(Source::Stdin(stream, Some(ended)))
     }
 
     /// An input that reads from `reader`, for tests that run a stage's function natively.
@@ -212,12 +208,12 @@ impl Input {
             }
         }
         match &mut self.source {
-            Source::Stdin(stream, ended_with) => {
+            Source::Stdin(stream, how) => {
                 match raw::read_stdin(*stream, &mut self.buffer, self.read_at_most, output::flush_before_wait) {
                     Moved::Bytes(_) => Ok(true),
                     Moved::Dropped(n) => {
                         self.ended = true;
-                        if let Some(Err(code)) = ended_with.take().map(|ended| block_on(async move { ended.await })) {
+                        if let Some(Err(code)) = how.take().map(raw::stdin_ended) {
                             return Err(raw::error_of(code));
                         }
                         Ok(n > 0)
@@ -261,8 +257,11 @@ impl BufRead for Input {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        if let Source::Stdin(stream, _) = self.source {
+        if let Source::Stdin(stream, how) = self.source {
             raw::drop_stdin(stream);
+            if let Some(how) = how {
+                raw::forget_stdin_end(how);
+            }
         }
     }
 }

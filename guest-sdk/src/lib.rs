@@ -66,6 +66,12 @@ pub use output::Output;
 /// The trait behind [`Output::write_all`](std::io::Write::write_all), so that one import is enough.
 pub use std::io::{BufRead, Read, Write};
 
+/// The heap of `wasm32-unknown-unknown`: one that begins in the memory that a stage is started with, where the standard library's own
+/// takes more. What grows is made ready again by its host's kernel.
+#[cfg(all(feature = "heap", target_family = "wasm", target_os = "unknown"))]
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 #[doc(hidden)]
 pub mod bindings {
     #![allow(missing_docs, unreachable_pub, missing_debug_implementations, reason = "generated code")]
@@ -110,6 +116,12 @@ pub fn env() -> Vec<(String, String)> {
 /// One environment variable, if the pipeline gives it to this stage.
 pub fn env_var(name: &str) -> Option<String> {
     env().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// Two random numbers to seed hashes with, so that nobody can know beforehand what gets the same hash. They are no secrets, and the
+/// same in each run where the pipeline asks for that. On `wasm32-unknown-unknown` the standard library's own `RandomState` is not random.
+pub fn seed() -> (u64, u64) {
+    process::seed()
 }
 
 /// Writes out what is still in the output's buffer and ends the stage with `code`. In a native test it unwinds, and

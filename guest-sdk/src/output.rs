@@ -6,13 +6,8 @@ use std::{
     io::{self, Write},
 };
 
-use wit_bindgen::{FutureReader, block_on};
-
 use crate::{
-    bindings::{
-        wasi::cli::{stdout, types::ErrorCode},
-        wit_stream,
-    },
+    bindings::wasi::cli::types::ErrorCode,
     input::CHUNK,
     raw::{self, Moved},
 };
@@ -35,7 +30,8 @@ enum Sink {
 /// The state of the process's output, where a waiting input and an early exit find it.
 struct Stdout {
     stream: u32,
-    written: Option<FutureReader<Result<(), ErrorCode>>>,
+    /// What says how writing ended, until that is known.
+    written: Option<u32>,
     buffer: Vec<u8>,
     closed: bool,
     report_broken_pipe: bool,
@@ -49,15 +45,12 @@ thread_local! {
 
 impl Output {
     pub(crate) fn stdout() -> Self {
-        let (writer, reader) = wit_stream::new::<u8>();
-        let written = stdout::write_via_stream(reader);
-        let stream = writer.handle();
-        // The handle is dropped by `finish`.
-        std::mem::forget(writer);
+        // The handles are dropped by `finish`.
+        let raw::Opened { stream, ended } = raw::open_stdout();
         STDOUT.set(Some(Stdout {
             stream,
-            written: Some(written),
-            buffer: Vec::with_capacity(CHUNK),
+            written: Some(ended),
+            buffer: Vec::new(),
             closed: false,
             report_broken_pipe: false,
             failure: None,
@@ -88,7 +81,7 @@ impl Output {
         let Some(mut stdout) = STDOUT.take() else { return Ok(()) };
         let flushed = stdout.flush();
         raw::drop_stdout(stdout.stream);
-        let written = stdout.written.take().map(|written| block_on(async move { written.await }));
+        let written = stdout.written.take().map(raw::stdout_ended);
         match (flushed, written) {
             (Err(error), _) => Err(error),
             (Ok(()), Some(Err(ErrorCode::Pipe))) if !stdout.report_broken_pipe => Ok(()),
@@ -106,8 +99,19 @@ impl Stdout {
         if bytes.len() >= DIRECT && self.buffer.is_empty() {
             return self.put(bytes);
         }
+        if self.buffer.len() + bytes.len() > self.buffer.capacity() {
+            self.grow(bytes.len());
+        }
         self.buffer.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// Makes room: a little for who writes a little, all for everybody else. What is not touched costs nothing when the stage starts.
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        const LITTLE: usize = 4 << 10;
+        let room = if self.buffer.len() + more <= LITTLE { LITTLE } else { CHUNK };
+        self.buffer.reserve_exact(room - self.buffer.len());
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -143,7 +147,7 @@ impl Stdout {
     }
 
     fn broken_pipe(&mut self) -> io::Result<()> {
-        let code = self.written.take().map(|written| block_on(async move { written.await }));
+        let code = self.written.take().map(raw::stdout_ended);
         if let Some(Err(code @ (ErrorCode::Io | ErrorCode::IllegalByteSequence))) = code {
             return Err(raw::error_of(code));
         }
@@ -169,9 +173,7 @@ pub(crate) fn flush_at_exit() {
     if let Some(mut stdout) = STDOUT.take() {
         let _ = stdout.flush();
         raw::drop_stdout(stdout.stream);
-        if let Some(written) = stdout.written.take() {
-            let _ = block_on(async move { written.await });
-        }
+        let _ = stdout.written.take().map(raw::stdout_ended);
     }
 }
 

@@ -1,18 +1,23 @@
 //! What a stage is given besides its streams, and how it ends itself: the host's, or in a native test what the test says.
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use native::{arguments, environment, exit_with_code};
+pub(crate) use native::{arguments, environment, exit_with_code, seed};
 
 #[cfg(target_family = "wasm")]
 pub(crate) use crate::bindings::wasi::cli::{
     environment::{get_arguments as arguments, get_environment as environment},
     exit::exit_with_code,
 };
+#[cfg(target_family = "wasm")]
+pub(crate) use crate::bindings::wasi::random::insecure_seed::get_insecure_seed as seed;
 
 /// Natively there is no host. A test says what it would have said.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod native {
-    use std::cell::RefCell;
+    use std::{
+        cell::RefCell,
+        hash::{BuildHasher, RandomState},
+    };
 
     use crate::ExitCode;
 
@@ -27,6 +32,11 @@ pub(crate) mod native {
 
     pub(crate) fn environment() -> Vec<(String, String)> {
         ENVIRONMENT.with_borrow(Clone::clone)
+    }
+
+    pub(crate) fn seed() -> (u64, u64) {
+        let random = || RandomState::new().hash_one(0);
+        (random(), random())
     }
 
     /// Unwinds with the code, which [`testing::exits`](crate::testing::exits) catches.

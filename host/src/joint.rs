@@ -4,6 +4,7 @@
 //! own; files and descriptors are here. Nothing here knows a sandbox.
 
 mod atomic;
+mod bounce;
 mod buffers;
 mod declared;
 mod descriptor;

@@ -4,13 +4,16 @@
 //! gives its id to nobody else, and signalling its group can hit no stranger.
 
 mod at_path;
+mod beginning;
 mod cgroup;
 mod children;
 mod grouping;
 mod guard;
 mod leader;
 mod sessions;
+mod signals;
 mod spawn;
+mod strings;
 mod surroundings;
 mod tally;
 mod tree;
@@ -24,8 +27,9 @@ pub(crate) use grouping::Grouping;
 pub use guard::Guard;
 pub(crate) use guard::{GuardLink, Hold};
 pub(crate) use leader::{Leader, Status};
+pub use signals::{is_ignored, with_signals_held};
 pub(crate) use spawn::{Launch, Rlimits, Spawner};
-pub use spawn::{is_ignored, with_signals_held};
+pub(crate) use strings::Environment;
 pub(crate) use surroundings::adopt_orphans;
 pub use surroundings::in_foreground;
 pub(crate) use tally::Tally;

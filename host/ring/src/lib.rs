@@ -28,6 +28,7 @@
 #[cfg(not(loom))]
 mod blocking;
 mod capacity;
+mod copying;
 mod counters;
 mod ending;
 mod monitor;
@@ -44,6 +45,7 @@ mod writer;
 #[cfg(not(loom))]
 pub use blocking::{BlockingReader, BlockingWriter};
 pub use capacity::{Capacity, CapacityError};
+pub use copying::copy;
 pub use counters::Counters;
 pub use ending::{Cause, OutOfBounds, ReadError, WriteError};
 pub use monitor::Monitor;

@@ -31,6 +31,8 @@ use std::sync::OnceLock;
 
 use crossbeam_utils::CachePadded;
 
+#[cfg(not(loom))]
+use crate::copying::copy;
 use crate::{
     OnAbort, Options, Pool,
     counters::Cells,
@@ -241,10 +243,14 @@ impl Shared {
             let (first, second) = bytes.split_at(bytes.len().min(to_wrap));
             let base = self.base.load(Relaxed).cast::<u8>();
             // SAFETY: as in `free_slice`; `bytes` is the caller's own memory and cannot overlap the ring's.
-            unsafe {
-                std::ptr::copy_nonoverlapping(first.as_ptr(), base.add(offset), first.len());
-                std::ptr::copy_nonoverlapping(second.as_ptr(), base, second.len());
-            }
+            let (into_first, into_second) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(base.add(offset), first.len()),
+                    std::slice::from_raw_parts_mut(base, second.len()),
+                )
+            };
+            copy(into_first, first);
+            copy(into_second, second);
         }
         #[cfg(loom)]
         for (i, byte) in bytes.iter().enumerate() {
@@ -265,8 +271,8 @@ impl Shared {
             // SAFETY: by this function's contract.
             let (first, second) = unsafe { self.filled_slices(index, into.len()) };
             let (into_first, into_second) = into.split_at_mut(first.len());
-            into_first.copy_from_slice(first);
-            into_second.copy_from_slice(second);
+            copy(into_first, first);
+            copy(into_second, second);
         }
         #[cfg(loom)]
         for (i, byte) in into.iter_mut().enumerate() {

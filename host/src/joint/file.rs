@@ -19,9 +19,11 @@ use rustix::{
     fs::{Advice, OFlags, fadvise, fcntl_getfl},
     io::{Errno, ReadWriteFlags, pread, preadv2, write},
 };
+use stagehost_ring::copy;
 use tokio::task::JoinHandle;
 
 use super::{
+    bounce::Bounce,
     fan_out::lock,
     system::{check_whole, retry, wait},
 };
@@ -43,6 +45,7 @@ pub(crate) struct FileSource {
     line_at_a_time: bool,
     /// How many bytes it had when somebody looked: at its end it is to have no fewer.
     size: Option<u64>,
+    bounce: Bounce,
 }
 
 impl FileSource {
@@ -58,6 +61,7 @@ impl FileSource {
             always_waits: false,
             line_at_a_time,
             size: None,
+            bounce: Bounce::default(),
         }
     }
 
@@ -80,10 +84,12 @@ impl FileSource {
             let from = &self.block[self.taken..];
             let line = || memchr::memchr(b'\n', from).map_or(from.len(), |newline| newline + 1);
             let n = if self.line_at_a_time { line() } else { from.len() }.min(into.len());
-            into[..n].copy_from_slice(&from[..n]);
+            copy(&mut into[..n], &from[..n]);
             n
         } else {
-            match preadv2(&*self.file, &mut [IoSliceMut::new(into)], self.position, ReadWriteFlags::NOWAIT) {
+            let (file, position) = (&*self.file, self.position);
+            let read = |into: &mut [u8]| preadv2(file, &mut [IoSliceMut::new(into)], position, ReadWriteFlags::NOWAIT);
+            match self.bounce.read(into, position, read) {
                 Ok(n) => n,
                 Err(Errno::AGAIN | Errno::INTR) => {
                     ready!(self.poll_block(cx))?;

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use stagehost_ring::{ReadError, Reader, Writer};
+use stagehost_ring::{ReadError, Reader, Writer, copy};
 
 use super::{
     declared::Declared,
@@ -109,7 +109,7 @@ impl Source {
             Self::Declared(declared) => declared.poll_read(cx, into),
             Self::Text { text } => {
                 let n = text.len().min(into.len());
-                into[..n].copy_from_slice(&text.split_to(n));
+                copy(&mut into[..n], &text.split_to(n));
                 Poll::Ready(Ok(n))
             }
             Self::Null => Poll::Ready(Ok(0)),

@@ -26,14 +26,23 @@ pub(crate) enum StopReason {
 }
 
 /// A switch that can be turned once. Clones share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Stop {
-    reason: watch::Sender<Option<StopReason>>,
-    /// Whether to kill rather than to ask.
-    hurry: watch::Sender<bool>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    asked: watch::Sender<Asked>,
     /// Whether a key of the terminal is what stopped the run.
-    terminal: Arc<AtomicBool>,
-    compiling: Arc<Compiling>,
+    terminal: AtomicBool,
+    compiling: Compiling,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    reason: Option<StopReason>,
+    /// Whether to kill rather than to ask.
+    hurry: bool,
 }
 
 /// What is compiled for a run.
@@ -46,11 +55,11 @@ struct Compiling {
 
 /// Something that is compiled, as long as this lives: the run's timeout stands still.
 #[derive(Debug)]
-pub(crate) struct Compilation(Arc<Compiling>);
+pub(crate) struct Compilation(Stop);
 
 impl Drop for Compilation {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Relaxed);
+        self.0.0.compiling.now.fetch_sub(1, Relaxed);
     }
 }
 
@@ -64,14 +73,10 @@ impl StopReason {
     }
 }
 
-impl Default for Stop {
+impl Default for Inner {
     fn default() -> Self {
-        Self {
-            reason: watch::Sender::new(None),
-            hurry: watch::Sender::new(false),
-            terminal: Arc::default(),
-            compiling: Arc::default(),
-        }
+        let asked = watch::Sender::new(Asked::default());
+        Self { asked, terminal: AtomicBool::default(), compiling: Compiling::default() }
     }
 }
 
@@ -81,7 +86,7 @@ impl Stop {
     /// Returns whether nobody had asked before.
     pub(crate) fn request(&self, reason: StopReason) -> bool {
         let mut first = false;
-        self.reason.send_if_modified(|current| {
+        self.0.asked.send_if_modified(|Asked { reason: current, .. }| {
             first = current.is_none();
             let news = match *current {
                 None => true,
@@ -99,34 +104,34 @@ impl Stop {
 
     /// Asks for the stop because of a key of the terminal, which every process in front of it was told of.
     pub(crate) fn request_from_terminal(&self, signal: i32) {
-        self.terminal.store(true, Relaxed);
+        self.0.terminal.store(true, Relaxed);
         self.request(StopReason::Signal(signal));
     }
 
     /// Whether a key of the terminal is what stopped the run.
     pub(crate) fn came_from_terminal(&self) -> bool {
-        self.terminal.load(Relaxed)
+        self.0.terminal.load(Relaxed)
     }
 
     /// Says that something is compiled from now on.
     pub(crate) fn compiling(&self) -> Compilation {
-        self.compiling.now.fetch_add(1, Relaxed);
-        self.compiling.begun.fetch_add(1, Relaxed);
-        Compilation(self.compiling.clone())
+        self.0.compiling.now.fetch_add(1, Relaxed);
+        self.0.compiling.begun.fetch_add(1, Relaxed);
+        Compilation(self.clone())
     }
 
     /// Asks for the stop to be made short: whatever still runs is killed.
     pub(crate) fn hurry(&self) {
-        self.hurry.send_replace(true);
+        self.0.asked.send_modify(|asked| asked.hurry = true);
     }
 
     /// Waits until the stop is to be made short. Cancel safe.
     pub(crate) async fn hurried(&self) {
-        let _ = self.hurry.subscribe().wait_for(|hurry| *hurry).await;
+        self.until(|asked| asked.hurry).await;
     }
 
     pub(crate) fn reason(&self) -> Option<StopReason> {
-        *self.reason.borrow()
+        self.0.asked.borrow().reason
     }
 
     /// Whether the run was stopped by a timeout, a signal or the caller.
@@ -140,14 +145,17 @@ impl Stop {
 
     /// Waits until the stop is asked for. Cancel safe.
     pub(crate) async fn requested(&self) {
-        // We hold a sender, so the channel cannot close before there is a reason.
-        let _ = self.reason.subscribe().wait_for(Option::is_some).await;
+        self.until(|asked| asked.reason.is_some()).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Asked) -> bool) {
+        // We hold the sender, so the channel cannot close before it is.
+        let _ = self.0.asked.subscribe().wait_for(is_so).await;
     }
 
     /// Waits until the stop is asked for from outside: by a timeout, a signal or the caller. Cancel safe.
     pub(crate) async fn requested_from_outside(&self) {
-        let outside = |reason: &Option<StopReason>| reason.is_some_and(StopReason::is_from_outside);
-        let _ = self.reason.subscribe().wait_for(outside).await;
+        self.until(|asked| asked.reason.is_some_and(StopReason::is_from_outside)).await;
     }
 
     /// Waits for what is left to do after the stages: not for ever, and hardly at all once the run is stopped from
@@ -180,7 +188,7 @@ impl Countdown {
 
     /// Waits until a run has had this long beside what is compiled for it, which has a limit of its own. Cancel safe.
     pub(crate) async fn wait_for_run(left: Duration, stop: &Stop) {
-        let Compiling { now, begun } = &*stop.compiling;
+        let Compiling { now, begun } = &stop.0.compiling;
         let mut seen = begun.load(Relaxed);
         // A slice in which something was compiled does not count, nor one in which that began or ended.
         let mut was_compiling = now.load(Relaxed) > 0;

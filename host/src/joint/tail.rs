@@ -29,6 +29,10 @@ impl Tail {
     }
 
     pub(super) fn text(&self) -> String {
+        if self.start.is_empty() {
+            // Most stages print nothing.
+            return String::new();
+        }
         let start = String::from_utf8_lossy(&self.start);
         let end: Vec<u8> = self.end.iter().copied().collect();
         let end = String::from_utf8_lossy(&end);

@@ -175,9 +175,9 @@ impl Admission {
             Some(runs) => runs.take(1).await,
             None => None,
         };
-        let memory = match (&self.memory, plan.worst_case_memory()) {
-            (Some(memory), Some(bytes)) => memory.take(u32::try_from(pieces(bytes)).unwrap_or(u32::MAX)).await,
-            _ => None,
+        let memory = match self.memory.as_ref().and_then(|memory| Some((memory, plan.worst_case_memory()?))) {
+            Some((memory, bytes)) => memory.take(u32::try_from(pieces(bytes)).unwrap_or(u32::MAX)).await,
+            None => None,
         };
         let maps = match maps(plan) {
             0 => None,

@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 
 use crate::stage::StageEnd;
 
-/// Stages that go on. Guests, and commands whose processes are looked at often, are tasks of their own: they use processors. What only waits for a process or a thread goes on
-/// where the run does, which is otherwise idle, and so does a guest that is alone: a run of one stage is one task.
+/// Stages that go on. Guests, and commands whose processes are looked at often, are tasks of their own: they use processors. What only
+/// waits for a process or a thread goes on where the run does, which is otherwise idle, and so does a guest that is alone: a run of one
+/// stage is one task.
 #[derive(Default)]
 pub(super) struct Going {
     tasks: JoinSet<StageEnd>,
@@ -26,7 +27,8 @@ pub(super) struct Lost;
 impl Going {
     /// Adds a stage that takes its turns beside the run.
     pub(super) fn add(&mut self, stage: impl Future<Output = StageEnd> + Send + 'static) {
-        self.tasks.spawn(stage);
+        // Boxed: a task this large would be moved several times.
+        self.tasks.spawn(Box::pin(stage));
     }
 
     /// Adds a stage that goes on where the run does.

@@ -68,6 +68,7 @@ impl Runs {
 #[derive(Debug, Default)]
 pub(super) struct Active {
     runs: Mutex<Runsheet>,
+    /// Told when there are no runs, while the host is ending.
     changed: Condvar,
     /// Told when there are no runs, and when there is nothing.
     none: Notify,
@@ -83,6 +84,8 @@ struct Runsheet {
     /// Whether a thread drives them because somebody awaits one.
     are_driven: bool,
     driver: Option<JoinHandle<()>>,
+    /// Whether the host waits for what is left.
+    is_ending: bool,
 }
 
 impl Active {
@@ -137,8 +140,12 @@ impl Drop for Counted {
         let was = sheet.runs.remove(&self.1);
         sheet.count -= usize::from(was.flatten().is_some());
         if sheet.count == 0 {
+            let is_ending = sheet.is_ending;
             drop(sheet);
-            self.0.changed.notify_all();
+            // It would ask the kernel, whether anybody waits or not.
+            if is_ending {
+                self.0.changed.notify_all();
+            }
             self.0.none.notify_waiters();
         }
     }
@@ -364,7 +371,8 @@ impl Drop for Inner {
                 None
             }
         };
-        let runs = self.active.lock();
+        let mut runs = self.active.lock();
+        runs.is_ending = true;
         // Beyond that time the runtime drops what is left, which kills it too.
         drop(self.active.changed.wait_timeout_while(runs, KILLED, |sheet| !sheet.runs.is_empty()));
         if let Some(runtime) = runtime {

@@ -98,14 +98,15 @@ impl Host {
         // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
         // `Running` is dropped: what it started has to be cleaned up.
         let plan = plan.clone();
-        self.0.runtime.spawn(async move {
+        // Boxed: a task this large would be moved several times.
+        self.0.runtime.spawn(Box::pin(async move {
             let over = event::Over(run.state.events.clone());
             let outcome = run.run(&plan.0, ends).await;
             drop(over);
             drop(counted);
             // Nobody may be left to hear of it.
             let _ = sender.send(outcome);
-        });
+        }));
         Running { host: self.clone(), state, first_events, ended: Some(ended) }
     }
 }

@@ -97,9 +97,7 @@ impl PlannedStage {
                 Work::Command(command) => {
                     let (os_key, os_value) = (given(name, key)?, given(name, value)?);
                     let command = Arc::make_mut(command);
-                    let environment = Arc::make_mut(&mut command.environment);
-                    environment.retain(|(known, _)| *known != os_key);
-                    environment.push((os_key, os_value));
+                    Arc::make_mut(&mut command.environment).set(os_key, os_value);
                     command.variables.insert(key.clone(), value.clone());
                 }
                 Work::Function(_) => {}

@@ -8,7 +8,7 @@ use super::error::{PlanError, PlanErrorKind};
 use crate::{
     function::Function,
     joint::Named,
-    process::{Rlimits, WallSpec},
+    process::{Environment, Rlimits, WallSpec},
     sandbox::{ComponentFile, Inspection, LISTINGS_AT_ONCE, Limits, Ready, Rights, Shape, maps_of, validate, work},
     spec::{Eof, Leftovers},
 };
@@ -101,7 +101,7 @@ pub(crate) struct CommandWork {
     /// Its arguments, its name as it was written first.
     pub(crate) arguments: Vec<OsString>,
     /// Its whole environment.
-    pub(crate) environment: Arc<Vec<(OsString, OsString)>>,
+    pub(crate) environment: Arc<Environment>,
     /// The variables that the pipeline gives it.
     pub(crate) variables: BTreeMap<String, String>,
     /// The directory it runs in; `None`: the host's own.

@@ -55,7 +55,7 @@ enum End {
 impl Leader {
     /// Takes a process that was just spawned. To be called inside the runtime.
     pub(super) fn new(
-        pid: Pid,
+        process: Member,
         grouping: Grouping,
         guard: Option<GuardLink>,
         listener: Option<OwnedFd>,
@@ -64,6 +64,7 @@ impl Leader {
         if let Some(listener) = listener {
             sessions.serve(listener)?;
         }
+        let pid = process.pid;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(pid, PidfdFlags::empty()));
         let end = match pidfd.ok().and_then(|pidfd| watch_descriptor(pidfd, Interest::READABLE).ok()) {
             Some(pidfd) => End::Pidfd(pidfd),
@@ -77,7 +78,6 @@ impl Leader {
                 End::Thread(receiver)
             }
         };
-        let process = Member::now(pid).unwrap_or(Member::any(pid));
         Ok(Arc::new(Self { process, grouping, sessions, end, reaped: Mutex::new(false), guard: Mutex::new(guard) }))
     }
 

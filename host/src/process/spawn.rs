@@ -9,7 +9,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStringExt,
     },
     path::PathBuf,
     sync::{
@@ -20,7 +20,6 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
     io::fcntl_dupfd_cloexec,
     process::{
         Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process_group, set_parent_process_death_signal,
@@ -30,8 +29,12 @@ use rustix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Grouping, GuardLink, Leader, Wall, children,
+    Grouping, GuardLink, Leader, Wall,
+    beginning::Beginning,
+    children,
     sessions::Handover,
+    signals::{HeldSignals, reset_signals},
+    strings::{Environment, Strings},
     tree::{self, Member},
 };
 
@@ -43,7 +46,7 @@ pub(crate) struct Launch {
     /// Its arguments, its name first.
     pub(crate) arguments: Vec<OsString>,
     /// Its whole environment.
-    pub(crate) environment: Arc<Vec<(OsString, OsString)>>,
+    pub(crate) environment: Arc<Environment>,
     /// The directory it starts in; `None`: the host's.
     pub(crate) directory: Option<PathBuf>,
     /// The same, opened, where its name may have come to mean something else.
@@ -83,7 +86,7 @@ struct Request {
 /// A program that runs.
 #[derive(Debug)]
 struct Born {
-    pid: Pid,
+    process: Member,
     /// Where the kernel asks about the sessions that it makes.
     listener: Option<OwnedFd>,
 }
@@ -154,7 +157,7 @@ impl Spawner {
             while let Some(Request { launch, reply }) = queue.blocking_recv() {
                 let (grouping, guard) = (launch.grouping, launch.guard.clone());
                 if let Err(Ok(born)) = reply.send(spawn(launch, &mut stack)) {
-                    abandon(born.pid, grouping, guard.as_ref());
+                    abandon(born.process.pid, grouping, guard.as_ref());
                 }
             }
         })?;
@@ -175,8 +178,9 @@ impl Drop for Spawner {
 }
 
 fn lead(born: Born, grouping: Grouping, guard: Option<GuardLink>) -> io::Result<Arc<Leader>> {
-    let Born { pid, listener } = born;
-    Leader::new(pid, grouping, guard.clone(), listener).inspect_err(|_| abandon(pid, grouping, guard.as_ref()))
+    let Born { process, listener } = born;
+    Leader::new(process, grouping, guard.clone(), listener)
+        .inspect_err(|_| abandon(process.pid, grouping, guard.as_ref()))
 }
 
 /// Ends a program that nobody waits for any more.
@@ -200,10 +204,10 @@ fn abandon(pid: Pid, grouping: Grouping, guard: Option<&GuardLink>) {
 /// allocate nor take a lock.
 struct Child {
     program: CString,
-    arguments: Strings,
+    arguments: Strings<Vec<CString>>,
     /// The same for a shell, which is given programs without a format of their own, as every shell does.
-    shell: Strings,
-    environment: Strings,
+    shell: Strings<Vec<CString>>,
+    environment: Strings<Arc<Environment>>,
     directory: Option<CString>,
     directory_at: Option<OwnedFd>,
     program_at: Option<OwnedFd>,
@@ -221,21 +225,6 @@ struct Child {
     failed: AtomicI32,
     /// Whether that was going to its directory.
     at_directory: AtomicBool,
-}
-
-/// Strings as `execve` takes them: the texts, and a list of where they are that ends with a null.
-struct Strings {
-    list: Vec<*const libc::c_char>,
-    _texts: Vec<CString>,
-}
-
-impl Strings {
-    fn new(texts: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Self> {
-        let texts: Vec<CString> = texts.into_iter().map(CString::new).collect::<Result<_, _>>()?;
-        // The texts are on the heap: they stay where they are when the vector moves.
-        let list = texts.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect();
-        Ok(Self { list, _texts: texts })
-    }
 }
 
 /// The stack of a child until it runs its program, in bytes. It calls a dozen system calls.
@@ -279,12 +268,11 @@ impl Child {
         shell.truncate(1);
         shell.push(program.as_bytes().to_vec());
         shell.extend(arguments.iter().skip(1).cloned());
-        let variable = |(key, value): &(OsString, OsString)| [key.as_bytes(), b"=", value.as_bytes()].concat();
         Ok(Self {
             program,
             arguments: Strings::new(arguments)?,
             shell: Strings::new(shell)?,
-            environment: Strings::new(environment.iter().map(variable))?,
+            environment: Strings::of(environment)?,
             directory: directory.map(text).transpose()?,
             directory_at: directory_at.map(above).transpose()?,
             program_at,
@@ -384,7 +372,7 @@ impl Child {
         // SAFETY: the lists end with a null, and what they point to lives as long as `self`.
         unsafe {
             if let Some(program) = self.program_at.as_ref().filter(|_| beginning.is_binary()) {
-                let (arguments, environment) = (self.arguments.list.as_ptr(), self.environment.list.as_ptr());
+                let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
                 // Not by its name: that may lead elsewhere by now.
                 let flags = libc::AT_EMPTY_PATH;
                 libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments, environment, flags);
@@ -393,130 +381,17 @@ impl Child {
             if let Some(program) = &self.program_at {
                 libc::fcntl(program.as_raw_fd(), libc::F_SETFD, 0);
             }
-            libc::execve(self.program.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr());
+            libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr());
             if last_error() == rustix::io::Errno::NOEXEC && beginning.is_text() {
-                libc::execve(SHELL.as_ptr(), self.shell.list.as_ptr(), self.environment.list.as_ptr());
+                libc::execve(SHELL.as_ptr(), self.shell.as_ptr(), self.environment.as_ptr());
             }
         }
         Err(last_error())
     }
 }
 
-/// The first bytes of a file, which say what kind of program it is.
-struct Beginning {
-    bytes: [u8; Self::LENGTH],
-    /// How many there are; `None`: it cannot be read.
-    length: Option<usize>,
-}
-
-impl Beginning {
-    /// As much as shells look at.
-    const LENGTH: usize = 128;
-
-    /// Reads them. Async-signal-safe: system calls only.
-    fn of(program: &CStr) -> Self {
-        let mut bytes = [0; Self::LENGTH];
-        // Whatever stands there, opening it waits for nobody.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let read = rustix::fs::open(program, flags, Mode::empty()).and_then(|file| rustix::io::read(file, &mut bytes));
-        Self { bytes, length: read.ok() }
-    }
-
-    /// The same of a program that is open. Async-signal-safe.
-    fn of_open(program: &OwnedFd) -> Self {
-        let mut bytes = [0; Self::LENGTH];
-        let read = rustix::io::pread(program, &mut bytes, 0);
-        Self { bytes, length: read.ok() }
-    }
-
-    /// Whether the system runs it itself. What cannot be read is no script, which has to be.
-    fn is_binary(&self) -> bool {
-        self.length.is_none() || self.bytes.starts_with(b"\x7fELF")
-    }
-
-    fn is_webassembly(&self) -> bool {
-        self.bytes.starts_with(b"\0asm")
-    }
-
-    /// Whether its first line is text, which is what a shell asks of a script without `#!`.
-    fn is_text(&self) -> bool {
-        self.length.is_some_and(|length| {
-            let bytes = &self.bytes[..length];
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
-            // What terminals and editors put there is text all the same; UTF-16 is not.
-            let is_text = |byte: &u8| !matches!(byte, 0..=6 | 14..=26 | 28..=31 | 127);
-            line.iter().all(is_text) && !matches!(line, [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
-        })
-    }
-}
-
 fn last_error() -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
-}
-
-/// Gives every signal but the ignored ones its default, SIGPIPE too, and blocks none.
-///
-/// # Safety
-///
-/// To be called in a child that is about to run its program.
-unsafe fn reset_signals() {
-    const HIGHEST: libc::c_int = 64;
-    // SAFETY: `action` and `none` are plain data that the calls fill in; a number that is no signal is an error that
-    // changes nothing.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        for signal in 1..=HIGHEST {
-            if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0 {
-                continue;
-            }
-            // The language's runtime ignores SIGPIPE, for itself.
-            if action.sa_sigaction != libc::SIG_DFL && (action.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE)
-            {
-                action.sa_sigaction = libc::SIG_DFL;
-                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-            }
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-}
-
-/// Whether a signal is ignored, as it is below `nohup`. Asking changes nothing.
-pub fn is_ignored(signal: i32) -> bool {
-    // SAFETY: `action` is plain data that the call fills in; a number that is no signal is an error.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
-    }
-}
-
-/// While it lives, its thread takes no signals; what arrives meanwhile is delivered behind it.
-struct HeldSignals(libc::sigset_t);
-
-impl HeldSignals {
-    fn new() -> Self {
-        // SAFETY: both sets are plain data, of which the calls fill in one and read the other.
-        unsafe {
-            let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        // SAFETY: the set is what the thread had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
-    }
-}
-
-/// Calls a function while this thread takes no signals. They are delivered behind it, unless another thread takes them.
-pub fn with_signals_held<T>(act: impl FnOnce() -> T) -> T {
-    let _held = HeldSignals::new();
-    act()
 }
 
 /// The child's first and last function.
@@ -553,9 +428,13 @@ fn spawn(launch: Launch, stack: &mut Stack) -> io::Result<Born> {
         // A failure is a negative number, which is nobody's id.
         if pid > 0 { Pid::from_raw(pid).ok_or_else(io::Error::last_os_error) } else { Err(io::Error::last_os_error()) }
     };
+    let before = tree::clock();
     let pid = children::start(clone, |pid| pid.as_ref().ok().copied())?;
     match child.failed.load(SeqCst) {
-        0 => Ok(Born { pid, listener: taken.and_then(|taken| taken.take()) }),
+        0 => Ok(Born {
+            process: Member::born(pid, before, tree::clock()),
+            listener: taken.and_then(|taken| taken.take()),
+        }),
         error => {
             if let Some(guard) = &child.guard {
                 guard.gone(pid);

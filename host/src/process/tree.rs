@@ -1,12 +1,16 @@
 //! Process trees, as `/proc` shows them.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::OnceLock, time::Duration};
 
 use procfs::{
     ProcError,
     process::{Process, Stat},
 };
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::{
+    param::clock_ticks_per_second,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
+    time::{ClockId, clock_gettime},
+};
 
 use super::children;
 
@@ -18,6 +22,13 @@ pub(crate) struct Member {
     started: u64,
 }
 
+/// Since when the system runs, by the clock that processes' beginnings are told by.
+pub(super) fn clock() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
 impl Member {
     fn of(stat: &Stat) -> Option<Self> {
         Some(Self { pid: Pid::from_raw(stat.pid)?, started: stat.starttime })
@@ -26,6 +37,25 @@ impl Member {
     /// One of this id, whenever it started.
     pub(super) fn any(pid: Pid) -> Self {
         Self { pid, started: 0 }
+    }
+
+    /// A child that was started between two readings of [the clock](clock). When that was is what `/proc` will say, and is not looked up
+    /// there: that takes longer than the child needs to begin.
+    pub(super) fn born(pid: Pid, before: Duration, after: Duration) -> Self {
+        /// Whether the kernel counts as is counted here; not known before it was asked once.
+        static AGREES: OnceLock<bool> = OnceLock::new();
+        let ticks = |time: Duration| time.as_nanos() / (1_000_000_000 / u128::from(clock_ticks_per_second()));
+        let started = u64::try_from(ticks(before)).ok().filter(|_| ticks(before) == ticks(after));
+        match (started, AGREES.get()) {
+            (Some(started), Some(true)) => Self { pid, started },
+            (started, known) => {
+                let now = Self::now(pid);
+                if let (Some(started), None, Some(now)) = (started, known, now) {
+                    let _ = AGREES.set(now.started == started);
+                }
+                now.unwrap_or(Self::any(pid))
+            }
+        }
     }
 
     /// The process that has this id now.
@@ -425,6 +455,18 @@ mod tests {
         assert!(descendants(pid).is_empty());
         let kin = Kin { leader: Member::any(pid), leads: false, sessions: Vec::new() };
         assert_eq!(usage(&kin, false).processes, 0);
+    }
+
+    #[test]
+    fn when_a_child_was_born_is_what_the_system_says() {
+        for _ in 0..40 {
+            let before = clock();
+            let (mut child, pid) = shell(&["-c", "echo ready; exec sleep 100"]);
+            let born = Member::born(pid, before, clock());
+            assert_eq!(Some(born), Member::now(pid));
+            kill_tree(pid);
+            child.wait().unwrap();
+        }
     }
 
     #[test]

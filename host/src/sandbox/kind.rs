@@ -1,6 +1,11 @@
 //! Kinds of engines: what wasmtime fixes for each, and the threads that guests run on.
 
-use std::{cell::Cell, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    num::NonZeroUsize,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::{
@@ -64,10 +69,13 @@ impl EngineKind {
     }
 }
 
-/// Whether this process may have so little address space (`ulimit -v`) that memories cannot reserve 4 GiB each.
+/// Whether this process may have so little address space (`ulimit -v`) that memories cannot reserve 4 GiB each: as it was when it was
+/// first asked for.
 pub(super) fn is_space_short() -> bool {
     const ENOUGH: u64 = 64 << 30;
-    getrlimit(Resource::As).current.is_some_and(|limit| limit < ENOUGH)
+    static IS_SHORT: LazyLock<bool> =
+        LazyLock::new(|| getrlimit(Resource::As).current.is_some_and(|limit| limit < ENOUGH));
+    *IS_SHORT
 }
 
 /// What an engine of that kind is like.

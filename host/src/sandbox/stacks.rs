@@ -14,8 +14,9 @@ use std::{
 
 use wasmtime::{StackCreator, StackMemory};
 
-/// Stacks in one chunk: as many as a word has bits.
-const IN_CHUNK: usize = 64;
+/// Stacks in one chunk: as many as a word has bits, or else as few as there is room for. What may be written counts against some limits
+/// (`ulimit -d`) though it is not touched.
+const IN_CHUNK: [u32; 3] = [64, 8, 1];
 /// `MADV_GUARD_INSTALL` of Linux's `asm-generic/mman-common.h`, since 6.13.
 const GUARD_INSTALL: libc::c_int = 102;
 
@@ -27,10 +28,11 @@ pub(super) struct Stacks {
     chunks: Mutex<Vec<Chunk>>,
 }
 
-/// A mapping of [`IN_CHUNK`] stacks, each above its guard page.
+/// A mapping of some stacks, each above its guard page.
 #[derive(Debug)]
 struct Chunk {
     base: Base,
+    stacks: u32,
     /// Which stacks are in use, and which have had their guard page made.
     used: u64,
     guarded: u64,
@@ -94,13 +96,10 @@ impl Stacks {
 
     fn take(&self) -> io::Result<(Base, usize)> {
         let mut chunks = self.chunks();
-        let index = match chunks.iter().position(|chunk| chunk.used != u64::MAX) {
+        let index = match chunks.iter().position(|chunk| chunk.used.trailing_ones() < chunk.stacks) {
             Some(index) => index,
             None => {
-                let base = map(IN_CHUNK * self.stride())?;
-                // SAFETY: advice on a mapping of our own. What a stack does not touch takes no memory: there is nothing to fail for.
-                unsafe { libc::madvise(base.0.as_ptr().cast(), IN_CHUNK * self.stride(), libc::MADV_NOHUGEPAGE) };
-                chunks.push(Chunk { base, used: 0, guarded: 0 });
+                chunks.push(self.chunk()?);
                 chunks.len() - 1
             }
         };
@@ -113,6 +112,26 @@ impl Stacks {
         }
         chunk.used |= 1 << place;
         Ok((chunk.base, place))
+    }
+
+    fn chunk(&self) -> io::Result<Chunk> {
+        let mut made = Err(io::ErrorKind::OutOfMemory.into());
+        for stacks in IN_CHUNK {
+            let len = stacks as usize * self.stride();
+            made = map(len).map(|base| {
+                // SAFETY: advice on a mapping of our own. What a stack does not touch takes no memory: there is nothing to fail for.
+                unsafe { libc::madvise(base.0.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
+                Chunk { base, stacks, used: 0, guarded: 0 }
+            });
+            if made.is_ok() {
+                break;
+            }
+        }
+        made
+    }
+
+    fn unmap(&self, Chunk { base, stacks, .. }: Chunk) {
+        unmap(base, stacks as usize * self.stride());
     }
 
     /// Takes back a stack that nobody uses any more. What it held is gone.
@@ -128,8 +147,8 @@ impl Stacks {
         // One that is empty is kept: the next guest comes soon.
         let is_empty = |chunk: &Chunk| chunk.used == 0;
         if is_empty(&chunks[index]) && chunks.iter().filter(|chunk| is_empty(chunk)).count() > 1 {
-            let Chunk { base, .. } = chunks.swap_remove(index);
-            unmap(base, IN_CHUNK * self.stride());
+            let chunk = chunks.swap_remove(index);
+            self.unmap(chunk);
         }
     }
 }
@@ -137,8 +156,8 @@ impl Stacks {
 impl Drop for Stacks {
     fn drop(&mut self) {
         // Each stack holds this: none is in use.
-        let stride = self.stride();
-        self.chunks().drain(..).for_each(|Chunk { base, .. }| unmap(base, IN_CHUNK * stride));
+        let chunks = std::mem::take(&mut *self.chunks());
+        chunks.into_iter().for_each(|chunk| self.unmap(chunk));
     }
 }
 
@@ -229,7 +248,7 @@ mod tests {
         let stacks = Stacks::new(SIZE);
         let creator = Creator(stacks.clone());
         let mut held: Vec<_> =
-            (0..IN_CHUNK + 1).map(|_| creator.new_stack(SIZE, false).expect("there is room")).collect();
+            (0..=IN_CHUNK[0]).map(|_| creator.new_stack(SIZE, false).expect("there is room")).collect();
         assert_eq!(chunks(&stacks), 2);
         let mut ranges: Vec<_> = held.iter().map(|stack| stack.range()).collect();
         ranges.sort_by_key(|range| range.start);

@@ -2,7 +2,7 @@
 //!
 //! The lines are kept in memory until the end: the stage's memory limit bounds how many different ones there may be.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::Hasher;
 
 use foldhash::{SharedSeed, fast::FoldHasher};
 use hashbrown::{HashTable, hash_table::Entry};
@@ -54,8 +54,8 @@ struct Hashing {
 
 impl Hashing {
     fn random() -> Self {
-        let random = || RandomState::new().hash_one(0);
-        Self { seed: random(), shared: SharedSeed::from_u64(random()) }
+        let (seed, shared) = stagehost_guest::seed();
+        Self { seed, shared: SharedSeed::from_u64(shared) }
     }
 
     #[inline]

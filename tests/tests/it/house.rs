@@ -46,6 +46,7 @@ fn unsafe_stays_in_its_places() {
         "host/cli/src/started.rs",
         "host/src/joint/descriptor.rs",
         "host/src/process/guard.rs",
+        "host/src/process/signals.rs",
         "host/src/process/spawn.rs",
         "host/src/process/usage.rs",
         "host/src/process/sessions.rs",

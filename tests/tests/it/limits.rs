@@ -295,8 +295,9 @@ fn a_stage_that_moves_nothing_is_stalled_and_one_that_waits_is_not() {
 #[test]
 fn more_stages_than_there_are_memory_maps_for_are_refused() {
     let place = Place::new();
-    // Each takes several maps of the process's 65,530 or so.
-    let stages = vec![r#"{"wasm": "builtin:cat"}"#; 14_000].join(", ");
+    // Each takes several maps of the process's 65,530 or so for each of its memories.
+    text(&place, "memories.wasm", r#"(module (memory 1) (memory 1) (memory 1) (func (export "_start")))"#);
+    let stages = vec![r#"{"wasm": "memories.wasm"}"#; 10_000].join(", ");
     place.write("p.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{stages}]}}"#));
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
     if most.is_some_and(|most: u64| most > 100_000) {

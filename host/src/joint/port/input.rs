@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use stagehost_ring::ReadError;
+use stagehost_ring::{ReadError, copy};
 use tokio::{
     sync::Notify,
     task::coop::{poll_proceed, unconstrained},
@@ -202,7 +202,7 @@ impl<S: SourceHalf> InputState<S> {
             let block = self.block.get_or_insert_default();
             let left = &block.bytes[block.at..];
             let n = left.len().min(into.len());
-            into[..n].copy_from_slice(&left[..n]);
+            copy(&mut into[..n], &left[..n]);
             block.at += n;
             n
         };
