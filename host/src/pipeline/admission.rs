@@ -217,8 +217,8 @@ fn free_descriptors() -> u32 {
 fn free_maps() -> u32 {
     /// The kernel's own default.
     const USUAL: u32 = 65_530;
-    /// For threads, libraries, buffers, slots and compiled code.
-    const OWN: u32 = 8_192;
+    /// For threads, libraries, buffers and compiled code, and for slots: 4,700 for each of the three kinds of engines that have them.
+    const OWN: u32 = 15_000;
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
     /// As much as a stage takes that is not special.
     const LEAST: u32 = 16;

@@ -93,6 +93,7 @@ impl Planner<'_> {
         limits.memories = inspection.memories.clamp(MEMORIES.0, MEMORIES.1);
         limits.tables = inspection.tables.clamp(TABLES.0, TABLES.1);
         (limits.state, limits.kept) = (weight.state, weight.kept);
+        limits.stacks = usize::try_from(weight.stacks).unwrap_or(usize::MAX).max(1);
         limits.list_bytes = if inspection.is_plain { LONGEST_LIST } else { HOSTCALL_COPY };
         if layers.limit(|limits| limits.compile_time).is_none() {
             let most = policy.limits.as_ref().and_then(|most| most.compile_time).and_then(Bound::value);
@@ -126,7 +127,10 @@ impl Planner<'_> {
             source: wasm.to_owned(),
             bytes,
             digest,
-            inspection,
+            inspection: crate::sandbox::Inspection {
+                fits_slots: inspection.fits_slots && !weight.has_references,
+                ..inspection
+            },
             memories: weight.memories,
             args,
             env,

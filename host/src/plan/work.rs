@@ -55,7 +55,9 @@ impl WasmWork {
     /// How many memory maps it takes of its host's process while it runs.
     pub(crate) fn maps(&self) -> u64 {
         let Inspection { fits_slots, tables, .. } = self.inspection;
-        maps_of(self.memories.min(self.limits.memories as u64), if fits_slots { 0 } else { tables as u64 + 4 })
+        let (memories, stacks) =
+            (self.memories.min(self.limits.memories as u64), self.limits.stacks.min(self.limits.instances));
+        maps_of(memories, stacks as u64, if fits_slots { 0 } else { tables as u64 + 4 })
     }
 
     /// What it is compiled from.

@@ -55,6 +55,8 @@ pub(crate) struct Limits {
     pub(crate) list_bytes: usize,
     /// What the host needs for its instances, besides their memories, in bytes; not in files.
     pub(crate) state: u64,
+    /// The stacks that its instances may have at once; not in files.
+    pub(crate) stacks: usize,
     /// What is kept of it once it is compiled, besides its code, in bytes; not in files.
     pub(crate) kept: u64,
     /// The component's file, in bytes.
@@ -83,6 +85,7 @@ impl Default for Limits {
             tables: TABLES.0,
             list_bytes: HOSTCALL_COPY,
             state: 0,
+            stacks: 1,
             kept: 0,
             component_size: 256 << 20,
             compile_time: Some(compile_time(0)),
@@ -121,13 +124,14 @@ impl Limits {
         }
     }
 
-    /// What the host may hold for one guest besides the guest's own memory: its stack, handles and one call's data, the state of its
+    /// What the host may hold for one guest besides the guest's own memory: its stacks, handles and one call's data, the state of its
     /// instances, and what is kept of its component. Shown in the plan; not part of the guest's own limit.
     pub(crate) fn allowance(&self) -> u64 {
-        let fixed = HOSTCALL_COPY + HOST_STACK + self.stack;
+        let stacks = (self.stacks.min(self.instances) as u64).saturating_mul((HOST_STACK + self.stack) as u64);
         (self.handles as u64)
             .saturating_mul(HANDLE)
-            .saturating_add(fixed as u64)
+            .saturating_add(HOSTCALL_COPY as u64)
+            .saturating_add(stacks)
             .saturating_add(self.state.saturating_add(self.kept))
     }
 }

@@ -10,9 +10,10 @@ const BETWEEN: u64 = 1;
 /// Of a stack whose guard page is a map of its own: itself and that page.
 const OF_STACK: u64 = 2;
 
-/// How many maps a guest takes at most that has that many memories, and `large` things that are no memories and may each become a map:
-/// tables without a small maximum, and a heap for garbage.
-pub(crate) fn maps_of(memories: u64, large: u64) -> u64 {
-    let stack = if stacks::are_guards_free() { 0 } else { OF_STACK };
-    memories.saturating_mul(OF_MEMORY).saturating_add(large).saturating_add(BETWEEN + stack)
+/// How many maps a guest takes at most that has that many memories and stacks, and `large` things that are no memories and may each become
+/// a map: tables without a small maximum, and a heap for garbage.
+pub(crate) fn maps_of(memories: u64, stacks: u64, large: u64) -> u64 {
+    let of_stack = if stacks::are_guards_free() { 0 } else { OF_STACK };
+    let stacks = stacks.saturating_mul(of_stack);
+    memories.saturating_mul(OF_MEMORY).saturating_add(large).saturating_add(BETWEEN).saturating_add(stacks)
 }

@@ -14,9 +14,11 @@ use std::{
 
 use wasmtime::{StackCreator, StackMemory};
 
-/// Stacks in one chunk: as many as a word has bits, or else as few as there is room for. What may be written counts against some limits
-/// (`ulimit -d`) though it is not touched.
-const IN_CHUNK: [u32; 3] = [64, 8, 1];
+/// The most stacks in one chunk: as many as a word has bits. A chunk has no more than are in use already: what may be written counts
+/// against some limits (`ulimit -d`) though it is not touched.
+const MOST: usize = 64;
+/// `MADV_DONTNEED_LOCKED`, since Linux 5.18: the same where memory is locked.
+const DONTNEED_LOCKED: libc::c_int = 24;
 /// `MADV_GUARD_INSTALL` of Linux's `asm-generic/mman-common.h`, since 6.13.
 const GUARD_INSTALL: libc::c_int = 102;
 
@@ -54,13 +56,15 @@ fn page() -> usize {
 /// Whether a guard page takes no mapping of its own here.
 pub(super) fn are_guards_free() -> bool {
     static ARE: OnceLock<bool> = OnceLock::new();
-    *ARE.get_or_init(|| {
-        let Ok(base) = map(page()) else { return false };
-        // SAFETY: the page was mapped above, and nobody else knows of it.
-        let is_marked = unsafe { libc::madvise(base.0.as_ptr().cast(), page(), GUARD_INSTALL) } == 0;
-        unmap(base, page());
-        is_marked
-    })
+    if let Some(are) = ARE.get() {
+        return *are;
+    }
+    // Where there is no room for a page, nothing is learned.
+    let Ok(base) = map(page()) else { return false };
+    // SAFETY: the page was mapped above, and nobody else knows of it.
+    let is_marked = unsafe { libc::madvise(base.0.as_ptr().cast(), page(), GUARD_INSTALL) } == 0;
+    unmap(base, page());
+    *ARE.get_or_init(|| is_marked)
 }
 
 /// Maps memory that takes none before it is touched.
@@ -75,9 +79,11 @@ fn map(len: usize) -> io::Result<Base> {
     NonNull::new(base.cast()).map(Base).ok_or_else(|| io::Error::other("memory was mapped at no address"))
 }
 
-fn unmap(base: Base, len: usize) {
-    // SAFETY: `base` and `len` are those of a mapping that `map` made, and nothing in it is in use. It cannot fail: it makes no hole.
-    unsafe { libc::munmap(base.0.as_ptr().cast(), len) };
+/// Unmaps what was mapped. Returns whether it is gone: mappings that lie side by side are one to the kernel, which may have no room for what
+/// is left of it on both sides.
+fn unmap(base: Base, len: usize) -> bool {
+    // SAFETY: `base` and `len` are those of a mapping that `map` made, and nothing in it is in use.
+    unsafe { libc::munmap(base.0.as_ptr().cast(), len) == 0 }
 }
 
 impl Stacks {
@@ -99,7 +105,8 @@ impl Stacks {
         let index = match chunks.iter().position(|chunk| chunk.used.trailing_ones() < chunk.stacks) {
             Some(index) => index,
             None => {
-                chunks.push(self.chunk()?);
+                let used = chunks.iter().map(|chunk| chunk.stacks).sum::<u32>() as usize;
+                chunks.push(self.chunk(used.clamp(1, MOST)).or_else(|_| self.chunk(1))?);
                 chunks.len() - 1
             }
         };
@@ -114,41 +121,39 @@ impl Stacks {
         Ok((chunk.base, place))
     }
 
-    fn chunk(&self) -> io::Result<Chunk> {
-        let mut made = Err(io::ErrorKind::OutOfMemory.into());
-        for stacks in IN_CHUNK {
-            let len = stacks as usize * self.stride();
-            made = map(len).map(|base| {
-                // SAFETY: advice on a mapping of our own. What a stack does not touch takes no memory: there is nothing to fail for.
-                unsafe { libc::madvise(base.0.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
-                Chunk { base, stacks, used: 0, guarded: 0 }
-            });
-            if made.is_ok() {
-                break;
-            }
-        }
-        made
+    fn chunk(&self, stacks: usize) -> io::Result<Chunk> {
+        let len = stacks * self.stride();
+        let base = map(len)?;
+        // SAFETY: advice on a mapping of our own. What a stack does not touch takes no memory: there is nothing to fail for.
+        unsafe { libc::madvise(base.0.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
+        Ok(Chunk { base, stacks: u32::try_from(stacks).unwrap_or(1), used: 0, guarded: 0 })
     }
 
-    fn unmap(&self, Chunk { base, stacks, .. }: Chunk) {
-        unmap(base, stacks as usize * self.stride());
+    fn unmap(&self, chunk: &Chunk) -> bool {
+        unmap(chunk.base, chunk.stacks as usize * self.stride())
     }
 
     /// Takes back a stack that nobody uses any more. What it held is gone.
     fn give_back(&self, base: Base, place: usize) {
         let start = base.0.as_ptr().wrapping_add(place * self.stride() + page());
-        // SAFETY: the stack's own range, of a chunk that stays mapped as long as the stack is in use; nothing refers to it any more.
-        let is_gone = unsafe { libc::madvise(start.cast(), self.size, libc::MADV_DONTNEED) } == 0;
+        let forget = |how: libc::c_int| {
+            // SAFETY: the stack's own range, of a chunk that stays mapped as long as the stack is in use; nothing refers to it any more.
+            unsafe { libc::madvise(start.cast(), self.size, how) == 0 }
+        };
+        if !forget(libc::MADV_DONTNEED) && !forget(DONTNEED_LOCKED) {
+            // SAFETY: as above; the range is mapped to be written.
+            unsafe { ptr::write_bytes(start, 0, self.size) };
+        }
         let mut chunks = self.chunks();
         let Some(index) = chunks.iter().position(|chunk| chunk.base == base) else { return };
-        if is_gone {
-            chunks[index].used &= !(1 << place);
-        }
+        chunks[index].used &= !(1 << place);
         // One that is empty is kept: the next guest comes soon.
         let is_empty = |chunk: &Chunk| chunk.used == 0;
         if is_empty(&chunks[index]) && chunks.iter().filter(|chunk| is_empty(chunk)).count() > 1 {
-            let chunk = chunks.swap_remove(index);
-            self.unmap(chunk);
+            // One that cannot be unmapped stays, and is used again.
+            if self.unmap(&chunks[index]) {
+                chunks.swap_remove(index);
+            }
         }
     }
 }
@@ -157,7 +162,9 @@ impl Drop for Stacks {
     fn drop(&mut self) {
         // Each stack holds this: none is in use.
         let chunks = std::mem::take(&mut *self.chunks());
-        chunks.into_iter().for_each(|chunk| self.unmap(chunk));
+        for chunk in &chunks {
+            self.unmap(chunk);
+        }
     }
 }
 
@@ -247,9 +254,9 @@ mod tests {
     fn stacks_are_apart_zero_and_given_back() {
         let stacks = Stacks::new(SIZE);
         let creator = Creator(stacks.clone());
-        let mut held: Vec<_> =
-            (0..=IN_CHUNK[0]).map(|_| creator.new_stack(SIZE, false).expect("there is room")).collect();
-        assert_eq!(chunks(&stacks), 2);
+        let mut held: Vec<_> = (0..=MOST).map(|_| creator.new_stack(SIZE, false).expect("there is room")).collect();
+        // 1, 1, 2, 4, 8, 16, 32, 64.
+        assert_eq!(chunks(&stacks), 8);
         let mut ranges: Vec<_> = held.iter().map(|stack| stack.range()).collect();
         ranges.sort_by_key(|range| range.start);
         assert!(ranges.iter().all(|range| range.len() == SIZE));

@@ -234,6 +234,11 @@ fn is_plain_function(function: &CanonicalFunction) -> bool {
     !options.iter().any(is_other)
 }
 
+/// Whether values of this type are references to something else than functions, which live in a heap of their own.
+pub(super) fn is_reference(ty: wasmparser::ValType) -> bool {
+    matches!(ty, wasmparser::ValType::Ref(ty) if ty != wasmparser::RefType::FUNCREF)
+}
+
 /// The outside of a component or module.
 #[derive(Default)]
 struct Outline {
@@ -283,6 +288,8 @@ impl Outline {
                 Chunk::NeedMoreData(_) => unreachable!("all bytes are there"),
             };
             let outermost = around.is_empty();
+            // A component within has instances of its own, each of which may need a stack of its own.
+            outline.outgrows_slots |= !outermost && matches!(payload, Payload::ModuleSection { .. });
             match payload {
                 Payload::ModuleSection { parser: inner, .. } | Payload::ComponentSection { parser: inner, .. } => {
                     around.push(parser);
@@ -332,11 +339,19 @@ impl Outline {
                     };
                     outline.outgrows_slots |= !tables.into_iter().flatten().all(fits);
                 }
+                Payload::InstanceSection(_) if !outermost => outline.outgrows_slots = true,
+                Payload::GlobalSection(globals) => {
+                    outline.outgrows_slots |=
+                        globals.into_iter().flatten().any(|global| is_reference(global.ty.content_type));
+                }
                 // Exceptions are garbage, too.
                 Payload::TagSection(_) => outline.outgrows_slots = true,
                 Payload::TypeSection(types) => {
-                    let is_function = |ty: &wasmparser::SubType| {
-                        matches!(ty.composite_type.inner, wasmparser::CompositeInnerType::Func(_))
+                    let is_function = |ty: &wasmparser::SubType| match &ty.composite_type.inner {
+                        wasmparser::CompositeInnerType::Func(function) => {
+                            !function.params().iter().chain(function.results()).any(|ty| is_reference(*ty))
+                        }
+                        _ => false,
                     };
                     let groups = types.into_iter().flatten();
                     outline.outgrows_slots |=

@@ -13,7 +13,7 @@ use wasmparser::{
     CompositeInnerType, ElementItems, ElementKind, Encoding, Instance, Payload, SubType, TypeRef,
 };
 
-use super::inspect::parser;
+use super::inspect::{is_reference, parser};
 
 /// The most items that a component may expand into.
 const MOST_ITEMS: u64 = 100_000;
@@ -37,6 +37,10 @@ pub(crate) struct Weight {
     pub(crate) kept: u64,
     /// How many memories its instances have, from above.
     pub(crate) memories: u64,
+    /// How many of its component instances have code, from above: each may be in the midst of a call, on a stack of its own.
+    pub(crate) stacks: u64,
+    /// Whether its functions have variables that refer to something else than functions.
+    pub(crate) has_references: bool,
 }
 
 /// What instances need of their host.
@@ -44,22 +48,29 @@ pub(crate) struct Weight {
 struct Need {
     bytes: u64,
     memories: u64,
+    stacks: u64,
 }
 
 impl Need {
     fn and(self, other: Self) -> Self {
-        let Self { bytes, memories } = other;
-        Self { bytes: self.bytes.saturating_add(bytes), memories: self.memories.saturating_add(memories) }
+        let Self { bytes, memories, stacks } = other;
+        Self {
+            bytes: self.bytes.saturating_add(bytes),
+            memories: self.memories.saturating_add(memories),
+            stacks: self.stacks.saturating_add(stacks),
+        }
     }
 
     fn times(self, count: u64) -> Self {
-        let Self { bytes, memories } = self;
-        Self { bytes: bytes.saturating_mul(count), memories: memories.saturating_mul(count) }
+        let Self { bytes, memories, stacks } = self;
+        let times = |each: u64| each.saturating_mul(count);
+        Self { bytes: times(bytes), memories: times(memories), stacks: times(stacks) }
     }
 
     /// As much of each as whoever needs more of it.
     fn max(self, other: Self) -> Self {
-        Self { bytes: self.bytes.max(other.bytes), memories: self.memories.max(other.memories) }
+        let Self { bytes, memories, stacks } = other;
+        Self { bytes: self.bytes.max(bytes), memories: self.memories.max(memories), stacks: self.stacks.max(stacks) }
     }
 }
 
@@ -115,7 +126,7 @@ struct Definition {
 /// A component that comes from somewhere else: it can be passed on, and what it weighs is not known.
 const FOREIGN: Definition = Definition { weight: u64::MAX, closure: 1, exports: u64::MAX, state: NOTHING, given: 0 };
 
-const NOTHING: Need = Need { bytes: 0, memories: 0 };
+const NOTHING: Need = Need { bytes: 0, memories: 0, stacks: 0 };
 
 #[derive(Debug, Default)]
 struct Scope {
@@ -125,6 +136,8 @@ struct Scope {
     modules: Vec<Option<Need>>,
     /// What passing on each instance costs.
     instances: Vec<u64>,
+    /// Whether it has instances of modules.
+    has_code: bool,
 }
 
 impl Scope {
@@ -161,6 +174,8 @@ pub(crate) fn weigh(bytes: &[u8]) -> Result<Weight, String> {
     scales.weight()
 }
 
+const ONE_STACK: Need = Need { bytes: 0, memories: 0, stacks: 1 };
+
 #[derive(Debug, Default)]
 struct Scales {
     scopes: Vec<Scope>,
@@ -172,6 +187,7 @@ struct Scales {
     heaviest: Need,
     /// What is kept besides the code.
     kept: u64,
+    has_references: bool,
     /// What the outermost is.
     outermost: Definition,
 }
@@ -181,7 +197,7 @@ impl Scales {
     fn weight(&self) -> Result<Weight, String> {
         let Definition { weight, state, given, .. } = self.outermost;
         let items = weight.saturating_mul(cost::ITEM);
-        let Need { bytes, memories } = state.and(self.heaviest.times(given));
+        let Need { bytes, memories, stacks } = state.and(self.heaviest.times(given));
         let state = bytes.saturating_add(items);
         let kept = self.kept.saturating_add(weight.saturating_mul(cost::KEPT_ITEM));
         let over = |what: &str, most: u64| Err(format!("{what} would take more than {} MiB of memory", most >> 20));
@@ -191,7 +207,7 @@ impl Scales {
         if kept > MOST_KEPT {
             return over("what the host keeps of its types, names and constants", MOST_KEPT);
         }
-        Ok(Weight { state, kept, memories })
+        Ok(Weight { state, kept, memories, stacks, has_references: self.has_references })
     }
 
     fn keep(&mut self, count: u32, each: u64) {
@@ -199,7 +215,7 @@ impl Scales {
     }
 
     fn need(&mut self, count: u32, each: u64) {
-        self.module = self.module.and(Need { bytes: each, memories: 0 }.times(u64::from(count)));
+        self.module = self.module.and(Need { bytes: each, ..NOTHING }.times(u64::from(count)));
     }
 
     fn check(&self) -> Result<(), String> {
@@ -227,7 +243,7 @@ impl Scales {
         match payload {
             Payload::Version { encoding: Encoding::Module, .. } => {
                 self.in_module = true;
-                self.module = Need { bytes: cost::INSTANCE, memories: 0 };
+                self.module = Need { bytes: cost::INSTANCE, ..NOTHING };
                 self.keep(1, cost::KEPT_MODULE);
             }
             Payload::Version { encoding: Encoding::Component, .. } => {
@@ -241,11 +257,14 @@ impl Scales {
                 self.heaviest = self.heaviest.max(self.module);
                 match self.scopes.last_mut() {
                     Some(around) => around.modules.push(Some(self.module)),
-                    None => self.outermost.state = self.module,
+                    None => self.outermost.state = self.module.and(ONE_STACK),
                 }
             }
             Payload::End(_) => {
-                if let Some(ended) = self.scopes.pop() {
+                if let Some(mut ended) = self.scopes.pop() {
+                    if ended.has_code {
+                        ended.me.state = ended.me.state.and(ONE_STACK);
+                    }
                     match self.scopes.last_mut() {
                         Some(around) => {
                             around.components.push(ended.me);
@@ -277,7 +296,7 @@ impl Scales {
                 self.keep_constants(globals.range().len());
             }
             Payload::MemorySection(memories) => {
-                let one = Need { bytes: cost::MEMORY, memories: 1 };
+                let one = Need { bytes: cost::MEMORY, memories: 1, stacks: 0 };
                 self.module = self.module.and(one.times(u64::from(memories.count())));
             }
             Payload::TableSection(tables) => {
@@ -313,6 +332,11 @@ impl Scales {
             Payload::CodeSectionEntry(body) if body.range().len() > MOST_BODY => {
                 return Err(format!("a function of it has more than {MOST_BODY} bytes"));
             }
+            Payload::CodeSectionEntry(body) if !self.has_references => {
+                for local in body.get_locals_reader().map_err(text)? {
+                    self.has_references |= is_reference(local.map_err(text)?.1);
+                }
+            }
             Payload::InstanceSection(instances) => {
                 for instance in instances.clone() {
                     let (instance, scope) = (instance.map_err(text)?, self.scope()?);
@@ -320,6 +344,7 @@ impl Scales {
                     match instance {
                         Instance::Instantiate { module_index, args } => {
                             let missing = "it instantiates a module that is not there";
+                            scope.has_code = true;
                             match scope.modules.get(module_index as usize).ok_or(missing)? {
                                 Some(state) => scope.me.state = scope.me.state.and(*state),
                                 None => scope.me.given = scope.me.given.saturating_add(1),
