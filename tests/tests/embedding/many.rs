@@ -107,7 +107,7 @@ fn what_needs_more_than_a_slot_has_takes_none_and_nothing_from_others() {
         let mut good = 0;
         let (done, ended) = std::sync::mpsc::sync_channel(1);
         std::thread::scope(|scope| {
-            scope.spawn(move || done.send(running.wait()));
+            scope.spawn(move || drop(done.send(running.wait())));
             let outcome = loop {
                 let (outcome, output) =
                     host.output(&cat, Ends::new().stdin(Stdin::bytes("x")), &RunOptions::default(), MOST).wait();
