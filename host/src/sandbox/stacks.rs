@@ -114,7 +114,7 @@ impl Stacks {
         let chunk = &mut chunks[index];
         let place = chunk.used.trailing_ones() as usize;
         if chunk.guarded & (1 << place) == 0 {
-            guard(chunk.at(place, stride))?;
+            guard(chunk.at(place, stride), are_guards_free())?;
             chunk.guarded |= 1 << place;
         }
         chunk.used |= 1 << place;
@@ -174,10 +174,10 @@ impl Chunk {
     }
 }
 
-/// Makes a page one that nobody can touch.
-fn guard(start: *mut u8) -> io::Result<()> {
+/// Makes a page one that nobody can touch: by a mark if there are such, and that fails nowhere (as it does where memory is locked).
+fn guard(start: *mut u8, has_marks: bool) -> io::Result<()> {
     // SAFETY: a page of a mapping of our own that nothing uses.
-    if are_guards_free() && unsafe { libc::madvise(start.cast(), page(), GUARD_INSTALL) } == 0 {
+    if has_marks && unsafe { libc::madvise(start.cast(), page(), GUARD_INSTALL) } == 0 {
         return Ok(());
     }
     // SAFETY: as above.
@@ -278,20 +278,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_locked_is_zero_again_too() {
+        let creator = Creator(Stacks::new(SIZE));
+        let stack = creator.new_stack(SIZE, false).expect("there is room");
+        let last = stack.top().wrapping_sub(page());
+        // SAFETY: the last page of a stack that is ours, which is written and locked.
+        let locked = unsafe {
+            last.write_volatile(7);
+            libc::mlock(last.cast(), page())
+        };
+        assert_eq!(locked, 0, "a page may be locked: {}", io::Error::last_os_error());
+        drop(stack);
+        let again = creator.new_stack(SIZE, false).expect("there is room");
+        assert_eq!(again.top().wrapping_sub(page()), last, "the place is used again");
+        // SAFETY: as above.
+        assert_eq!(unsafe { last.read_volatile() }, 0);
+    }
+
+    /// Whether an address can be read, by the kernel's word: a pipe that it is to be copied to takes it or not.
+    fn can_read(at: *const u8) -> bool {
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        // SAFETY: the kernel looks whether the address is one that can be read, and fails with EFAULT if not.
+        let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
+        let failed = io::Error::last_os_error().raw_os_error();
+        assert!(written == 1 || failed == Some(libc::EFAULT), "{failed:?}");
+        written == 1
+    }
+
+    #[test]
     fn the_page_below_a_stack_cannot_be_touched() {
         let creator = Creator(Stacks::new(SIZE));
         let stack = creator.new_stack(SIZE, false).expect("there is room");
-        // The kernel says whether an address can be read: a pipe that it is to be copied to takes it or not.
-        let (_reader, writer) = std::io::pipe().expect("a pipe");
-        let can_read = |at: *const u8| {
-            // SAFETY: the kernel looks whether the address is one that can be read, and fails with EFAULT if not.
-            let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
-            let failed = io::Error::last_os_error().raw_os_error();
-            assert!(written == 1 || failed == Some(libc::EFAULT), "{failed:?}");
-            written == 1
-        };
         assert!(can_read(stack.guard_range().end));
         assert!(!can_read(stack.guard_range().start));
         assert!(!can_read(stack.guard_range().end.wrapping_sub(1)));
+    }
+
+    #[test]
+    fn without_marks_a_guard_page_is_one_that_nobody_may_touch() {
+        let base = map(2 * page()).expect("there is room");
+        let start = base.0.as_ptr();
+        guard(start, false).expect("it can be protected");
+        assert!(!can_read(start) && can_read(start.wrapping_add(page())));
+        assert!(unmap(base, 2 * page()));
     }
 }
