@@ -97,7 +97,7 @@ impl PlannedStage {
                 Work::Command(command) => {
                     let (os_key, os_value) = (given(name, key)?, given(name, value)?);
                     let command = Arc::make_mut(command);
-                    Arc::make_mut(&mut command.environment).set(os_key, os_value);
+                    Arc::make_mut(&mut command.environment).set(&os_key, &os_value);
                     command.variables.insert(key.clone(), value.clone());
                 }
                 Work::Function(_) => {}
