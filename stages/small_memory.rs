@@ -5,7 +5,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=../small_memory.rs");
     if std::env::var("CARGO_CFG_TARGET_FAMILY").is_ok_and(|family| family == "wasm") {
-        println!("cargo:rustc-link-arg-cdylib=-zstack-size=65536");
-        println!("cargo:rustc-link-arg-cdylib=--initial-memory=262144");
+        println!("cargo:rustc-link-arg-cdylib=-zstack-size=32768");
+        println!("cargo:rustc-link-arg-cdylib=--initial-memory=131072");
     }
 }

@@ -117,6 +117,7 @@ impl Output {
 #[doc(hidden)]
 #[expect(clippy::result_unit_err, reason = "the type of `wasi:cli/run`")]
 pub fn run_stage<R: Outcome + 'static>(run: impl AsyncFnOnce(&mut Input, &mut Output) -> R) -> Result<(), ()> {
+    crate::begin_heap();
     raw::install_panic_hook();
     let (stream, ended_with) = stdin::read_via_stream();
     let position = Position::new();

@@ -72,6 +72,13 @@ pub use std::io::{BufRead, Read, Write};
 #[global_allocator]
 static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
+/// Has the heap begin in the memory that the stage was started with. It takes that for its first request, if the next multiple of 64 KiB
+/// fits there: for one buffer, and what it notes of that, it would ask for more.
+fn begin_heap() {
+    #[cfg(all(feature = "heap", target_family = "wasm", target_os = "unknown"))]
+    drop(std::hint::black_box(Box::new(0_u8)));
+}
+
 #[doc(hidden)]
 pub mod bindings {
     #![allow(missing_docs, unreachable_pub, missing_debug_implementations, reason = "generated code")]
@@ -188,6 +195,7 @@ macro_rules! stage {
 #[doc(hidden)]
 #[expect(clippy::result_unit_err, reason = "the type of `wasi:cli/run`")]
 pub fn run_stage<R: Outcome>(run: impl FnOnce(&mut Input, &mut Output) -> R) -> std::result::Result<(), ()> {
+    begin_heap();
     raw::install_panic_hook();
     let mut input = Input::stdin();
     let mut output = Output::stdout();

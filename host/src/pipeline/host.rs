@@ -54,6 +54,14 @@ pub(super) enum Runs {
 }
 
 impl Runs {
+    /// The runtime on which a thread that waits may run something itself, beside the threads that there are. `None`: it may not, or need not.
+    pub(super) fn for_caller(&self) -> Option<&Runtime> {
+        match self {
+            Self::Own(Some(runtime)) if Handle::try_current().is_err() => Some(runtime),
+            _ => None,
+        }
+    }
+
     pub(super) fn spawn(&self, run: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Own(Some(runtime)) => drop(runtime.spawn(run)),

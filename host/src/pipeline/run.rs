@@ -29,7 +29,7 @@ use crate::{
     joint::{self, AtomicFile, Countdown, Sink, Source, Stop, StopReason},
     outcome::{ExitCode, Outcome, StageExit, Tolerance, Verdict},
     plan::{ErrorCode, Outlet, Planned, PlannedStage, Variation},
-    process,
+    process::{self, Spawner},
     sandbox::{CodeBudget, Dumps, RunTurns},
     stage::{StageEnd, Surroundings},
 };
@@ -43,6 +43,8 @@ pub(super) struct Run {
     pub(super) turns: RunTurns,
     /// Whether the host took no more runs when it was started.
     pub(super) is_late: bool,
+    /// What starts its programs.
+    pub(super) spawner: Arc<Spawner>,
 }
 
 impl Run {
@@ -163,7 +165,7 @@ impl Run {
     fn surroundings(&self, plan: &Planned) -> Surroundings {
         let foreground = || plan.has_commands() && process::in_foreground();
         Surroundings {
-            spawner: self.shared.spawner.clone(),
+            spawner: self.spawner.clone(),
             guard: self.shared.guard.as_ref().and_then(process::Guard::link),
             cgroups: self.shared.cgroups.clone(),
             buffers: self.shared.buffers.clone(),

@@ -54,7 +54,7 @@ impl Running {
         self.await
     }
 
-    fn outcome(&self, ended: Option<Outcome>) -> Outcome {
+    pub(super) fn outcome(&self, ended: Option<Outcome>) -> Outcome {
         let lost = || Outcome::not_started(None, ExitCode::Host, "the host failed inside the run".into(), None);
         Outcome { duration_ms: millis(self.state.started.elapsed()), ..ended.unwrap_or_else(lost) }
     }

@@ -1,15 +1,17 @@
 //! What a host does with plans.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{
     collect::{self, Collecting},
-    host::Host,
+    host::{Counted, Host},
     options::RunOptions,
     prepare::{Preparing, Progress, prepare},
     run::Run,
@@ -20,7 +22,8 @@ use crate::{
     ends::Ends,
     event::{self, EventStream, Events},
     outcome::Outcome,
-    plan::Plan,
+    plan::{Plan, Planned},
+    process::Spawner,
     stage::Gauge,
 };
 
@@ -48,9 +51,19 @@ impl Host {
         Preparing { host: self.clone(), ended }
     }
 
-    /// Runs a plan to its end and blocks this thread until then, as [`Running::wait`] does.
+    /// Runs a plan to its end and blocks this thread until then, as [`Running::wait`] does. Where all stages are programs and this thread
+    /// belongs to no runtime, it starts and awaits them itself.
     pub fn run(&self, plan: &Plan, ends: Ends, options: &RunOptions) -> Outcome {
-        self.begin(plan, ends, options, Events::observed(options.on_event.clone()), None).wait()
+        let events = Events::observed(options.on_event.clone());
+        match self.0.runtime.for_caller() {
+            Some(runtime) if plan.0.has_only_commands() => {
+                let New { run, state, counted } = self.new_run(plan, options, events, Arc::new(Spawner::new(true)));
+                let running = Running { host: self.clone(), state, first_events: None, ended: None };
+                let here = runtime.block_on(AssertUnwindSafe(run.to_its_end(&plan.0, ends, counted)).catch_unwind());
+                running.outcome(here.ok())
+            }
+            _ => self.begin(plan, ends, options, events, None).wait(),
+        }
     }
 
     /// Starts a run of a plan. Never blocks.
@@ -75,6 +88,20 @@ impl Host {
         events: Events,
         first_events: Option<EventStream>,
     ) -> Running {
+        let New { run, state, counted } = self.new_run(plan, options, events, self.0.shared.spawner.clone());
+        let (sender, ended) = oneshot::channel();
+        // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
+        // `Running` is dropped: what it started has to be cleaned up.
+        let plan = plan.clone();
+        // Boxed: a task this large would be moved several times.
+        self.0.runtime.spawn(Box::pin(async move {
+            // Nobody may be left to hear of it.
+            let _ = sender.send(run.to_its_end(&plan.0, ends, counted).await);
+        }));
+        Running { host: self.clone(), state, first_events, ended: Some(ended) }
+    }
+
+    fn new_run(&self, plan: &Plan, options: &RunOptions, events: Events, spawner: Arc<Spawner>) -> New {
         let attached = options.control.attach();
         let state = Arc::new(RunState {
             control: options.control.clone(),
@@ -93,20 +120,25 @@ impl Host {
         // Asked after it was counted: who drains the host sees it, or it sees that.
         let is_late = self.0.shared.admission.is_closed();
         let (shared, options) = (self.0.shared.clone(), options.clone());
-        let run = Run { shared, options, state: state.clone(), attached, turns, is_late };
-        let (sender, ended) = oneshot::channel();
-        // On a worker, so that it shares a thread with the stages it waits for. It ends by itself, also when the
-        // `Running` is dropped: what it started has to be cleaned up.
-        let plan = plan.clone();
-        // Boxed: a task this large would be moved several times.
-        self.0.runtime.spawn(Box::pin(async move {
-            let over = event::Over(run.state.events.clone());
-            let outcome = run.run(&plan.0, ends).await;
-            drop(over);
-            drop(counted);
-            // Nobody may be left to hear of it.
-            let _ = sender.send(outcome);
-        }));
-        Running { host: self.clone(), state, first_events, ended: Some(ended) }
+        let run = Run { shared, options, state: state.clone(), attached, turns, is_late, spawner };
+        New { run, state, counted }
+    }
+}
+
+/// A run that nobody has polled yet.
+struct New {
+    run: Run,
+    state: Arc<RunState>,
+    counted: Counted,
+}
+
+impl Run {
+    /// Runs, tells those who watch that it is over, and is counted no more.
+    async fn to_its_end(self, plan: &Planned, ends: Ends, counted: Counted) -> Outcome {
+        let over = event::Over(self.state.events.clone());
+        let outcome = self.run(plan, ends).await;
+        drop(over);
+        drop(counted);
+        outcome
     }
 }

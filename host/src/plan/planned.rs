@@ -201,6 +201,11 @@ impl Planned {
         self.stages.iter().any(|stage| stage.is_command())
     }
 
+    /// Whether all its stages are programs.
+    pub(crate) fn has_only_commands(&self) -> bool {
+        !self.stages.is_empty() && self.stages.iter().all(|stage| stage.is_command())
+    }
+
     /// How many descriptors a run of it needs at once, at most.
     pub(crate) fn descriptors(&self) -> u32 {
         let of_stage = |stage: &PlannedStage| {
