@@ -1,7 +1,7 @@
 //! Rights by grant, in all generations of WASI: what is granted works, what is not fails with a word on the grant, and nothing
 //! leads out of a granted directory.
 
-use std::{fs, io::Read, net::TcpListener, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use stagehost_tests::{
@@ -11,13 +11,13 @@ use stagehost_tests::{
 };
 
 /// One of `tests/grants`, as a component in the place.
-fn guest(place: &Place, name: &str) -> String {
+pub(crate) fn guest(place: &Place, name: &str) -> String {
     let source = fs::read_to_string(repository().join("tests/grants").join(format!("{name}.wat")));
     text(place, &format!("{name}.wasm"), &source.expect("it is there")).display().to_string()
 }
 
 /// Runs one stage with grants.
-fn run(place: &Place, wasm: &str, args: &[&str], grants: &str) -> Output {
+pub(crate) fn run(place: &Place, wasm: &str, args: &[&str], grants: &str) -> Output {
     let args = serde_json::to_string(args).expect("words");
     let json = format!(
         r#"{{"version": 1, "timeout": "60s", "stdin": "null",
@@ -27,7 +27,7 @@ fn run(place: &Place, wasm: &str, args: &[&str], grants: &str) -> Output {
     place.stagehost(["run", "p.json", "--report", "report.json"]).done()
 }
 
-const GENERATIONS: [&str; 3] = ["p1", "p2", "p3"];
+pub(crate) const GENERATIONS: [&str; 3] = ["p1", "p2", "p3"];
 
 /// A directory with everything in it that could lead out of it, or hold a thread.
 fn directory() -> Place {
@@ -247,104 +247,6 @@ fn only_what_is_meant_can_be_granted() {
     );
 }
 
-/// A listener on the loopback address, which takes connections until it is dropped.
-fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    (listener, port)
-}
-
-#[test]
-fn the_network_is_what_is_granted_of_it() {
-    let place = Place::new();
-    let (_listener, port) = listener();
-    let digits = port.to_string();
-    for generation in ["p2", "p3"] {
-        let connect = guest(&place, &format!("{generation}-connect"));
-        for grant in [
-            format!("tcp:127.0.0.1:{port}"),
-            format!("127.0.0.1:{port}"),
-            format!("localhost:{port}"),
-            "127.0.0.1:*".into(),
-        ] {
-            run(&place, &connect, &[&digits], &format!(r#"{{"net": ["{grant}"]}}"#)).code(0).is_quiet();
-        }
-        let nothing = run(&place, &connect, &[&digits], "{}");
-        let code = nothing.status.code();
-        assert!(code.is_some_and(|code| code >= 60), "{generation}: {code:?}");
-        nothing.says(&["tried to use the network, which is not granted", "stages[0].grants.net"]);
-        let other = run(&place, &connect, &[&digits], r#"{"net": ["127.0.0.1:1", "udp:127.0.0.1:*"]}"#);
-        let code = other.status.code();
-        assert!(code.is_some_and(|code| (30..60).contains(&code)), "{generation}: {code:?}");
-        other.says(&[&format!("tcp:127.0.0.1:{port}"), "which is not granted"]);
-    }
-    // Preview1 has no sockets; a program of the standard library says what it is told.
-    let std = built("std-probe-p2.wasm").display().to_string();
-    let address = format!("127.0.0.1:{port}");
-    let output = run(&place, &std, &["connect", &address], "{}").code(0);
-    assert!(output.stdout_text().contains("PermissionDenied"), "{output}");
-    run(&place, &std, &["connect", &address], &format!(r#"{{"net": ["{address}"]}}"#)).code(0).prints("Ok(())\n");
-    let std = built("std-probe-p1.wasm").display().to_string();
-    let output = run(&place, &std, &["connect", &address], &format!(r#"{{"net": ["{address}"]}}"#)).code(0);
-    assert!(output.stdout_text().contains("Unsupported"), "{output}");
-}
-
-#[test]
-fn what_is_granted_can_be_bound_and_no_warning_names_what_is_refused() {
-    let place = Place::new();
-    let std = built("std-probe-p2.wasm").display().to_string();
-    let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-    let bind = |address: &str, grant: &str| {
-        run(&place, &std, &["bind", address], &format!(r#"{{"net": ["{grant}"]}}"#)).code(0)
-    };
-    for address in [format!("0.0.0.0:{port}"), format!("127.0.0.1:{port}")] {
-        bind(&address, &format!("udp:{address}")).prints("Ok(())\n");
-        // The remedy that is named is one.
-        let denied =
-            bind(&address, "udp:127.0.0.1:1").says(&[&format!("add \"udp:{address}\" to `stages[0].grants.net`")]);
-        assert!(denied.stdout_text().contains("PermissionDenied"), "{denied}");
-    }
-    let grant = format!(r#"{{"net": ["tcp:127.0.0.1:{port}"]}}"#);
-    let listens = run(&place, &std, &["listen", &format!("127.0.0.1:{port}")], &grant).code(0);
-    listens.says(&["tried to listen at tcp:127.0.0.1", "which no stage may"]);
-}
-
-#[test]
-fn datagrams_are_granted_apart() {
-    let place = Place::new();
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let address = socket.local_addr().expect("its address").to_string();
-    let std = built("std-probe-p2.wasm").display().to_string();
-    run(&place, &std, &["send", &address], &format!(r#"{{"net": ["udp:{address}"]}}"#)).code(0).prints("Ok(5)\n");
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
-    let mut bytes = [0; 16];
-    assert_eq!(socket.recv(&mut bytes).expect("what was sent"), 5);
-    for grants in
-        [format!(r#"{{"net": ["tcp:{address}"]}}"#), format!(r#"{{"net": ["tcp:{address}", "udp:127.0.0.1:1"]}}"#)]
-    {
-        let output = run(&place, &std, &["send", &address], &grants).code(0);
-        assert!(output.stdout_text().starts_with("Err("), "{output}");
-    }
-}
-
-#[test]
-fn names_are_looked_up_by_grant_and_pinned() {
-    let place = Place::new();
-    for generation in ["p2", "p3"] {
-        let lookup = guest(&place, &format!("{generation}-lookup"));
-        run(&place, &lookup, &["localhost"], r#"{"net": ["localhost:80"]}"#).code(1);
-        let denied = run(&place, &lookup, &["localhost"], "{}");
-        let code = denied.status.code();
-        denied.says(&["tried to look up localhost", "\"localhost:PORT\""]);
-        // What a guest names is shown, not sent.
-        run(&place, &lookup, &["\u{1b}[31mred"], "{}").says(&["is no name"]);
-        // What cannot be a name is told apart from one that is not granted, and an address is one however it is written.
-        let bad = run(&place, &lookup, &["no name"], "{}").status.code();
-        assert!(bad.is_some_and(|bad| bad > 40) && bad != code, "{generation}: {bad:?}");
-        run(&place, &lookup, &["[::1]"], r#"{"net": ["localhost:80"]}"#).code(1);
-    }
-}
-
 #[test]
 fn variables_are_passed_through_by_name() {
     let place = Place::new();
@@ -375,124 +277,6 @@ fn run_env_is_over_the_hosts(place: &Place, guest: &str) {
 }
 
 #[test]
-fn a_frozen_clock_stands_and_sleeping_on_it_takes_no_time() {
-    let place = Place::new();
-    let frozen = r#"{"clock": {"frozen": "2026-01-01T00:00:00Z"}}"#;
-    let stepping = r#"{"clock": {"from": "2026-01-01T00:00:00Z", "step": "1ms"}}"#;
-    for generation in ["p2", "p3"] {
-        // Two looks at one clock.
-        let clock = guest(&place, &format!("{generation}-clock"));
-        run(&place, &clock, &[], frozen).code(0);
-        run(&place, &clock, &[], stepping).code(1);
-        // An hour, by the stage's clock.
-        let sleep = guest(&place, &format!("{generation}-sleep"));
-        run(&place, &sleep, &[], frozen).code(0);
-        run(&place, &sleep, &[], stepping).code(0);
-    }
-    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
-        run(&place, &guest, &["now"], frozen).code(0).prints("1767225600s 1767225600s\n");
-        run(&place, &guest, &["now"], stepping).code(0).prints("1767225600s 1767225600.001s\n");
-        run(&place, &guest, &["sleep"], frozen).code(0).prints("3600\n");
-    }
-}
-
-#[test]
-fn seeded_random_numbers_are_the_same_in_all_generations() {
-    let place = Place::new();
-    let of = |seed: u64, generation: &str| {
-        let random = guest(&place, &format!("{generation}-random"));
-        run(&place, &random, &[], &format!(r#"{{"random": {{"seed": {seed}}}}}"#)).status.code()
-    };
-    assert_eq!(of(7, "p2"), of(7, "p3"));
-    assert_ne!(of(7, "p2"), of(8, "p2"));
-    let hash = |guest: &str| {
-        let output = run(&place, guest, &["hash"], r#"{"random": {"seed": 7}}"#).code(0);
-        output.stdout_text()
-    };
-    for guest in ["std-probe-p1.wasm", "std-probe-p2.wasm"].map(|name| built(name).display().to_string()) {
-        assert_eq!(hash(&guest), hash(&guest));
-    }
-}
-
-#[test]
-fn a_deterministic_run_gives_the_same_output_every_time() {
-    let place = Place::new();
-    let std = built("std-probe-p2.wasm").display().to_string();
-    place.write("words.txt", "b a c\n".repeat(10_000));
-    let json = format!(
-        r#"{{"version": 1, "stdin": {{"file": "words.txt"}}, "stdout": {{"file": "out"}},
-            "stages": [{{"wasm": "builtin:words"}}, {{"wasm": "builtin:count"}}, {{"wasm": "{std}", "args": ["pass"]}},
-                       {{"wasm": "{std}", "name": "now", "args": ["now"], "ok_exit": [0]}}]}}"#
-    );
-    place.write("p.json", json);
-    let mut seen = Vec::new();
-    for _ in 0..5 {
-        place.stagehost(["run", "p.json", "--deterministic", "--report", "report.json"]).done().code(0);
-        let report: serde_json::Value = serde_json::from_str(&place.read("report.json")).expect("JSON");
-        assert_eq!(report["deterministic"], true);
-        // Instructions are counted, and the same each time.
-        let fuel: Vec<_> = (0..4).map(|stage| report["stages"][stage]["fuel"].as_u64().expect("counted")).collect();
-        seen.push((place.read("out"), fuel[3]));
-    }
-    seen.dedup();
-    assert_eq!(seen.len(), 1, "{seen:?}");
-    assert_eq!(seen[0].0, "0ns 0ns\n");
-    // By how many bytes at a time input comes is the same too, whoever writes it and however fast.
-    let chunks = r#"(module
-        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 4)
-        (func (export "_start")
-            (loop $l
-                (i64.store (i32.const 0) (i64.const 0x0002000000010000))
-                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
-                (i64.store (i32.const 0) (i64.const 0x0000000400000008))
-                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
-                (br_if $l (i32.load (i32.const 8))))))"#;
-    let chunks = text(&place, "chunks.wasm", chunks).display().to_string();
-    place.write("data.txt", "x".repeat(1_000_000));
-    let mut sizes = std::collections::BTreeSet::new();
-    for buffer in [4096, 65_536, 1_048_576] {
-        let json = format!(
-            r#"{{"version": 1, "stdin": {{"file": "data.txt"}}, "stdout": {{"file": "sizes"}}, "buffer": {buffer},
-                "stages": [{{"wasm": "{std}", "args": ["pass"]}}, {{"wasm": "{chunks}"}}, {{"wasm": "builtin:cat"}}]}}"#
-        );
-        place.write("chunks.json", json);
-        place.stagehost(["run", "chunks.json", "--deterministic"]).done().code(0);
-        sizes.insert(fs::read(place.path("sizes")).expect("it was written"));
-    }
-    assert_eq!(sizes.len(), 1);
-    // A loop without end is stopped all the same.
-    let spin = format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{std}", "args": ["spin"]}}]}}"#);
-    place.write("spin.json", spin);
-    place.stagehost(["run", "spin.json", "--deterministic", "--timeout", "300ms"]).done().code(124);
-    place.stagehost(["run", "spin.json", "--deterministic", "--limit", "fuel=1000000"]).done().code(152);
-    // What is not the same every time is refused.
-    place
-        .shorthand(":cat | date")
-        .args(["--deterministic", "--stdin", "null"])
-        .done()
-        .code(126)
-        .says(&["not the same on every run"]);
-    fs::create_dir(place.path("dir")).expect("a new directory");
-    for grants in [
-        r#"{"dirs": [{"host": "dir"}]}"#,
-        r#"{"net": ["127.0.0.1:1"]}"#,
-        r#"{"clock": "real"}"#,
-        r#"{"env": ["HOME"]}"#,
-    ] {
-        let json =
-            format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "builtin:cat", "grants": {grants}}}]}}"#);
-        place.write("refused.json", json);
-        place
-            .stagehost(["run", "refused.json", "--deterministic"])
-            .done()
-            .code(126)
-            .says(&["not the same on every run"]);
-    }
-}
-
-#[test]
 fn plan_shows_what_is_granted_and_what_is_asked_for() {
     let place = directory();
     // A component that says what it wants.
@@ -520,20 +304,6 @@ fn plan_shows_what_is_granted_and_what_is_asked_for() {
     // It asks; it is not given.
     place.write("none.json", format!(r#"{{"version": 1, "stdin": "null", "stages": [{{"wasm": "{wasm}"}}]}}"#));
     place.stagehost(["plan", "-v", "none.json"]).done().code(0).shows(&["grants: none"]);
-}
-
-#[test]
-fn a_connection_that_is_not_granted_never_reaches_anybody() {
-    let place = Place::new();
-    let (listener, port) = listener();
-    listener.set_nonblocking(true).expect("it is ours");
-    for generation in ["p2", "p3"] {
-        let connect = guest(&place, &format!("{generation}-connect"));
-        // Not even a socket is made.
-        run(&place, &connect, &[&port.to_string()], "{}").says(&["tried to use the network, which is not granted"]);
-    }
-    let nobody = listener.accept().map(|(mut peer, _)| peer.read(&mut [0; 1]).is_ok());
-    assert!(nobody.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
 
 #[test]
