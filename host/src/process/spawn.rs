@@ -1,7 +1,7 @@
 //! The one file that spawns processes.
 //!
-//! A thread of its own does it: the kernel's parent-death signal is bound to the thread that forked, so that thread must
-//! live as long as its children may.
+//! A thread of its own does it, or one that waits for the run: the kernel's parent-death signal is bound to the thread that forked, so
+//! that thread must live as long as its children may.
 
 use std::{
     convert::Infallible,
