@@ -59,7 +59,7 @@ impl Host {
             Some(runtime) if plan.0.has_only_commands() => {
                 let New { run, state, counted } = self.new_run(plan, options, events, Arc::new(Spawner::new(true)));
                 let running = Running { host: self.clone(), state, first_events: None, ended: None };
-                let here = runtime.block_on(AssertUnwindSafe(run.to_its_end(&plan.0, ends, counted)).catch_unwind());
+                let here = runtime.block_on(AssertUnwindSafe(run.finished(&plan.0, ends, counted)).catch_unwind());
                 running.outcome(here.ok())
             }
             _ => self.begin(plan, ends, options, events, None).wait(),
@@ -96,7 +96,7 @@ impl Host {
         // Boxed: a task this large would be moved several times.
         self.0.runtime.spawn(Box::pin(async move {
             // Nobody may be left to hear of it.
-            let _ = sender.send(run.to_its_end(&plan.0, ends, counted).await);
+            let _ = sender.send(run.finished(&plan.0, ends, counted).await);
         }));
         Running { host: self.clone(), state, first_events, ended: Some(ended) }
     }
@@ -134,7 +134,7 @@ struct New {
 
 impl Run {
     /// Runs, tells those who watch that it is over, and is counted no more.
-    async fn to_its_end(self, plan: &Planned, ends: Ends, counted: Counted) -> Outcome {
+    async fn finished(self, plan: &Planned, ends: Ends, counted: Counted) -> Outcome {
         let over = event::Over(self.state.events.clone());
         let outcome = self.run(plan, ends).await;
         drop(over);
