@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use stagehost::{
     Ends, ErrorCode, Event, ExitCode, Host, HostOptions, Outcome, Plan, PlanOptions, Policy, RunControl, RunOptions,
     StageExit, spec,
@@ -75,6 +76,34 @@ fn a_run_can_be_cancelled_from_another_thread() {
         cancelling.join().expect("cancelling does not panic");
         assert_eq!(outcome.exit_code, ExitCode::Host as u8);
         assert_eq!(outcome.stages[0].exit, StageExit::Cancelled);
+    });
+}
+
+#[test]
+fn whoever_waits_for_programs_starts_them_itself() {
+    checked(|| {
+        let place = Place::new();
+        let json = format!(
+            r#"{{"version": 1, "stages": [{{"command": ["grep", "Cpus_allowed_list", "/proc/self/status"]}}],
+                "stdout": {{"file": "{}"}}}}"#,
+            place.path("out").display()
+        );
+        let (plan, options) = (plan(&json), RunOptions::default());
+        let host = Host::new(&HostOptions::new().threads(2)).expect("a host");
+        let all = sched_getaffinity(None).expect("some processors");
+        let first = (0..CpuSet::MAX_CPU).find(|&processor| all.is_set(processor)).expect("one processor");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut one = CpuSet::new();
+                one.set(first);
+                sched_setaffinity(None, &one).expect("a thread of one processor");
+                let alone = format!("Cpus_allowed_list:\t{first}\n");
+                assert!(host.run(&plan, Ends::new(), &options).success);
+                assert_eq!(place.read("out"), alone, "a program is started where its run is waited for");
+                assert!(host.start(&plan, Ends::new(), &options).wait().success);
+                assert_eq!(place.read("out") == alone, all.count() == 1, "and else by the host");
+            });
+        });
     });
 }
 
